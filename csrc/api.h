@@ -1,0 +1,128 @@
+/*
+ * The C API: every declaration Python sees, with its contract. cffi reads this very file as its cdef, so it holds
+ * declarations only; fusedrnn.h adds the includes and the guard.
+ *
+ * Sizes: X inputs, H units, T steps, B rows (sequences side by side), G gate blocks, L lanes of the instruction set,
+ * N = ceil(H / L) unit blocks. All arrays are float32. Every field is 8 bytes wide, so that the Numba kernels can read
+ * the same structs by offset.
+ */
+
+struct fr_panels;
+struct fr_span;
+
+/*
+ * One direction of one layer over span->steps steps. Reads and writes only what the two structs point to, allocates
+ * nothing, and may run in several threads at once on one fr_panels. The C kernels and the Numba kernels share this
+ * signature: whoever calls it does not know which one it is.
+ */
+typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s);
+
+/* One direction of one layer, packed for one instruction set. Immutable once filled; owned by Python. */
+typedef struct fr_panels {
+    fr_kernel kernel;
+    int64_t inputs;        /* X */
+    int64_t hidden;        /* H */
+    int64_t blocks;        /* N */
+    int64_t block_floats;  /* G * L: the gates of one unit block, for one row */
+    const float *x_panels; /* [N][X][G][L], 64-byte aligned; lanes past H are zero */
+    const float *h_panels; /* [N][H][G][L], likewise */
+    const float *bias;     /* [N][G][L], likewise: the sum of the biases that are given */
+} fr_panels;
+
+/* What one kernel call reads and writes. Strides are in floats and may be negative (the reverse direction). */
+typedef struct fr_span {
+    int64_t steps;   /* T >= 1 */
+    int64_t batch;   /* B >= 1 */
+    const float *x;  /* the row of step 0, sequence 0: X floats side by side; may not overlap y */
+    int64_t x_step;
+    int64_t x_row;
+    float *y;        /* likewise: H floats side by side, all written. Step t reads h from y at t - 1 */
+    int64_t y_step;
+    int64_t y_row;
+    float *h;        /* [B][H]: in, the state before step 0; out, the state after the last step */
+    float *c;        /* [B][H], likewise; not touched by cells that have none */
+    float *scratch;  /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
+    int64_t chunk;   /* steps whose x-projection is made at once; 1: no scratch is used */
+} fr_span;
+
+/* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
+typedef struct fr_plan {
+    int64_t layers;
+    int64_t directions;
+    int64_t hidden;         /* H: each layer's output is directions * H wide */
+    const fr_panels *panels; /* [layers][directions] */
+} fr_plan;
+
+/* One call of a plan: whole sequences in, whole sequences out. */
+typedef struct fr_sequence {
+    int64_t steps; /* T >= 0 */
+    int64_t batch; /* B >= 0 */
+    const float *x;
+    int64_t x_step; /* floats from step to step */
+    int64_t x_row;  /* floats from sequence to sequence */
+    float *y;       /* may not overlap x, the states or the workspace */
+    int64_t y_step;
+    int64_t y_row;
+    float *h; /* [layers * directions][B][H]: in and out */
+    float *c; /* likewise; NULL for cells that have none */
+    float *workspace; /* fr_workspace_floats() floats, 64-byte aligned; contents do not matter before or after */
+} fr_sequence;
+
+int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch);
+
+/* Runs a plan over sequences. Denormals are flushed inside and the caller's floating-point mode is restored. */
+void fr_run(const fr_plan *plan, const fr_sequence *q);
+
+/* fr_run `repeats` times over the same buffers, the state going on: the seconds it took. For benchmarks. */
+double fr_time_run(const fr_plan *plan, const fr_sequence *q, int64_t repeats);
+
+/*
+ * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
+ * io.x is the bound input buffer. `busy` is nonzero while a thread is inside.
+ */
+typedef struct fr_stream {
+    const fr_plan *plan;
+    fr_sequence io;
+    int64_t inputs;   /* X */
+    uintptr_t dtype;  /* the address of NumPy's float32 dtype object */
+    int64_t busy;
+} fr_stream;
+
+enum fr_status { FR_OK = 0, FR_BUSY = 1, FR_OTHER_ARRAY = 2 };
+
+/* One step from the bound input buffer. FR_OK, or FR_BUSY (and nothing done) if another thread is inside. */
+int fr_step(fr_stream *stream);
+
+/* One step from x: [B][X] floats side by side, aligned to a float. */
+int fr_step_from(fr_stream *stream, const float *x);
+
+/*
+ * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. FR_OTHER_ARRAY (and
+ * nothing done) unless it is exactly a C-contiguous, aligned float32 array of shape (B, X): Python's gate then says
+ * what is wrong with it. A check here costs nanoseconds; the same one in Python costs more than a small step.
+ */
+int fr_step_array(fr_stream *stream, uintptr_t array);
+
+/* 1 if fr_step_array reads this interpreter's arrays rightly: nd, dims[2], data and dtype are what Python says. */
+int fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype);
+
+/* For fr.Stream.run: FR_OK and the stream is taken, or FR_BUSY. */
+int fr_stream_take(fr_stream *stream);
+void fr_stream_release(fr_stream *stream);
+
+/* Does nothing: what a call from Python costs. */
+void fr_nothing(void);
+
+/* The instruction sets of this build, best first. `isa` counts from 0; a name is NULL past the end. */
+const char *fr_isa_name(int64_t isa);
+int fr_isa_runs_here(int64_t isa); /* 1 if this CPU and its operating system have it */
+int64_t fr_isa_lanes(int64_t isa); /* L */
+
+/* The kernel of a cell, or NULL if there is none of that name. */
+fr_kernel fr_find_kernel(int64_t isa, const char *cell);
+
+/* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
+int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);
+
+/* The compiler and its flags, for reports. */
+const char *fr_build(void);

@@ -1,0 +1,23 @@
+/* Compiles every cell with the vocabulary that was included before and exports one symbol: the table. */
+#include "kernel_table.h"
+
+#include "cells/activations.h"
+#include "cells/panel.h"
+
+#include "cells/lstm.h"
+
+#define FR_PASTE(a, b) a##b
+#define FR_EXPAND(a, b) FR_PASTE(a, b)
+#define FR_STRING(a) #a
+#define FR_EXPAND_STRING(a) FR_STRING(a)
+
+const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
+    .isa = FR_EXPAND_STRING(FR_ISA),
+    .lanes = VF_LANES,
+#define FR_MEMBER(cell) .cell = fr_##cell,
+    FR_CELLS(FR_MEMBER)
+#undef FR_MEMBER
+#define FR_MEMBER(activation) .activation = fr_##activation##_array,
+    FR_ACTIVATIONS(FR_MEMBER)
+#undef FR_MEMBER
+};

@@ -1,0 +1,40 @@
+/*
+ * The table type, the list of cells and the list of instruction sets: everything else in C follows from these.
+ * A new cell is a body in cells/ and a name in FR_CELLS; a new instruction set is a vocabulary in simd/, a thin file in
+ * isa/ and a name in FR_ISAS.
+ */
+#ifndef FR_KERNEL_TABLE_H
+#define FR_KERNEL_TABLE_H
+
+#include "fusedrnn.h"
+
+#define FR_CELLS(DO) DO(lstm)
+
+#define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
+
+/* Best first. The second argument is what __builtin_cpu_supports and -march call it, so that the compiler's flags and
+ * the run-time test cannot differ. */
+#if defined(__x86_64__)
+#define FR_ISAS(DO) DO(avx512, "x86-64-v4") DO(avx2, "x86-64-v3") DO(baseline, "x86-64")
+#else
+#define FR_ISAS(DO) DO(baseline, "any")
+#endif
+
+typedef void (*fr_activation_kernel)(const float *x, float *y, int64_t n);
+
+typedef struct {
+    const char *isa;
+    int64_t lanes;
+#define FR_MEMBER(cell) fr_kernel cell;
+    FR_CELLS(FR_MEMBER)
+#undef FR_MEMBER
+#define FR_MEMBER(activation) fr_activation_kernel activation;
+    FR_ACTIVATIONS(FR_MEMBER)
+#undef FR_MEMBER
+} fr_kernel_table;
+
+#define FR_DECLARE(isa, cpu) extern const fr_kernel_table fr_kernels_##isa;
+FR_ISAS(FR_DECLARE)
+#undef FR_DECLARE
+
+#endif

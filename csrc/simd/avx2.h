@@ -1,0 +1,44 @@
+/* The vocabulary (README.md) in AVX2 with FMA: 8 lanes, 16 registers. */
+#ifndef FR_SIMD_H
+#define FR_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m256 vf;
+
+#define VF_LANES 8
+/* 12 sums + 3 broadcasts + 1 weight: 3 rows x 4 gates. */
+#define VF_ACCUMULATORS 12
+
+static inline __m256i vf_first(int64_t n)
+{
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
+}
+
+static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
+static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
+static inline vf vf_load_n(const float *p, int64_t n)
+{
+    return n >= VF_LANES ? vf_load(p) : _mm256_maskload_ps(p, vf_first(n));
+}
+static inline void vf_store_n(float *p, vf v, int64_t n)
+{
+    if (n >= VF_LANES)
+        vf_store(p, v);
+    else
+        _mm256_maskstore_ps(p, vf_first(n), v);
+}
+static inline vf vf_set1(float s) { return _mm256_set1_ps(s); }
+static inline vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+/* vminps and vmaxps return their second operand when either is NaN: just the contract. */
+static inline vf vf_min(vf limit, vf v) { return _mm256_min_ps(limit, v); }
+static inline vf vf_max(vf limit, vf v) { return _mm256_max_ps(limit, v); }
+static inline vf vf_shl23(vf v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
+
+#endif

@@ -1,0 +1,34 @@
+/* The vocabulary (README.md) in AVX-512: 16 lanes, 32 registers. */
+#ifndef FR_SIMD_H
+#define FR_SIMD_H
+
+#include <immintrin.h>
+#include <stdint.h>
+
+typedef __m512 vf;
+
+#define VF_LANES 16
+/* 24 sums + 4 weights + broadcasts taken as memory operands: 6 rows x 4 gates. */
+#define VF_ACCUMULATORS 24
+
+static inline __mmask16 vf_first(int64_t n)
+{
+    return n >= VF_LANES ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u);
+}
+
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
+static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
+static inline void vf_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, vf_first(n), v); }
+static inline vf vf_set1(float s) { return _mm512_set1_ps(s); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+/* vminps and vmaxps return their second operand when either is NaN: just the contract. */
+static inline vf vf_min(vf limit, vf v) { return _mm512_min_ps(limit, v); }
+static inline vf vf_max(vf limit, vf v) { return _mm512_max_ps(limit, v); }
+static inline vf vf_shl23(vf v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+
+#endif

@@ -1,0 +1,54 @@
+/*
+ * The vocabulary (README.md) in the compiler's own vectors: 4 lanes, whatever the CPU (SSE2 on x86-64, NEON on
+ * aarch64). No FMA is assumed: without the instruction it would be a library call, so vf_fma multiplies, then adds.
+ */
+#ifndef FR_SIMD_H
+#define FR_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+typedef float vf __attribute__((vector_size(16)));
+typedef int32_t vf_bits __attribute__((vector_size(16)));
+
+#define VF_LANES 4
+/* 8 sums + 2 broadcasts + weight and product: 2 rows x 4 gates in 16 registers. */
+#define VF_ACCUMULATORS 8
+
+static inline vf vf_load(const float *p)
+{
+    vf v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
+static inline vf vf_load_n(const float *p, int64_t n)
+{
+    if (n >= VF_LANES)
+        return vf_load(p);
+    vf v = {0};
+    for (int64_t k = 0; k < n; k++)
+        v[k] = p[k];
+    return v;
+}
+static inline void vf_store_n(float *p, vf v, int64_t n)
+{
+    if (n >= VF_LANES) {
+        vf_store(p, v);
+        return;
+    }
+    for (int64_t k = 0; k < n; k++)
+        p[k] = v[k];
+}
+static inline vf vf_set1(float s) { return (vf){s, s, s, s}; }
+static inline vf vf_add(vf a, vf b) { return a + b; }
+static inline vf vf_sub(vf a, vf b) { return a - b; }
+static inline vf vf_mul(vf a, vf b) { return a * b; }
+static inline vf vf_div(vf a, vf b) { return a / b; }
+static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
+static inline vf vf_where(vf_bits mask, vf a, vf b) { return (vf)((mask & (vf_bits)a) | (~mask & (vf_bits)b)); }
+static inline vf vf_min(vf limit, vf v) { return vf_where(limit < v, limit, v); }
+static inline vf vf_max(vf limit, vf v) { return vf_where(limit > v, limit, v); }
+static inline vf vf_shl23(vf v) { return (vf)((vf_bits)v << 23); }
+
+#endif

@@ -1,0 +1,1 @@
+"""The cells in Python: the NumPy specification and the Numba kernels."""
