@@ -51,6 +51,9 @@ class Cell:
         In the order of the state tuple.
     products
         The elementwise multiplications, one per hidden unit and step each.
+    sums
+        The elementwise additions and subtractions beside those of the matrix products and biases,
+        one per hidden unit and step each.
     activations
         Activations of a unit and step beside those of the gates.
     equations
@@ -64,6 +67,7 @@ class Cell:
     gates: tuple[Gate, ...]
     states: tuple[State, ...]
     products: tuple[str, ...]
+    sums: tuple[str, ...]
     activations: tuple[str, ...]
     equations: tuple[str, ...]
     options: frozenset[str]
@@ -83,6 +87,7 @@ CELLS: dict[str, Cell] = {
             ),
             states=(State("h", fed_back=True), State("c", fed_back=False)),
             products=("f * c", "i * g", "o * tanh(c')"),
+            sums=("(f * c) + (i * g)",),
             activations=("tanh",),
             equations=(
                 "i = sigmoid(W_i x + R_i h + b_i)",
