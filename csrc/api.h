@@ -98,8 +98,8 @@ int fr_step_from(fr_stream *stream, const float *x);
 
 /*
  * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. FR_OTHER_ARRAY (and
- * nothing done) unless it is exactly a C-contiguous, aligned float32 array of shape (B, X): Python's gate then says
- * what is wrong with it. A check here costs nanoseconds; the same one in Python costs more than a small step.
+ * nothing done) unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) apart from y: Python's gate
+ * then says what is wrong with it, or copies it. A check here costs nanoseconds; the same one in Python costs more than a small step.
  */
 int fr_step_array(fr_stream *stream, uintptr_t array);
 

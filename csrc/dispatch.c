@@ -189,15 +189,22 @@ int fr_stream_take(fr_stream *stream)
 
 void fr_stream_release(fr_stream *stream) { __atomic_store_n(&stream->busy, 0, __ATOMIC_RELEASE); }
 
-int fr_step_from(fr_stream *stream, const float *x)
+int fr_step(fr_stream *stream)
 {
     if (fr_stream_take(stream) != FR_OK)
         return FR_BUSY;
-    fr_sequence q = stream->io;
-    q.x = x;
-    fr_run(stream->plan, &q);
+    fr_run(stream->plan, &stream->io);
     fr_stream_release(stream);
     return FR_OK;
 }
 
-int fr_step(fr_stream *stream) { return fr_step_from(stream, stream->io.x); }
+int fr_step_from(fr_stream *stream, const float *x)
+{
+    if (fr_stream_take(stream) != FR_OK)
+        return FR_BUSY;
+    fr_sequence io = stream->io;
+    io.x = x;
+    fr_run(stream->plan, &io);
+    fr_stream_release(stream);
+    return FR_OK;
+}

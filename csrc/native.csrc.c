@@ -28,6 +28,12 @@ int fr_step_array(fr_stream *stream, uintptr_t array)
     if ((uintptr_t)x->descr != stream->dtype || x->nd != 2 || x->dimensions[0] != stream->io.batch ||
         x->dimensions[1] != stream->inputs || (x->flags & wanted) != wanted)
         return FR_OTHER_ARRAY;
+    /* y = step(y): the kernel reads x while it writes y. */
+    const uintptr_t x_at = (uintptr_t)x->data, y_at = (uintptr_t)stream->io.y;
+    const uintptr_t x_bytes = (uintptr_t)(stream->io.batch * stream->inputs) * sizeof(float);
+    const uintptr_t y_bytes = (uintptr_t)(stream->io.batch * stream->io.y_row) * sizeof(float);
+    if (x_at < y_at + y_bytes && y_at < x_at + x_bytes)
+        return FR_OTHER_ARRAY;
     return fr_step_from(stream, (const float *)x->data);
 }
 

@@ -1,1 +1,56 @@
+"""Recurrent layers for CPUs at the speed of the machine, and the exact cost of any recurrent network.
 
+>>> import fusedrnn as fr
+>>> fr.count("lstm", input_size=128, hidden_size=256).parameters
+394240
+
+Names are imported when they are first used: counting needs neither NumPy nor the C extension.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fusedrnn.backends import info as info
+    from fusedrnn.cells import Architecture as Architecture
+    from fusedrnn.complexity import Complexity as Complexity
+    from fusedrnn.complexity import count as count
+    from fusedrnn.errors import MissingExtraError as MissingExtraError
+    from fusedrnn.errors import StreamBusyError as StreamBusyError
+    from fusedrnn.errors import UnsupportedError as UnsupportedError
+    from fusedrnn.layers import LSTM as LSTM
+    from fusedrnn.layers import LSTMState as LSTMState
+    from fusedrnn.layers import lstm_step as lstm_step
+    from fusedrnn.stream import Stream as Stream
+
+_HOME = {
+    "Architecture": "cells",
+    "Complexity": "complexity",
+    "LSTM": "layers",
+    "LSTMState": "layers",
+    "MissingExtraError": "errors",
+    "Stream": "stream",
+    "StreamBusyError": "errors",
+    "UnsupportedError": "errors",
+    "count": "complexity",
+    "info": "backends",
+    "lstm_step": "layers",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

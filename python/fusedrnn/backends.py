@@ -1,0 +1,398 @@
+"""From checked weights to something that runs: the backends, and the one gate for arrays.
+
+A layer owns an :class:`Engine`. There are two: the NumPy specification, and compiled kernels (C or Numba:
+one calling convention, so one engine). No array reaches a kernel but through :func:`gate`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fusedrnn._native import ffi, lib
+from fusedrnn.cells import Architecture
+from fusedrnn.errors import MissingExtraError, UnsupportedError
+from fusedrnn.weights import Weights
+
+__all__ = ["BACKENDS", "Compiled", "Engine", "Reference", "choose", "gate", "info", "isas"]
+
+Array = npt.NDArray[np.floating[Any]]
+
+BACKENDS = ("c", "numba", "numpy")
+FLOAT32 = np.dtype(np.float32)
+
+#: No array may have more bytes than this: every offset inside a kernel then fits an int64.
+_MOST_BYTES = 2**62
+
+
+# ---- the gate ------------------------------------------------------------------------------------
+
+
+def gate(
+    name: str,
+    value: object,
+    shape: Sequence[int | str],
+    dtype: np.dtype[Any] = FLOAT32,
+    *,
+    written: bool = False,
+) -> Array:
+    """Check an array that a user gave, before any kernel sees it.
+
+    Parameters
+    ----------
+    name
+        What the argument is called, for the message.
+    value
+        What was given.
+    shape
+        Wanted lengths of the axes; a string stands for any length and names it.
+    dtype
+        The only dtype accepted: nothing is converted silently.
+    written
+        The array will be written to: it must be writable and C-contiguous.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``value``, or a copy where a kernel could not walk it: kernels need the last axis side by side
+        and every element aligned.
+
+    Raises
+    ------
+    TypeError
+        Not an array, or another dtype or byte order.
+    ValueError
+        Another shape, too many bytes, or not writable as it must be.
+    """
+    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} must be a numpy.ndarray of {dtype}, not {type(value).__name__}; "
+            f"convert it with numpy.asarray({name}, dtype='{dtype}')"
+        )
+    array: Array = np.asarray(value)
+    if array.dtype != dtype:
+        other_order = array.dtype.newbyteorder("=") == dtype
+        found = (
+            f"{array.dtype.str!r} (not this machine's byte order)" if other_order else array.dtype
+        )
+        raise TypeError(
+            f"{name} must be {dtype}, got {found}; convert it with {name}.astype('{dtype}')"
+        )
+    matches = array.ndim == len(shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not matches:
+        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
+    size_gate(name, array.shape, dtype)
+    if written:
+        if not array.flags.writeable:
+            raise ValueError(f"{name} must be writable, got a read-only array")
+        if not array.flags.c_contiguous or not array.flags.aligned:
+            raise ValueError(
+                f"{name} must be C-contiguous and aligned, got strides {array.strides}; "
+                f"write to numpy.empty({array.shape}, '{dtype}') and copy"
+            )
+        return array
+    item = dtype.itemsize
+    walkable = array.flags.aligned and (
+        array.size == 0
+        or array.shape[-1] == 1
+        or (array.strides[-1] == item and all(stride % item == 0 for stride in array.strides))
+    )
+    return array if walkable else np.ascontiguousarray(array)
+
+
+def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Refuse an array of more bytes than offsets can hold."""
+    size = dtype.itemsize
+    for length in shape:
+        size *= max(int(length), 1)
+    if size >= _MOST_BYTES:
+        raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
+
+
+# ---- instruction sets and backends ---------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def isas() -> dict[str, int]:
+    """The instruction sets that this build has and this CPU runs, best first: name -> index in C."""
+    found = {}
+    index = 0
+    while (name := lib.fr_isa_name(index)) != ffi.NULL:
+        if lib.fr_isa_runs_here(index):
+            found[ffi.string(name).decode()] = index
+        index += 1
+    return found
+
+
+def active_isa() -> str:
+    """The instruction set for new layers: the best there is, or the one ``FUSEDRNN_ISA`` names.
+
+    Raises
+    ------
+    UnsupportedError
+        If ``FUSEDRNN_ISA`` names one that this build or this CPU does not have.
+    """
+    asked = os.environ.get("FUSEDRNN_ISA", "")
+    if not asked:
+        return next(iter(isas()))
+    if asked not in isas():
+        raise UnsupportedError(
+            f"FUSEDRNN_ISA must be one of {', '.join(isas())} on this machine, got {asked!r}"
+        )
+    return asked
+
+
+def choose(
+    backend: str, architecture: Architecture, weights: Weights, dtype: np.dtype[Any]
+) -> Engine:
+    """The engine for a backend's name; "auto" is C, or NumPy for float64."""
+    if backend == "auto":
+        backend = "c" if dtype == FLOAT32 else "numpy"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+    if backend == "numpy":
+        return Reference(architecture, weights, dtype)
+    if dtype != FLOAT32:
+        raise UnsupportedError(
+            f"dtype must be float32 for backend {backend!r}, got {dtype}; float64 needs backend='numpy'"
+        )
+    return Compiled(architecture, weights, backend)
+
+
+class Engine(Protocol):
+    """What runs a layer. ``state`` is written in place; ``x`` and ``y`` do not overlap."""
+
+    backend: str
+    isa: str | None
+
+    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+        """From x (T, B, X) and state, each (L * D, B, ·), to y (T, B, D * R) and the state after it."""
+        ...
+
+
+class Reference:
+    """The NumPy specification, run layer by layer, direction by direction, step by step."""
+
+    backend = "numpy"
+    isa = None
+
+    def __init__(self, architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) -> None:
+        from fusedrnn.kernels.reference import STEPS
+
+        self._step = STEPS[architecture.cell]
+        self._architecture = architecture
+        self._weights = [
+            (
+                arrays["input"][0],
+                arrays["recurrent"][0],
+                sum(arrays["bias"], np.zeros(arrays["input"][0].shape[0], dtype)),
+            )
+            for arrays in by_direction(architecture, weights)
+        ]
+
+    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+        """See :class:`Engine`."""
+        directions, width = self._architecture.directions, self._architecture.fed_back
+        for layer in range(self._architecture.num_layers):
+            last = layer == self._architecture.num_layers - 1
+            out = y if last else np.empty(y.shape, y.dtype)
+            for direction in range(directions):
+                index = layer * directions + direction
+                columns = slice(direction * width, (direction + 1) * width)
+                now = tuple(array[index] for array in state)
+                for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
+                    now = self._step(x[t], now, *self._weights[index])
+                    out[t, :, columns] = now[0]
+                for array, value in zip(state, now, strict=True):
+                    array[index] = value
+            x = out
+
+
+def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:
+    """The weights of each layer and direction, in the order of the state, grouped by kind."""
+    groups: list[dict[str, list[Array]]] = [
+        {"input": [], "recurrent": [], "bias": [], "projection": []}
+        for _ in range(architecture.num_layers * architecture.directions)
+    ]
+    for weight in architecture.weights():
+        index = weight.layer * architecture.directions + weight.direction
+        groups[index][weight.kind].append(weights[weight.name])
+    return groups
+
+
+# ---- compiled kernels ----------------------------------------------------------------------------
+
+
+def aligned(shape: Sequence[int]) -> Array:
+    """Zeros of float32 that begin on a cache line."""
+    floats = prod(shape)
+    store = np.zeros(floats + 16, FLOAT32)
+    start = -store.ctypes.data // FLOAT32.itemsize % 16
+    return store[start : start + floats].reshape(shape)
+
+
+def packed(matrix: Array, gates: int, lanes: int) -> Array:
+    """Panels [N][K][G][L] of a matrix (G H, K): a unit block's weights in the order they are read.
+
+    Lanes past H are zero: their sums are computed and thrown away.
+    """
+    depth = matrix.shape[1]
+    hidden = matrix.shape[0] // gates
+    blocks = -(-hidden // lanes)
+    padded = np.zeros((gates, blocks * lanes, depth), FLOAT32)
+    padded[:, :hidden] = matrix.reshape(gates, hidden, depth)
+    panels = aligned((blocks, depth, gates, lanes))
+    panels[...] = padded.reshape(gates, blocks, lanes, depth).transpose(1, 3, 0, 2)
+    panels.setflags(write=False)
+    return panels
+
+
+class Compiled:
+    """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
+
+    def __init__(self, architecture: Architecture, weights: Weights, backend: str) -> None:
+        self.backend = backend
+        self.isa: str = active_isa()
+        kernel = _kernel(backend, architecture.cell, self.isa)
+        gates = len(architecture.table.gates)
+        lanes = lib.fr_isa_lanes(isas()[self.isa])
+
+        groups = by_direction(architecture, weights)
+        panels = ffi.new("fr_panels[]", len(groups))
+        arrays = []  # the structs hold bare pointers: what they point to lives as long as this engine
+        for panel, group in zip(panels, groups, strict=True):
+            (from_x,), (from_h,) = group["input"], group["recurrent"]
+            bias = sum(group["bias"], np.zeros(len(from_x), FLOAT32))
+            here = [packed(matrix, gates, lanes) for matrix in (from_x, from_h, bias[:, None])]
+            arrays.append(here)
+            panel.kernel = kernel
+            panel.inputs = from_x.shape[1]
+            panel.hidden = architecture.hidden_size
+            panel.blocks = len(here[0])
+            panel.block_floats = gates * lanes
+            panel.x_panels, panel.h_panels, panel.bias = (_pointer(array) for array in here)
+        self.plan = ffi.new("fr_plan *")
+        self.plan.layers = architecture.num_layers
+        self.plan.directions = architecture.directions
+        self.plan.hidden = architecture.hidden_size
+        self.plan.panels = panels
+        self._alive = (panels, arrays)
+
+    def sequence(self, x: Array, y: Array, state: Sequence[Array]) -> tuple[Any, Any]:
+        """An ``fr_sequence`` over these arrays, and what it needs kept alive besides them."""
+        steps, batch, _ = x.shape
+        q = ffi.new("fr_sequence *")
+        workspace = aligned((lib.fr_workspace_floats(self.plan, steps, batch),))
+        item = FLOAT32.itemsize
+        q.steps, q.batch = steps, batch
+        q.x, q.x_step, q.x_row = _pointer(x), x.strides[0] // item, x.strides[1] // item
+        q.y, q.y_step, q.y_row = _pointer(y), y.strides[0] // item, y.strides[1] // item
+        q.h = _pointer(state[0])
+        if len(state) > 1:
+            q.c = _pointer(state[1])
+        q.workspace = _pointer(workspace)
+        return q, workspace
+
+    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+        """See :class:`Engine`. The GIL is released inside."""
+        q, workspace = self.sequence(x, y, state)
+        lib.fr_run(self.plan, q)
+        del workspace
+
+
+def _pointer(array: Array) -> Any:
+    # ndarray.ctypes costs seven times as much as a buffer, which strided arrays do not give.
+    if array.flags.c_contiguous:
+        return ffi.from_buffer("float *", array)
+    return ffi.cast("float *", array.ctypes.data)
+
+
+def _kernel(backend: str, cell: str, isa: str) -> Any:
+    if backend == "c":
+        return lib.fr_find_kernel(isas()[isa], cell.encode())
+    try:
+        import numba  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("numba", "numba", "backend='numba'") from error
+    from fusedrnn.kernels.compiled import build
+
+    return ffi.cast("fr_kernel", build(cell, isa).address)
+
+
+# ---- what is here --------------------------------------------------------------------------------
+
+
+def info() -> dict[str, Any]:
+    """What this installation is and what this machine offers: JSON-able, for bug reports and logs.
+
+    Returns
+    -------
+    dict
+        version, python, numpy, numba (None if absent), cpu, isa (active and available), backends, build
+        (compiler and flags), caches (bytes by level, of one core), threads.
+    """
+    from fusedrnn import __version__
+
+    numba_version = _version("numba")
+    return {
+        "version": __version__,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "numpy": np.__version__,
+        "numba": numba_version,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "isa": active_isa(),
+        "isas": list(isas()),
+        "backends": [name for name in BACKENDS if name != "numba" or numba_version],
+        "build": " ".join(ffi.string(lib.fr_build()).decode().split()),
+        "caches": _caches(),
+        "threads": 1,
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _caches() -> dict[str, int]:
+    """Data and unified caches of CPU 0 in bytes, as Linux describes them."""
+    sizes = {}
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, level, size = (
+                (folder / name).read_text(encoding="ascii").strip()
+                for name in ("type", "level", "size")
+            )
+        except OSError:
+            continue
+        if kind != "Instruction":
+            sizes[f"L{level}"] = int(size[:-1]) * units[size[-1]]
+    return sizes
