@@ -1,0 +1,78 @@
+"""Compiled kernels on disk, so that only the first process waits for the compiler.
+
+Numba's own cache looks at the file of a kernel alone: an edit in a function that the kernel calls
+would not be seen, and two instruction sets would share a key. Here the name of a cached file is a
+digest of everything its machine code depends on, so a stale one cannot be found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
+from numba.core.registry import cpu_target
+
+from fusedrnn.kernels.memory import layouts
+
+__all__ = ["kernel_cache"]
+
+
+def digest_sources() -> str:
+    """SHA-256 of the sources beside this one, as they are on disk now."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+#: Taken when the sources are imported: what is compiled is what was read then.
+SOURCES = digest_sources()
+
+
+class KernelCache(FunctionCache):
+    """The cache of one kernel for one instruction set on one kind of CPU."""
+
+    def __init__(self, function: Callable[..., Any], isa: str) -> None:
+        super().__init__(function)
+        versions = platform.python_version(), numba.__version__, llvmlite.__version__
+        cpu = cpu_target.target_context.codegen().magic_tuple()
+        key = repr((SOURCES, layouts(), isa, versions, cpu))
+        self.digest = hashlib.sha256(key.encode()).hexdigest()
+        # Not only a key in an index but the file's name: processes that run different versions of the
+        # sources at the same time could otherwise write each other's files.
+        name = f"{function.__name__}-{isa}-{self.digest}"
+        self._cache_file = IndexDataCacheFile(self.cache_path, name, self.digest)
+
+    def _index_key(self, _signature: Any, _codegen: Any) -> str:
+        return self.digest
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Compile again where a file is unreadable, as a full disk may leave it."""
+        try:
+            return super().load_overload(signature, target_context)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            return None
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        """Keep nothing if a source was edited since it was imported, or if there is no room."""
+        try:
+            if digest_sources() == SOURCES:
+                super().save_overload(signature, compiled)
+        except OSError:
+            return
+
+
+def kernel_cache(function: Callable[..., Any], isa: str) -> KernelCache | NullCache:
+    """The cache of a kernel, or one that keeps nothing where no directory can be written."""
+    try:
+        return KernelCache(function, isa)
+    except RuntimeError:  # what Numba raises when it has tried every place it knows
+        return NullCache()

@@ -1,0 +1,138 @@
+"""The Numba kernels, compiled on first use: ``build(cell, isa).address`` is an ``fr_kernel``.
+
+The address is bound as ``fr_panels.kernel`` and called by ``fr_run`` in C, as a C kernel is: layers,
+directions, streams, the flushing of denormals and the cost of a call are the same for both.
+Importing this module needs no Numba.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from fusedrnn.errors import MissingExtraError, UnsupportedError
+
+__all__ = ["ACTIVATIONS", "CELLS", "CompiledKernel", "activation", "build", "lanes"]
+
+#: The cells that have a Numba kernel, each in the module of its name.
+CELLS = ("lstm",)
+ACTIVATIONS = ("sigmoid", "tanh")
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A C function made by Numba. It lives as long as this object.
+
+    Attributes
+    ----------
+    name
+        The cell or the activation.
+    isa
+        The instruction set whose vocabulary it is written in.
+    address
+        Where the function is.
+    cached
+        Whether it was taken from the cache on disk instead of compiled.
+    """
+
+    name: str
+    isa: str
+    address: int
+    cached: bool
+    owner: Any = field(repr=False)
+
+
+_built: dict[tuple[str, str, str], CompiledKernel] = {}
+_lock = threading.Lock()
+
+
+def build(cell: str, isa: str) -> CompiledKernel:
+    """The kernel of a cell for an instruction set that this CPU has.
+
+    Compiled by the first call, in seconds or from the cache in milliseconds; then always the same object.
+
+    Parameters
+    ----------
+    cell
+        One of :data:`CELLS`.
+    isa
+        A name of ``fr_isa_name``, for which ``fr_isa_runs_here``: panels must be packed for its lanes.
+
+    Raises
+    ------
+    ValueError
+        If there is no such cell or instruction set.
+    MissingExtraError
+        If Numba is not installed.
+    UnsupportedError
+        If Numba is told not to compile, by ``NUMBA_DISABLE_JIT``.
+    """
+    return _memoised("cell", CELLS, cell, isa, _compile_cell)
+
+
+def activation(name: str, isa: str) -> CompiledKernel:
+    """One activation alone, for tests: ``void (const float *x, float *y, int64_t n)``.
+
+    Parameters and errors are those of :func:`build`, with a name of :data:`ACTIVATIONS`.
+    """
+    return _memoised("activation", ACTIVATIONS, name, isa, _compile_activation)
+
+
+def lanes(isa: str) -> int:
+    """L: units in a block of the panels, for an instruction set."""
+    return _instruction_sets()[isa].lanes
+
+
+def _instruction_sets() -> Any:
+    try:
+        import numba
+    except ImportError as error:
+        raise MissingExtraError("numba", "numba", "The numba backend") from error
+    if numba.config.DISABLE_JIT:
+        raise UnsupportedError("the numba backend cannot run with NUMBA_DISABLE_JIT set")
+
+    from fusedrnn.kernels.simd import INSTRUCTION_SETS
+
+    return INSTRUCTION_SETS
+
+
+def _memoised(
+    kind: str, names: tuple[str, ...], name: str, isa: str, compile_: Callable[[str, str], Any]
+) -> CompiledKernel:
+    if name not in names:
+        raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}")
+    with _lock:
+        kernel = _built.get((kind, name, isa))
+        if kernel is None:
+            known = _instruction_sets()
+            if isa not in known:
+                raise ValueError(f"isa must be one of {', '.join(known)}, got {isa!r}")
+            compiled = compile_(name, isa)
+            kernel = CompiledKernel(name, isa, compiled.address, compiled.cache_hits > 0, compiled)
+            _built[kind, name, isa] = kernel
+    return kernel
+
+
+def _compile_cell(cell: str, isa: str) -> Any:
+    from numba import types
+
+    from fusedrnn.kernels.memory import struct
+    from fusedrnn.kernels.policy import compile_kernel
+
+    signature = types.void(struct("fr_panels"), struct("fr_span"))
+    function = import_module(f"fusedrnn.kernels.{cell}").kernel(isa)
+    return compile_kernel(function, signature, isa)
+
+
+def _compile_activation(name: str, isa: str) -> Any:
+    from numba import types
+
+    from fusedrnn.kernels import activations
+    from fusedrnn.kernels.memory import floats
+    from fusedrnn.kernels.policy import compile_kernel
+
+    function = activations.over_array(name, isa)
+    return compile_kernel(function, types.void(floats, floats, types.int64), isa)

@@ -1,0 +1,45 @@
+"""Every option that Numba compiles a kernel with.
+
+A kernel is called from C, with two addresses and without the interpreter: it has no arguments to unbox,
+holds no GIL, and nothing in it may raise.
+
+- ``error_model="numpy"``: no test for a zero divisor, whose exception nobody could catch.
+- ``fastmath=False``: a NaN stays a NaN, and the order of a sum is part of the contract.
+- ``boundscheck=False``: kernels read addresses, whatever ``NUMBA_BOUNDSCHECK`` says.
+- ``forceinline``: functions with vectors in their arguments would otherwise pass them through memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+from numba.core.ccallback import CFunc
+from numba.core.typing.templates import Signature
+
+from fusedrnn.kernels.cache import kernel_cache
+
+__all__ = ["compile_kernel", "inlined"]
+
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function into each kernel that calls it."""
+    return njit(forceinline=True, **OPTIONS)(function)
+
+
+def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> CFunc:
+    """Compile a kernel to a C function, or take it from the cache.
+
+    Raises
+    ------
+    numba.core.errors.NumbaError
+        If the function is not one that Numba can compile.
+    """
+    types = signature.args, signature.return_type
+    compiled = CFunc(function, types, locals={}, options={"nopython": True, **OPTIONS})
+    compiled._cache = kernel_cache(function, isa)
+    compiled.compile()
+    return compiled

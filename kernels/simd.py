@@ -1,0 +1,224 @@
+"""The vector vocabulary of ``csrc/simd`` (its README.md says what each name means), for Numba.
+
+A vector is an opaque Numba type that LLVM sees as ``<L x float>``: a kernel asks for the
+instructions it wants instead of hoping that a loop becomes them. The same vocabulary exists once
+per instruction set: 16, 8 or 4 lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from types import ModuleType
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+from fusedrnn.kernels.memory import floats
+from fusedrnn.kernels.policy import inlined
+
+__all__ = ["INSTRUCTION_SETS", "InstructionSet", "Vector", "vocabulary"]
+
+FLOAT = ir.FloatType()
+INT32 = ir.IntType(32)
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """What the vocabulary of one instruction set is made of.
+
+    Attributes
+    ----------
+    lanes
+        Floats in a vector.
+    accumulators
+        How many sums a register tile may hold, so that sums, weights and broadcasts fit the registers.
+    has_fma
+        Without the instruction LLVM makes a multiply-add a library call per lane.
+    """
+
+    name: str
+    lanes: int
+    accumulators: int
+    has_fma: bool
+
+    @property
+    def vector(self) -> ir.VectorType:
+        """The LLVM type."""
+        return ir.VectorType(FLOAT, self.lanes)
+
+    def load(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """The lanes from a float pointer on."""
+        return builder.load(builder.bitcast(pointer, self.vector.as_pointer()), align=4)
+
+    def set1(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+        """The scalar in every lane."""
+        vector = builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, INT32(0))
+        first = ir.Constant(ir.VectorType(INT32, self.lanes), [0] * self.lanes)
+        return builder.shuffle_vector(vector, vector, first)
+
+    def fma(self, builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c, rounded once where there is an instruction for it."""
+        if not self.has_fma:
+            return builder.fadd(builder.fmul(a, b), c)
+        function = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.lanes}f32"
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, function, name), [a, b, c]
+        )
+
+
+#: Best first, as in csrc/kernel_table.h. The lanes and accumulators are those of csrc/simd.
+INSTRUCTION_SETS: dict[str, InstructionSet] = {
+    isa.name: isa
+    for isa in (
+        InstructionSet("avx512", lanes=16, accumulators=24, has_fma=True),
+        InstructionSet("avx2", lanes=8, accumulators=12, has_fma=True),
+        InstructionSet("baseline", lanes=4, accumulators=8, has_fma=False),
+    )
+}
+
+
+class Vector(types.Type):
+    """The Numba type of a vector of one instruction set."""
+
+    def __init__(self, isa: InstructionSet) -> None:
+        self.isa = isa
+        super().__init__(f"vf_{isa.name}")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """LLVM's own vector, so that LLVM keeps it in a register."""
+
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, vector.isa.vector)
+
+
+def operation(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of these types out of a function (builder, *values) -> value."""
+
+    def decorate(emit: Callable[..., Any]) -> Any:
+        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
+            value = emit(builder, *values)
+            return ir.Constant(ir.LiteralStructType([]), None) if value is None else value
+
+        @wraps(emit)  # Numba counts the parameters of the function behind
+        def define(_typing: Any, *_given: types.Type) -> Any:
+            return result(*arguments), generate
+
+        return intrinsic(define)
+
+    return decorate
+
+
+@lru_cache(maxsize=None)
+def vocabulary(isa_name: str) -> ModuleType:
+    """The vocabulary of one instruction set.
+
+    Returns
+    -------
+    module
+        A module object, because Numba resolves the attributes of modules when it compiles: a kernel
+        says ``vf.fma(a, b, c)`` where its C body says ``vf_fma(a, b, c)``.
+    """
+    isa = INSTRUCTION_SETS[isa_name]
+    lanes = isa.lanes
+    bits = ir.VectorType(INT32, lanes)
+    mask = ir.VectorType(ir.IntType(1), lanes)
+    vector_pointer = isa.vector.as_pointer()
+    vector = Vector(isa)
+
+    @operation(vector, floats)
+    def load(builder: ir.IRBuilder, p: ir.Value) -> ir.Value:
+        return isa.load(builder, p)
+
+    @operation(types.void, floats, vector)
+    def store(builder: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
+        builder.store(v, builder.bitcast(p, vector_pointer), align=4)
+
+    def first(builder: ir.IRBuilder, n: ir.Value) -> ir.Value:
+        lane = ir.IntType(lanes)
+        ones = builder.shl(lane(1), builder.trunc(n, lane))
+        return builder.bitcast(builder.sub(ones, lane(1)), mask)
+
+    @operation(vector, floats, types.int64)
+    def load_first(builder: ir.IRBuilder, p: ir.Value, n: ir.Value) -> ir.Value:
+        function = ir.FunctionType(isa.vector, [vector_pointer, INT32, mask, isa.vector])
+        name = f"llvm.masked.load.v{lanes}f32.p0"
+        masked = cgutils.get_or_insert_function(builder.module, function, name)
+        zero = ir.Constant(isa.vector, [0.0] * lanes)
+        p = builder.bitcast(p, vector_pointer)
+        return builder.call(masked, [p, INT32(4), first(builder, n), zero])
+
+    @operation(types.void, floats, vector, types.int64)
+    def store_first(builder: ir.IRBuilder, p: ir.Value, v: ir.Value, n: ir.Value) -> None:
+        function = ir.FunctionType(ir.VoidType(), [isa.vector, vector_pointer, INT32, mask])
+        name = f"llvm.masked.store.v{lanes}f32.p0"
+        masked = cgutils.get_or_insert_function(builder.module, function, name)
+        p = builder.bitcast(p, vector_pointer)
+        builder.call(masked, [v, p, INT32(4), first(builder, n)])
+
+    @inlined
+    def load_n(p, n):
+        return load(p) if n >= lanes else load_first(p, n)
+
+    @inlined
+    def store_n(p, v, n):
+        if n >= lanes:
+            store(p, v)
+        else:
+            store_first(p, v, n)
+
+    @operation(vector, types.float32)
+    def set1(builder: ir.IRBuilder, s: ir.Value) -> ir.Value:
+        return isa.set1(builder, s)
+
+    @operation(vector, vector, vector)
+    def add(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        return builder.fadd(a, b)
+
+    @operation(vector, vector, vector)
+    def sub(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        return builder.fsub(a, b)
+
+    @operation(vector, vector, vector)
+    def mul(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        return builder.fmul(a, b)
+
+    @operation(vector, vector, vector)
+    def div(builder: ir.IRBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
+        return builder.fdiv(a, b)
+
+    @operation(vector, vector, vector, vector)
+    def fma(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return isa.fma(builder, a, b, c)
+
+    # An ordered comparison is false for a NaN: the second argument is kept, as minps and maxps do.
+    @operation(vector, vector, vector)
+    def minimum(builder: ir.IRBuilder, limit: ir.Value, v: ir.Value) -> ir.Value:
+        return builder.select(builder.fcmp_ordered("<", limit, v), limit, v)
+
+    @operation(vector, vector, vector)
+    def maximum(builder: ir.IRBuilder, limit: ir.Value, v: ir.Value) -> ir.Value:
+        return builder.select(builder.fcmp_ordered(">", limit, v), limit, v)
+
+    @operation(vector, vector)
+    def shl23(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        shifted = builder.shl(builder.bitcast(v, bits), ir.Constant(bits, [23] * lanes))
+        return builder.bitcast(shifted, isa.vector)
+
+    vf = ModuleType(f"{__name__}.{isa_name}", "The vector vocabulary of one instruction set.")
+    vf.ISA = isa
+    vf.LANES = lanes
+    vf.ACCUMULATORS = isa.accumulators
+    vf.vector = vector
+    for name in (load, store, load_n, store_n, set1, add, sub, mul, div, fma):
+        setattr(vf, name.__name__, name)
+    for name in (minimum, maximum, shl23):
+        setattr(vf, name.__name__, name)
+    return vf
