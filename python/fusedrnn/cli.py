@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from fusedrnn import __version__
 from fusedrnn.cells import BIASES, CELLS
@@ -34,7 +34,7 @@ FORMATS: dict[str, Callable[[Complexity], str]] = {
     "markdown": Complexity.to_markdown,
 }
 
-Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
+Subcommands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,20 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     try:
-        arguments = _parser().parse_args(argv)
-        status: int = arguments.run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        status = _run(argv)
+        _flush()
     except BrokenPipeError:
-        _abandon_output()
-        return READER_GONE
+        status = READER_GONE
     except KeyboardInterrupt:
-        return INTERRUPTED
+        status = INTERRUPTED
     except (ValueError, TypeError, OSError, MissingExtraError) as error:
-        if isinstance(error, OSError):
-            _abandon_output()
         print(f"fusedrnn: error: {_one_line(error)}", file=sys.stderr)
-        return ERROR
+        status = ERROR
+    _settle_output()
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit:  # argparse has printed the help or the version
+        return 0
+    status: int = arguments.run(arguments)
     return status
 
 
@@ -73,6 +78,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # argparse's own passes over a full disk in silence.
+        _write(message)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -277,7 +286,15 @@ def _number(text: str) -> float:
 def _write(text: str) -> None:
     if sys.stdout is None:
         raise OSError("standard output is closed")
-    sys.stdout.write(text)
+    # With PYTHONUNBUFFERED a stream drops, in silence, what one system call does not take.
+    stream = getattr(sys.stdout, "buffer", None)
+    if stream is None:
+        sys.stdout.write(text)
+        return
+    sys.stdout.flush()
+    rest = memoryview(text.encode(sys.stdout.encoding))
+    while rest:
+        rest = rest[stream.write(rest) :]
 
 
 def _write_file(path: Path, text: str) -> None:
@@ -295,18 +312,26 @@ def _write_file(path: Path, text: str) -> None:
         if target.exists():
             draft.chmod(stat.S_IMODE(target.stat().st_mode))
         draft.replace(target)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _abandon_output() -> None:
-    """Let the interpreter's last flush succeed, silently, where a write has failed."""
-    with suppress(OSError, ValueError, AttributeError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
+
+
+def _settle_output() -> None:
+    """Write what is left; where that fails, keep the interpreter from trying again and saying so."""
+    try:
+        _flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def _one_line(error: Exception) -> str:
