@@ -65,7 +65,7 @@ typedef struct fr_sequence {
     int64_t y_row;
     float *h; /* [layers * directions][B][H]: in and out */
     float *c; /* likewise; NULL for cells that have none */
-    float *workspace; /* fr_workspace_floats() floats, 64-byte aligned; contents do not matter before or after */
+    float *workspace; /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 
 int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch);

@@ -98,7 +98,8 @@ static void restore(fr_float_mode mode) { (void)mode; }
 /* The x-projection of a chunk is made, then read back step by step: half of a 512 KiB L2, the smallest in use, keeps it
  * near, and bounds the scratch for any T. */
 #define SCRATCH_FLOATS (256 * 1024 / (int64_t)sizeof(float))
-#define ALIGN(floats) (((floats) + 15) / 16 * 16)
+#define LINE 16 /* floats in a cache line */
+#define ALIGN(floats) (((floats) + LINE - 1) / LINE * LINE)
 
 static int64_t z_step_floats(const fr_panels *w, int64_t batch) { return batch * w->blocks * w->block_floats; }
 
@@ -122,7 +123,8 @@ int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch)
         const int64_t chunk = chunk_steps(plan->panels, steps, batch);
         scratch = chunk > 1 ? ALIGN(chunk * z_step_floats(plan->panels, batch)) : 0;
     }
-    return scratch + (plan->layers > 2 ? 2 : 1) * between_floats(plan, steps, batch);
+    const int64_t floats = scratch + (plan->layers > 2 ? 2 : 1) * between_floats(plan, steps, batch);
+    return floats ? floats + LINE : 0; /* room to begin on a cache line */
 }
 
 void fr_run(const fr_plan *plan, const fr_sequence *q)
@@ -132,8 +134,9 @@ void fr_run(const fr_plan *plan, const fr_sequence *q)
     const fr_float_mode mode = flush_denormals();
     const int64_t H = plan->hidden, width = plan->directions * H;
     const int64_t between = between_floats(plan, q->steps, q->batch);
-    float *buffers[2] = {q->workspace, q->workspace + (plan->layers > 2 ? between : 0)};
-    float *scratch = q->workspace + (plan->layers > 2 ? 2 : 1) * between;
+    float *workspace = (float *)(((uintptr_t)q->workspace + 4 * LINE - 1) / (4 * LINE) * (4 * LINE));
+    float *buffers[2] = {workspace, workspace + (plan->layers > 2 ? between : 0)};
+    float *scratch = workspace + (plan->layers > 2 ? 2 : 1) * between;
 
     const float *x = q->x;
     int64_t x_step = q->x_step, x_row = q->x_row;

@@ -8,8 +8,8 @@
  *   c' = f * c + i * g
  *   h' = o * tanh(c')
  *
- * Fused: the sums of a tile (rows x unit blocks x 4 gates) stay in registers from the bias to h'; nothing but h', c' and,
- * for more than one step, the x-projection is ever stored. The x-projection of a chunk of steps is made first: it does
+ * Fused: the sums of a tile (rows x unit blocks x 4 gates) are in registers from the bias to the last product, and the
+ * cell is computed from them there and then; no gate of the layer is ever an array. The x-projection of a chunk of steps is made first: it does
  * not depend on h, so it can use tall tiles and read W once per chunk instead of once per step. A single step skips it
  * and lets the same sums run over x, then h: the same additions in the same order, so the same bits.
  */
@@ -41,11 +41,17 @@ FR_INLINE void fr_lstm_tile(int rows, int blocks, const fr_panels *w, const fr_s
     }
     fr_panel_product(sum, rows, blocks, FR_LSTM_GATES, w->h_panels + block * h_floats, h_floats, h, H);
 
+    /* A tile of several rows leaves the registers here, once: were the cell unrolled for every row, its constants would
+     * be kept in registers across the products, which then spill at every k. */
+    vf gates[VF_ACCUMULATORS];
     FR_UNROLL
+    for (int k = 0; k < rows * blocks * FR_LSTM_GATES; k++)
+        gates[k] = sum[k];
+    FR_ROLLED
     for (int k = 0; k < rows; k++)
-        FR_UNROLL
+        FR_ROLLED
         for (int j = 0; j < blocks; j++) {
-            const vf *gate = &sum[(k * blocks + j) * FR_LSTM_GATES];
+            const vf *gate = &gates[(k * blocks + j) * FR_LSTM_GATES];
             const int64_t unit = (block + j) * VF_LANES;
             float *c_at = s->c + (row + k) * H + unit;
             float *y_at = s->y + t * s->y_step + (row + k) * s->y_row + unit;

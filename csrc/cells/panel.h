@@ -16,7 +16,8 @@
 
 #include <string.h>
 
-#define FR_UNROLL _Pragma("GCC unroll 8")
+#define FR_UNROLL _Pragma("GCC unroll 24")
+#define FR_ROLLED _Pragma("GCC unroll 1")
 
 /* The shapes a tile may have for G gates. Sums are registers only if every loop over a tile is unrolled, so `rows` and
  * `blocks` are constants wherever a tile function is called: FR_WITH_TILE sees to that. */

@@ -29,8 +29,8 @@ Array = npt.NDArray[np.floating[Any]]
 BACKENDS = ("c", "numba", "numpy")
 FLOAT32 = np.dtype(np.float32)
 
-#: No array may have more bytes than this: every offset inside a kernel then fits an int64.
-_MOST_BYTES = 2**62
+#: The address space of today's CPUs: below it, every offset inside a kernel fits an int64 by far.
+_MOST_BYTES = 2**47
 
 
 # ---- the gate ------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def gate(
     TypeError
         Not an array, or another dtype or byte order.
     ValueError
-        Another shape, too many bytes, or not writable as it must be.
+        Another shape, or not writable as it must be.
     """
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(
@@ -86,36 +86,37 @@ def gate(
         raise TypeError(
             f"{name} must be {dtype}, got {found}; convert it with {name}.astype('{dtype}')"
         )
-    matches = array.ndim == len(shape) and all(
-        isinstance(want, str) or want == got for want, got in zip(shape, array.shape, strict=True)
-    )
+    given = array.shape
+    matches = len(given) == len(shape)
+    for want, got in zip(shape, given):
+        matches = matches and (want == got or isinstance(want, str))
     if not matches:
         wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-        raise ValueError(f"{name} must have shape {wanted}, got {array.shape}")
-    size_gate(name, array.shape, dtype)
+        raise ValueError(f"{name} must have shape {wanted}, got {given}")
+    flags = array.flags
     if written:
-        if not array.flags.writeable:
+        if not flags.writeable:
             raise ValueError(f"{name} must be writable, got a read-only array")
-        if not array.flags.c_contiguous or not array.flags.aligned:
+        if not flags.c_contiguous or not flags.aligned:
             raise ValueError(
                 f"{name} must be C-contiguous and aligned, got strides {array.strides}; "
                 f"write to numpy.empty({array.shape}, '{dtype}') and copy"
             )
         return array
+    if flags.c_contiguous and flags.aligned:
+        return array
     item = dtype.itemsize
-    walkable = array.flags.aligned and (
-        array.size == 0
-        or array.shape[-1] == 1
-        or (array.strides[-1] == item and all(stride % item == 0 for stride in array.strides))
+    walkable = (
+        flags.aligned
+        and array.strides[-1] == item
+        and all(stride % item == 0 for stride in array.strides)
     )
     return array if walkable else np.ascontiguousarray(array)
 
 
 def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     """Refuse an array of more bytes than offsets can hold."""
-    size = dtype.itemsize
-    for length in shape:
-        size *= max(int(length), 1)
+    size = dtype.itemsize * prod(shape)
     if size >= _MOST_BYTES:
         raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
 
@@ -293,7 +294,7 @@ class Compiled:
         """An ``fr_sequence`` over these arrays, and what it needs kept alive besides them."""
         steps, batch, _ = x.shape
         q = ffi.new("fr_sequence *")
-        workspace = aligned((lib.fr_workspace_floats(self.plan, steps, batch),))
+        workspace = np.empty(lib.fr_workspace_floats(self.plan, steps, batch), FLOAT32)
         item = FLOAT32.itemsize
         q.steps, q.batch = steps, batch
         q.x, q.x_step, q.x_row = _pointer(x), x.strides[0] // item, x.strides[1] // item
