@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fusedrnn._native import ffi, lib
 from fusedrnn.cells import Architecture
-from fusedrnn.errors import MissingExtraError, UnsupportedError
+from fusedrnn.errors import UnsupportedError
 from fusedrnn.weights import Weights
 
 __all__ = ["BACKENDS", "Compiled", "Engine", "Reference", "choose", "gate", "info", "isas"]
@@ -322,10 +322,6 @@ def _pointer(array: Array) -> Any:
 def _kernel(backend: str, cell: str, isa: str) -> Any:
     if backend == "c":
         return lib.fr_find_kernel(isas()[isa], cell.encode())
-    try:
-        import numba  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError("numba", "numba", "backend='numba'") from error
     from fusedrnn.kernels.compiled import build
 
     return ffi.cast("fr_kernel", build(cell, isa).address)

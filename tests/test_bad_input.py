@@ -1,0 +1,189 @@
+"""Bad input gets a clear error that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import Draw, Maker
+
+import fusedrnn as fr
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x[0], ValueError, r"x must have shape \(steps, batch, 3\), got \(2, 3\)"),
+        (
+            lambda x: x[..., :2],
+            ValueError,
+            r"x must have shape \(steps, batch, 3\), got \(4, 2, 2\)",
+        ),
+        (
+            lambda x: x.astype(np.float64),
+            TypeError,
+            r"x must be float32, got float64; convert it with x.ast",
+        ),
+        (lambda x: x.astype(np.float16), TypeError, "got float16"),
+        (lambda x: x.astype(np.int64), TypeError, "got int64"),
+        (lambda x: x.astype(np.complex64), TypeError, "got complex64"),
+        (lambda x: x.astype(">f4"), TypeError, "'>f4' .not this machine's byte order"),
+        (lambda x: x.astype(object), TypeError, "got object"),
+        (lambda x: x.tolist(), TypeError, "not list; convert it with numpy.asarray"),
+        (lambda x: None, TypeError, "not NoneType"),
+        (lambda x: np.ma.masked_array(x), TypeError, "not MaskedArray"),
+    ],
+)
+def test_x(make: Maker, draw: Draw, change, error, message) -> None:
+    with pytest.raises(error, match=message):
+        make(3, 5)(change(draw(4, 2, 3)))
+
+
+def test_x_of_a_batch_first_layer(make: Maker, draw: Draw) -> None:
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, steps, 3\)"):
+        make(3, 5, batch_first=True)(draw(4, 3))
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "message"),
+    [
+        (lambda h: h, TypeError, r"state must be a tuple \(h, c\) of arrays, got ndarray"),
+        (lambda h: (h,), TypeError, "got 1 of them"),
+        (lambda h: (h, h, h), TypeError, "got 3 of them"),
+        (lambda h: (h, None), TypeError, r"state\.c must be a numpy.ndarray"),
+        (lambda h: (h[0], h), ValueError, r"state\.h must have shape \(2, 2, 5\), got \(2, 5\)"),
+        (
+            lambda h: (h, h[:, :1]),
+            ValueError,
+            r"state\.c must have shape \(2, 2, 5\), got \(2, 1, 5\)",
+        ),
+        (lambda h: (h.astype("f8"), h), TypeError, r"state\.h must be float32, got float64"),
+    ],
+)
+def test_state(make: Maker, draw: Draw, state, error, message) -> None:
+    layer = make(3, 5, 2)
+    with pytest.raises(error, match=message):
+        layer(draw(4, 2, 3), state(draw(2, 2, 5)))
+
+
+def test_out(make: Maker, draw: Draw) -> None:
+    layer = make(5, 5)
+    x = draw(4, 2, 5)
+    read_only = np.zeros((4, 2, 5), np.float32)
+    read_only.setflags(write=False)
+    for out, error, message in (
+        (np.zeros((4, 2, 6), np.float32), ValueError, r"out must have shape \(4, 2, 5\)"),
+        (np.zeros((4, 2, 5)), TypeError, "out must be float32, got float64"),
+        (np.zeros((5, 2, 4), np.float32).T, ValueError, "out must be C-contiguous"),
+        (np.zeros((4, 2, 10), np.float32)[..., ::2], ValueError, "out must be C-contiguous"),
+        (read_only, ValueError, "out must be writable"),
+        (x, ValueError, "out must not overlap x"),
+        ([0.0], TypeError, "out must be a numpy.ndarray"),
+    ):
+        with pytest.raises(error, match=message):
+            layer(x, out=out)
+    store = draw(50)
+    with pytest.raises(ValueError, match="out must not overlap x"):
+        layer(store[:40].reshape(4, 2, 5), out=store[10:50].reshape(4, 2, 5))
+
+
+def test_out_is_untouched_after_an_error(make: Maker, draw: Draw) -> None:
+    out = np.full((4, 2, 5), 7, np.float32)
+    with pytest.raises(TypeError):
+        make(3, 5)(draw(4, 2, 3), (draw(1, 2, 5), "c"), out=out)
+    assert (out == 7).all()
+
+
+def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Maker) -> None:
+    one = np.zeros((1, 1, 1), np.float32)
+    huge = np.lib.stride_tricks.as_strided(one, (2**45, 1, 1), (0, 4, 4))
+    with pytest.raises(ValueError, match="y is too large"):
+        make(1, 8)(huge)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"input_size": 0}, ValueError, "input_size must be at least 1, got 0"),
+        ({"hidden_size": -3}, ValueError, "hidden_size must be at least 1, got -3"),
+        ({"hidden_size": 2.5}, TypeError, "hidden_size must be an int, not float"),
+        ({"hidden_size": True}, TypeError, "hidden_size must be an int, not bool"),
+        ({"num_layers": 0}, ValueError, "num_layers must be at least 1"),
+        ({"hidden_size": 2**31}, ValueError, r"below 2\*\*31"),
+        ({"bidirectional": 1}, TypeError, "bidirectional must be True or False"),
+        ({"batch_first": "yes"}, TypeError, "batch_first must be True or False"),
+        ({"bias": "triple"}, ValueError, "bias must be one of none, single, double"),
+        ({"backend": "cuda"}, ValueError, "backend must be 'auto' or one of c, numba, numpy"),
+        ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64'"),
+        ({"weights": "int8"}, fr.UnsupportedError, "weights must be 'float32'"),
+        ({"threads": 2}, fr.UnsupportedError, "threads must be 1"),
+        ({"threads": "auto"}, fr.UnsupportedError, "threads must be 1"),
+        ({"proj_size": 2}, fr.UnsupportedError, "proj_size is not supported"),
+        ({"peephole": True}, fr.UnsupportedError, "peephole is not supported"),
+        ({"coupled": True}, fr.UnsupportedError, "coupled is not supported"),
+    ],
+)
+def test_constructor(arguments, error, message) -> None:
+    with pytest.raises(error, match=message):
+        fr.LSTM(**{"input_size": 3, "hidden_size": 5, **arguments})
+
+
+def test_lengths_are_refused(draw: Draw) -> None:
+    with pytest.raises(fr.UnsupportedError, match="lengths"):
+        fr.LSTM(3, 5)(draw(4, 2, 3), lengths=[4, 2])
+
+
+def without(name: str):
+    return lambda w: {key: value for key, value in w.items() if key != name}
+
+
+def with_(name: str, value):
+    return lambda w: {**w, name: value(w) if callable(value) else value}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (without("weight_hh_l0"), ValueError, "missing: weight_hh_l0"),
+        (without("weight_ih_l0"), ValueError, "'weight_ih_l0' is missing"),
+        (without("weight_ih_l1"), ValueError, "missing: weight_ih_l1"),
+        (without("bias_ih_l1"), ValueError, "missing: bias_ih_l1"),
+        (
+            with_("weight_hh_l3", lambda w: w["weight_hh_l0"]),
+            ValueError,
+            "missing: weight_ih_l2",
+        ),
+        (with_("head.weight", np.zeros(3, "f4")), ValueError, "'head.weight' is not the name"),
+        (with_(7, np.zeros(3, "f4")), ValueError, "7 is not the name"),
+        (
+            with_("weight_hh_l0", lambda w: w["weight_hh_l0"][:, :4]),
+            ValueError,
+            r"'weight_hh_l0' must have shape \(20, 5\), got \(20, 4\)",
+        ),
+        (
+            with_("weight_ih_l0", lambda w: w["weight_ih_l0"][:19]),
+            ValueError,
+            r"must have shape \(4 \* hidden_size, input_size\), got \(19, 3\)",
+        ),
+        (
+            with_("bias_ih_l0", lambda w: w["bias_ih_l0"].astype("f8")),
+            TypeError,
+            r"'bias_ih_l0' must be native-endian float32, got '<f8'",
+        ),
+        (with_("bias_ih_l0", lambda w: w["bias_ih_l0"].astype(">f4")), TypeError, "'>f4'"),
+        (with_("bias_ih_l0", [0.0] * 20), TypeError, "must be a numpy.ndarray, not list"),
+        (with_("weight_hr_l0", np.zeros((2, 5), "f4")), ValueError, "missing: weight_hr_l1"),
+        (lambda w: [], TypeError, "weights must be a mapping"),
+    ],
+)
+def test_from_weights(change, error, message) -> None:
+    weights = dict(fr.LSTM(3, 5, 2, seed=0).weights)
+    with pytest.raises(error, match=message):
+        fr.LSTM.from_weights(change(weights))
+
+
+def test_step_function(draw: Draw) -> None:
+    layer = fr.LSTM(3, 5)
+    with pytest.raises(ValueError, match=r"h must have shape \(2, 5\), got \(1, 5\)"):
+        fr.lstm_step(draw(2, 3), draw(1, 5), draw(2, 5), layer)
+    with pytest.raises(TypeError, match="weights must be a mapping"):
+        fr.lstm_step(draw(2, 3), draw(2, 5), draw(2, 5), 3)

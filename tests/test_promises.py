@@ -1,0 +1,163 @@
+"""The library's promises, as properties: the same bits however a computation is cut, and what threads may do."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from conftest import Draw, Maker
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fusedrnn as fr
+
+cut = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIZES = {
+    "steps": st.integers(1, 40),
+    "batch": st.integers(1, 14),
+    "inputs": st.integers(1, 20),
+    "hidden": st.integers(1, 40),
+    "layers": st.integers(1, 3),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> None:
+    assert a.shape == b.shape
+    np.testing.assert_array_equal(a.view(np.uint32), np.ascontiguousarray(b).view(np.uint32))
+
+
+def problem(make: Maker, steps, batch, inputs, hidden, layers, seed, **options):
+    layer = make(inputs, hidden, layers, seed=seed, **options)
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
+    rows = layers * layer.architecture.directions
+    state = tuple(
+        random.standard_normal((rows, batch, hidden)).astype(np.float32) for _ in range(2)
+    )
+    return layer, x, state
+
+
+@cut
+@given(**SIZES)
+def test_same_bits_for_any_batch_and_place_in_it(make_compiled: Maker, **sizes) -> None:
+    layer, x, (h, c) = problem(make_compiled, **sizes, bidirectional=True)
+    y, state = layer(x, (h, c))
+    for row in range(sizes["batch"]):
+        one = slice(row, row + 1)
+        y_one, state_one = layer(x[:, one], (h[:, one], c[:, one]))
+        same_bits(y_one, y[:, one])
+        same_bits(state_one.h, state.h[:, one])
+        same_bits(state_one.c, state.c[:, one])
+
+
+@cut
+@given(**SIZES, data=st.data())
+def test_same_bits_whole_chunked_or_stepped(make_compiled: Maker, data, **sizes) -> None:
+    layer, x, before = problem(make_compiled, **sizes)
+    y, after = layer(x, before)
+    at = data.draw(st.integers(0, sizes["steps"]))
+
+    first, middle = layer(x[:at], before)
+    second, end = layer(x[at:], middle)
+    same_bits(np.concatenate([first, second]), y)
+    same_bits(end.c, after.c)
+
+    stream = layer.stream(sizes["batch"])
+    stream.reset(before)
+    stepped = [stream.step(np.ascontiguousarray(x_t)).copy() for x_t in x[:at]]
+    rest = stream.run(x[at:])
+    same_bits(np.concatenate([np.stack(stepped), rest]) if stepped else rest, y)
+    same_bits(stream.state.h, after.h)
+    same_bits(stream.state.c, after.c)
+
+
+def test_same_bits_across_the_scratch_boundary(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(3, 64, seed=0)
+    x = draw(900, 2, 3)
+    y, after = layer(x)
+    first, middle = layer(x[:511])
+    second, end = layer(x[511:], middle)
+    same_bits(np.concatenate([first, second]), y)
+    same_bits(end.c, after.c)
+
+
+def test_negative_control_other_inputs_give_other_bits(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(3, 5, seed=0)
+    x = draw(9, 2, 3)
+    nudged = x.copy()
+    nudged[0, 0, 0] = np.nextafter(nudged[0, 0, 0], np.float32(9), dtype=np.float32) + np.float32(
+        1e-3
+    )
+    with pytest.raises(AssertionError):
+        same_bits(layer(nudged)[0], layer(x)[0])
+
+
+def test_denormals_are_flushed_inside_and_kept_outside(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(3, 5, bias=False, seed=0)
+    tiny = np.full((4, 1, 3), 1e-40, np.float32)
+    y, state = layer(tiny, (np.full((1, 1, 5), 1e-40, np.float32),) * 2)
+    assert not y.any() and not state.c.any(), "denormals inside count as zero"
+    assert np.float32(1e-40) * np.float32(0.5) != 0, "the caller's mode must be restored"
+
+
+def test_one_layer_in_many_threads(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(16, 48, 2, seed=0)
+    inputs = [draw(50, 2, 16) for _ in range(4)]
+    expected = [layer(x)[0] for x in inputs]
+    wrong = []
+
+    def work(x: np.ndarray, y: np.ndarray) -> None:
+        for _ in range(30):
+            if not np.array_equal(layer(x)[0], y):
+                wrong.append(1)
+
+    threads = [
+        threading.Thread(target=work, args=pair) for pair in zip(inputs, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_one_stream_in_two_threads_is_an_error(make: Maker, draw: Draw) -> None:
+    layer = make(32, 200, seed=0)
+    stream = layer.stream()
+    x = draw(40_000 if make.target.backend != "numpy" else 400, 1, 32)
+    refused: list[str] = []
+
+    def run_until_it_may() -> None:
+        while True:
+            try:
+                return stream.run(x)
+            except fr.StreamBusyError as error:
+                refused.append(str(error))
+
+    thread = threading.Thread(target=run_until_it_may)
+    thread.start()
+    while thread.is_alive():
+        try:
+            stream.step(x[0])
+        except fr.StreamBusyError as error:
+            refused.append(str(error))
+    thread.join()
+    assert refused and "another thread" in refused[0]
+    stream.step(x[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_fork(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(8, 24, seed=0)
+    x = draw(20, 2, 8)
+    y, _ = layer(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os._exit(0 if np.array_equal(layer(x)[0], y) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

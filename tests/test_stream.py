@@ -1,0 +1,159 @@
+"""Streams: a state of their own, steps without surprises."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import Draw, Maker
+
+import fusedrnn as fr
+
+
+def test_steps_are_the_sequence(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, 2, seed=0)
+    x = draw(8, 3, 5)
+    y, state = layer(x)
+    stream = layer.stream(3)
+    for x_t, y_t in zip(x, y, strict=True):
+        np.testing.assert_allclose(stream.step(x_t), y_t, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(stream.state.c, state.c, rtol=0, atol=1e-6)
+    assert isinstance(stream.state, fr.LSTMState)
+
+
+def test_bound_input(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, seed=0)
+    one, two = layer.stream(2), layer.stream(2)
+    for _ in range(3):
+        one.input[...] = draw(2, 5)
+        np.testing.assert_array_equal(one.step(), two.step(one.input.copy()))
+
+
+def test_output_is_a_read_only_view_apart_from_the_state(make: Maker, draw: Draw) -> None:
+    stream = make(5, 9, seed=0).stream(2)
+    y = stream.step(draw(2, 5))
+    kept = y.copy()
+    assert stream.step(draw(2, 5)) is y
+    assert not np.array_equal(y, kept)
+    with pytest.raises(ValueError, match="read-only"):
+        y[...] = 0
+    stream.state.h[...] = 0  # a copy: the stream goes on as it was
+    assert stream.state.h.any()
+
+
+def test_output_may_be_the_next_input(make: Maker, draw: Draw) -> None:
+    layer = make(40, 40, seed=0)
+    one, two = layer.stream(2), layer.stream(2)
+    y = one.step(draw(2, 40))
+    two.reset(one.state)
+    for _ in range(4):
+        copied = y.copy()
+        y = one.step(y)
+        np.testing.assert_array_equal(y, two.step(copied))
+
+
+def test_reset(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, 2, seed=0)
+    stream = layer.stream(2)
+    x = draw(2, 5)
+    first = stream.step(x).copy()
+    assert not np.array_equal(stream.step(x), first)
+    stream.reset()
+    np.testing.assert_array_equal(stream.step(x), first)
+    state = (draw(2, 2, 9), draw(2, 2, 9))
+    stream.reset(state)
+    np.testing.assert_array_equal(stream.state.h, state[0])
+    with pytest.raises(ValueError, match=r"state\.c must have shape \(2, 2, 9\), got \(1, 2, 9\)"):
+        stream.reset((draw(2, 2, 9), draw(1, 2, 9)))
+    np.testing.assert_array_equal(stream.state.c, state[1])
+
+
+def test_run_of_a_batch_first_layer(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, batch_first=True, seed=0)
+    x = draw(2, 6, 5)
+    np.testing.assert_array_equal(layer.stream(2).run(x), layer(x)[0])
+    assert layer.stream(2).run(draw(2, 0, 5)).shape == (2, 0, 9)
+
+
+def test_a_bad_step_changes_nothing(make: Maker, draw: Draw) -> None:
+    stream = make(5, 9, seed=0).stream(2)
+    stream.step(draw(2, 5))
+    before = stream.state
+    x = draw(2, 5)
+    for bad, error, message in (
+        (x[0], ValueError, r"x must have shape \(2, 5\), got \(5,\)"),
+        (draw(5, 2), ValueError, r"x must have shape \(2, 5\), got \(5, 2\)"),
+        (draw(2, 10)[:, ::2], ValueError, "x must be C-contiguous"),
+        (draw(5, 2).T, ValueError, "x must be C-contiguous"),
+        (x.astype(np.float64), TypeError, r"x must be float32, got float64.*astype\('float32'\)"),
+        (x.astype(">f4"), TypeError, "byte order"),
+        (x.astype(np.int32), TypeError, "x must be float32, got int32"),
+        (x.tolist(), TypeError, "x must be a numpy.ndarray of float32, not list"),
+        (np.ma.masked_array(x), TypeError, "not MaskedArray"),
+    ):
+        with pytest.raises(error, match=message):
+            stream.step(bad)
+    np.testing.assert_array_equal(stream.state.h, before.h)
+    np.testing.assert_array_equal(stream.state.c, before.c)
+
+
+def test_arrays_worth_a_copy(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, seed=0)
+    x = draw(2, 5)
+    expected = layer.stream(2).step(x).copy()
+    x.setflags(write=False)
+    np.testing.assert_array_equal(layer.stream(2).step(x), expected)
+    store = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
+    store[...] = x
+    np.testing.assert_array_equal(layer.stream(2).step(store), expected)
+    subclass = x.view(type("Subclass", (np.ndarray,), {}))
+    np.testing.assert_array_equal(layer.stream(2).step(subclass), expected)
+
+
+def test_a_bidirectional_stream_is_an_error_that_says_why() -> None:
+    with pytest.raises(fr.UnsupportedError, match="reverse direction starts from the last step"):
+        fr.LSTM(3, 5, bidirectional=True).stream()
+
+
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
+)
+def test_bad_batch_sizes(size: object, error: type[Exception]) -> None:
+    with pytest.raises(error, match="batch_size"):
+        fr.LSTM(3, 5).stream(size)
+
+
+def test_a_step_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
+    stream = make_compiled(5, 9, 3, seed=0).stream(2)
+    x = draw(2, 5)
+    stream.step(x)
+    stream.step()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(100):
+            stream.step(x)
+            stream.step()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # id(x) makes an int that lives for a moment; no array and no buffer is ever made.
+    assert after - before < 200
+    assert peak - before < 500
+
+
+def test_a_stream_outlives_its_layer(make: Maker, draw: Draw) -> None:
+    layer = make(5, 9, seed=0)
+    x = draw(2, 5)
+    expected = layer.stream(2).step(x).copy()
+    stream = layer.stream(2)
+    del layer
+    junk = [np.ones(500, np.float32) for _ in range(200)]
+    np.testing.assert_array_equal(stream.step(x), expected)
+    del junk
+
+
+def test_repr(make: Maker) -> None:
+    assert "batch_size=3" in repr(make(5, 9).stream(3))
