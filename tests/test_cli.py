@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
-import fusedrnn
 import pytest
+
+import fusedrnn
 from fusedrnn import cli
 from fusedrnn.cells import CELLS
 from fusedrnn.complexity import count
@@ -25,7 +27,7 @@ COUNT = ["count", "lstm", "--input", "128", "--hidden", "256"]
 Capture = pytest.CaptureFixture[str]
 
 
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "fusedrnn.cli", *arguments],
@@ -33,7 +35,6 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
         text=True,
         check=False,
         timeout=60,
-        **options,  # type: ignore[call-overload]
     )
 
 
@@ -146,6 +147,18 @@ def test_the_examples_of_the_help_work(
     counts = [example for example in examples if example[0] == "count"]
     assert len(counts) >= 4
     assert all(cli.main(example) == 0 for example in counts)
+
+
+def documented_figures() -> list[tuple[str, str]]:
+    page = Path(__file__).parents[1] / "docs" / "counting.md"
+    rows = re.findall(r"^\| `fusedrnn (.*?)` \| (.*?) \|", page.read_text(), re.MULTILINE)
+    return [(line, figure.replace("\\", "")) for line, figure in rows]
+
+
+@pytest.mark.parametrize(("line", "figure"), documented_figures())
+def test_the_figures_of_the_documentation(line: str, figure: str, capsys: Capture) -> None:
+    assert cli.main(line.split()) == 0
+    assert figure in capsys.readouterr().out
 
 
 def test_info_lists_and_dumps_the_facts(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fusedrnn import cells
 from fusedrnn.cells import BIASES, CELLS, Architecture, Cell, Gate, State
 from fusedrnn.complexity import CONVENTIONS, Complexity, Counts, aligned, count
 from fusedrnn.kernels import reference
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # An instrumented run of the specification
 
