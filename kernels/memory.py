@@ -27,7 +27,7 @@ from numba.extending import (
 
 from fusedrnn._native import ffi
 
-__all__ = ["Struct", "floats", "layouts", "local", "struct"]
+__all__ = ["Struct", "floats", "layouts", "local_floats", "local_pointers", "struct"]
 
 INT64 = ir.IntType(64)
 FLOAT = ir.FloatType()
@@ -116,15 +116,31 @@ def _field(context: Any, builder: ir.IRBuilder, pointer: Struct, value: Any, fie
 
 
 @lru_cache(maxsize=None)
-def local(element: types.Type, count: int) -> Any:
-    """A function that makes an array of ``count`` elements on the stack of the kernel: no heap in a step."""
-    pointer = types.CPointer(element)
+def local_floats(count: int, alignment: int) -> Any:
+    """A function that gives room for floats on the stack of the kernel: no heap in a step."""
 
     @intrinsic
     def allocate(_typing: Any) -> Any:
-        def generate(context: Any, builder: ir.IRBuilder, _signature: Any, _values: Any) -> Any:
-            return cgutils.alloca_once(builder, context.get_value_type(element), size=count)
+        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, _values: Any) -> Any:
+            with builder.goto_entry_block():
+                room = builder.alloca(FLOAT, INT64(count))
+            room.align = alignment
+            return room
 
-        return pointer(), generate
+        return floats(), generate
+
+    return allocate
+
+
+@lru_cache(maxsize=None)
+def local_pointers(count: int) -> Any:
+    """A function that gives room for float pointers on the stack of the kernel."""
+
+    @intrinsic
+    def allocate(_typing: Any) -> Any:
+        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, _values: Any) -> Any:
+            return cgutils.alloca_once(builder, FLOAT.as_pointer(), size=count)
+
+        return types.CPointer(floats)(), generate
 
     return allocate

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fusedrnn.kernels.memory import INT64, floats, local
+from fusedrnn.kernels.memory import INT64, floats, local_floats, local_pointers
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 
@@ -44,22 +44,23 @@ def fitting_blocks(isa: InstructionSet, gates: int, rows: int) -> int:
 
 
 def emit_product(
-    builder: ir.IRBuilder,
-    isa: InstructionSet,
-    shape: tuple[int, int, int],
-    sums: ir.Value,
-    panel: ir.Value,
-    block_stride: ir.Value,
-    v: ir.Value,
-    depth: ir.Value,
+    builder: ir.IRBuilder, isa: InstructionSet, shape: tuple[int, int, int], *operands: ir.Value
 ) -> None:
     """The loop over k of one tile shape (rows, blocks, gates), with every sum in a register."""
     rows, blocks, gates = shape
+    to, to_stride, start, start_stride, panel, block_stride, v, depth = operands
     before = builder.block
     loop = builder.append_basic_block(f"product.{rows}x{blocks}")
     after = builder.append_basic_block(f"product.{rows}x{blocks}.end")
-    at = [builder.gep(sums, [INT64(index)]) for index in range(rows * blocks * gates)]
-    starts = [builder.load(pointer) for pointer in at]
+
+    def sums_at(pointer: ir.Value, row_stride: ir.Value) -> list[ir.Value]:
+        return [
+            builder.gep(pointer, [builder.add(builder.mul(INT64(row), row_stride), INT64(lane))])
+            for row in range(rows)
+            for lane in range(0, blocks * gates * isa.lanes, isa.lanes)
+        ]
+
+    starts = [isa.load(builder, pointer) for pointer in sums_at(start, start_stride)]
     v = [builder.load(builder.gep(v, [INT64(row)])) for row in range(rows)]
     panels = [
         builder.gep(panel, [builder.mul(INT64(block), block_stride)]) for block in range(blocks)
@@ -73,15 +74,34 @@ def emit_product(
     for total, start in zip(totals, starts, strict=True):
         total.add_incoming(start, before)
     sums = list(totals)
-    value = [isa.set1(builder, builder.load(builder.gep(v[row], [k]))) for row in range(rows)]
     offset = builder.mul(k, INT64(gates * isa.lanes))
-    for block in range(blocks):
-        weights = builder.gep(panels[block], [offset])
-        for gate in range(gates):
-            weight = isa.load(builder, builder.gep(weights, [INT64(gate * isa.lanes)]))
+
+    def value(row: int) -> ir.Value:
+        return isa.set1(builder, builder.load(builder.gep(v[row], [k])))
+
+    def weight(block: int, gate: int) -> ir.Value:
+        at = builder.add(offset, INT64(gate * isa.lanes))
+        return isa.load(builder, builder.gep(panels[block], [at]))
+
+    def add_product(row: int, block: int, gate: int, value: ir.Value, weight: ir.Value) -> None:
+        index = (row * blocks + block) * gates + gate
+        sums[index] = isa.fma(builder, value, weight, sums[index])
+
+    # The shorter side of the tile is held in registers and the other one passes by: in 32 registers,
+    # 24 sums leave room for no more.
+    every_weight = [(block, gate) for block in range(blocks) for gate in range(gates)]
+    if rows < len(every_weight):
+        values = [value(row) for row in range(rows)]
+        for block, gate in every_weight:
+            passing = weight(block, gate)
             for row in range(rows):
-                index = (row * blocks + block) * gates + gate
-                sums[index] = isa.fma(builder, value[row], weight, sums[index])
+                add_product(row, block, gate, values[row], passing)
+    else:
+        weights = [weight(block, gate) for block, gate in every_weight]
+        for row in range(rows):
+            passing = value(row)
+            for (block, gate), held in zip(every_weight, weights, strict=True):
+                add_product(row, block, gate, passing, held)
     following = builder.add(k, INT64(1))
     k.add_incoming(following, loop)
     for total, sum_ in zip(totals, sums, strict=True):
@@ -89,8 +109,8 @@ def emit_product(
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
 
     builder.position_at_end(after)
-    for pointer, sum_ in zip(at, sums, strict=True):
-        builder.store(sum_, pointer)
+    for pointer, sum_ in zip(sums_at(to, to_stride), sums, strict=True):
+        isa.store(builder, pointer, sum_)
 
 
 @lru_cache(maxsize=None)
@@ -102,22 +122,25 @@ def functions(isa_name: str, gates: int) -> ModuleType:
     two_blocks_up_to = max(
         rows for rows in range(1, tallest + 1) if fitting_blocks(isa, gates, rows) == MAX_BLOCKS
     )
-    tile_sums = local(vf.vector, isa.accumulators)
-    tile_rows_at = local(floats, tallest)
+    local_sums = local_floats(isa.accumulators * isa.lanes, alignment=64)
+    local_rows = local_pointers(tallest)
 
     @intrinsic
     def panel_product(
         _typing: Any,
-        sums: Any,
         rows: Any,
         blocks: Any,
+        to: Any,
+        to_stride: Any,
+        start: Any,
+        start_stride: Any,
         panel: Any,
         block_stride: Any,
         v: Any,
         depth: Any,
     ) -> Any:
         def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
-            sums, rows, blocks, *rest = values
+            rows, blocks, *operands = values
             end = builder.append_basic_block("product.end")
             impossible = builder.append_basic_block("product.none")
             index = builder.add(builder.mul(rows, INT64(MAX_BLOCKS)), blocks)
@@ -128,21 +151,16 @@ def functions(isa_name: str, gates: int) -> ModuleType:
                     switch.add_case(INT64(shape_rows * MAX_BLOCKS + shape_blocks), case)
                     builder.position_at_end(case)
                     shape = shape_rows, shape_blocks, gates
-                    emit_product(builder, isa, shape, sums, *rest)
+                    emit_product(builder, isa, shape, *operands)
                     builder.branch(end)
             builder.position_at_end(impossible)
             builder.unreachable()
             builder.position_at_end(end)
             return _context.get_dummy_value()
 
-        i64 = types.int64
-        return types.void(sums, i64, i64, panel, i64, v, i64), generate
-
-    @inlined
-    def panel_start(sums, rows, blocks, start, row_stride):
-        for row in range(rows):
-            for k in range(blocks * gates):
-                sums[row * blocks * gates + k] = vf.load(start + row * row_stride + k * vf.LANES)
+        sums = floats, types.int64
+        panels = floats, types.int64
+        return types.void(types.int64, types.int64, *sums, *sums, *panels, v, types.int64), generate
 
     @inlined
     def tiles(count, all_blocks):
@@ -165,21 +183,15 @@ def functions(isa_name: str, gates: int) -> ModuleType:
     def project(w, s, first, steps):
         panel_floats = w.inputs * w.block_floats
         z_row = w.blocks * w.block_floats
-        sums = tile_sums()
-        x = tile_rows_at()
+        x = local_rows()
         for block, blocks, row, rows in tiles(steps * s.batch, w.blocks):
+            for k in range(rows):
+                step, sequence = (row + k) // s.batch, (row + k) % s.batch
+                x[k] = s.x + (first + step) * s.x_step + sequence * s.x_row
             z = s.scratch + row * z_row + block * w.block_floats
-            for k in range(rows):
-                x[k] = (
-                    s.x + (first + (row + k) // s.batch) * s.x_step + (row + k) % s.batch * s.x_row
-                )
-            panel_start(sums, rows, blocks, w.bias + block * w.block_floats, 0)
-            panel_product(
-                sums, rows, blocks, w.x_panels + block * panel_floats, panel_floats, x, w.inputs
-            )
-            for k in range(rows):
-                for j in range(blocks * gates):
-                    vf.store(z + k * z_row + j * vf.LANES, sums[k * blocks * gates + j])
+            bias = w.bias + block * w.block_floats
+            weights = w.x_panels + block * panel_floats
+            panel_product(rows, blocks, z, z_row, bias, 0, weights, panel_floats, x, w.inputs)
 
     @inlined
     def keep_state(w, s):
@@ -190,8 +202,8 @@ def functions(isa_name: str, gates: int) -> ModuleType:
                 vf.store_n(h + unit, vf.load_n(y + unit, w.hidden - unit), w.hidden - unit)
 
     module = ModuleType(f"{__name__}.{isa_name}.{gates}")
-    for function in (panel_start, panel_product, tiles, project, keep_state):
+    module.local_sums = local_sums
+    module.local_rows = local_rows
+    for function in (panel_product, tiles, project, keep_state):
         setattr(module, function.__name__, function)
-    module.tile_sums = tile_sums
-    module.tile_rows_at = tile_rows_at
     return module

@@ -55,6 +55,10 @@ class InstructionSet:
         """The lanes from a float pointer on."""
         return builder.load(builder.bitcast(pointer, self.vector.as_pointer()), align=4)
 
+    def store(self, builder: ir.IRBuilder, pointer: ir.Value, v: ir.Value) -> None:
+        """Keep the lanes from a float pointer on."""
+        builder.store(v, builder.bitcast(pointer, self.vector.as_pointer()), align=4)
+
     def set1(self, builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
         """The scalar in every lane."""
         vector = builder.insert_element(ir.Constant(self.vector, ir.Undefined), scalar, INT32(0))
@@ -139,7 +143,7 @@ def vocabulary(isa_name: str) -> ModuleType:
 
     @operation(types.void, floats, vector)
     def store(builder: ir.IRBuilder, p: ir.Value, v: ir.Value) -> None:
-        builder.store(v, builder.bitcast(p, vector_pointer), align=4)
+        isa.store(builder, p, v)
 
     def first(builder: ir.IRBuilder, n: ir.Value) -> ir.Value:
         lane = ir.IntType(lanes)
