@@ -1,0 +1,220 @@
+"""A real model on real data: a character LSTM reads a book it has never seen, and writes some more.
+
+``fusedrnn demo`` runs it through every backend and through naive NumPy. How the model was trained is in
+``examples/train_kjv.py``; where it comes from, in ``data/README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+
+import fusedrnn as fr
+from fusedrnn.backends import BACKENDS, Array
+from fusedrnn.errors import MissingExtraError
+from fusedrnn.weights import Weights
+
+__all__ = ["CharacterModel", "held_out_text", "load_model", "run"]
+
+#: Engines take turns over pieces of this many characters, so that a slow moment hits them all.
+PIECE = 4096
+
+#: Bits per character of any two backends differ by less than this, relatively.
+AGREEMENT = 1e-4
+
+
+@dataclass(frozen=True)
+class CharacterModel:
+    """One-hot characters -> LSTM -> a probability for each next character.
+
+    Attributes
+    ----------
+    weights
+        The canonical arrays of the LSTM.
+    head_weight, head_bias
+        (V, H) and (V,): from h to the logits of the V characters.
+    vocabulary
+        The V characters, in index order.
+    """
+
+    weights: Weights
+    head_weight: Array
+    head_bias: Array
+    vocabulary: str
+
+    def indices(self, text: str) -> list[int]:
+        """The place of each character in the vocabulary."""
+        places = {character: place for place, character in enumerate(self.vocabulary)}
+        return [places[character] for character in text]
+
+    def one_hot(self, text: str) -> Array:
+        """x (T, 1, V): a 1 at each character's place."""
+        return np.eye(len(self.vocabulary), dtype=np.float32)[self.indices(text)][:, None]
+
+    def log_probabilities(self, h: Array) -> Array:
+        """Of every next character, (..., V), in float64."""
+        logits = h.astype(np.float64) @ self.head_weight.T + self.head_bias
+        logits -= logits.max(axis=-1, keepdims=True)
+        result: Array = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+        return result
+
+    def bits(self, y: Array, following: str) -> float:
+        """The bits it takes to say ``following``, given the outputs y (T, 1, H) before each character."""
+        chosen = self.log_probabilities(y[:, 0])[np.arange(len(y)), self.indices(following)]
+        return float(-chosen.sum() / np.log(2))
+
+
+@lru_cache(maxsize=1)
+def load_model() -> CharacterModel:
+    """The trained model that comes with the package."""
+    try:
+        from safetensors.numpy import load
+    except ImportError as error:
+        raise MissingExtraError("safetensors", "bench", "the character model") from error
+    stored = (files("fusedrnn") / "data" / "char_lstm.safetensors").read_bytes()
+    arrays: dict[str, Array] = load(stored)
+    # The format: a length of 8 bytes, then JSON of that length.
+    header = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])
+    head = {name: arrays.pop(name) for name in ("head.weight", "head.bias")}
+    return CharacterModel(
+        weights=arrays,
+        head_weight=head["head.weight"],
+        head_bias=head["head.bias"],
+        vocabulary=json.loads(header["__metadata__"]["vocabulary"]),
+    )
+
+
+def held_out_text() -> str:
+    """The Acts of the Apostles, which the model was not trained on: one verse a line."""
+    return (files("fusedrnn") / "data" / "acts.txt").read_text(encoding="ascii")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """``fusedrnn demo``: see ``fusedrnn demo --help``."""
+    if arguments.characters < 0:
+        raise ValueError(f"--characters must not be negative, got {arguments.characters}")
+    if not arguments.temperature >= 0:
+        raise ValueError(f"--temperature must not be negative, got {arguments.temperature}")
+    model = load_model()
+    writer = fr.LSTM.from_weights(model.weights, backend=arguments.backend)
+    text = held_out_text()
+    say: Callable[[str], Any] = (lambda line: None) if arguments.json else print
+
+    cost = fr.count(writer)
+    say(
+        f"A character LSTM ({len(model.vocabulary)} inputs, {writer.architecture.hidden_size} units, "
+        f"{cost.parameters:,} parameters in the LSTM) reads the Acts of the Apostles,\n"
+        f"which it has never seen: {len(text):,} characters, one by one.\n"
+    )
+    engines = _read(model, text, progress=sys.stderr.isatty() and not arguments.json)
+    naive = engines["naive NumPy"]["microseconds_per_character"]
+    say(f"{'engine':<14}{'bits per character':>20}{'us per character':>20}{'against naive':>16}")
+    for name, row in engines.items():
+        say(
+            f"{name:<14}{row['bits_per_character']:>20.6f}{row['microseconds_per_character']:>20.2f}"
+            f"{naive / row['microseconds_per_character']:>15.1f}x"
+        )
+    bits = [row["bits_per_character"] for row in engines.values()]
+    agree = max(bits) - min(bits) <= AGREEMENT * min(bits)
+    say(
+        "\nEvery engine agrees to one part in ten thousand."
+        if agree
+        else "\nTHE ENGINES DISAGREE: that is a bug, please report it with the output of fusedrnn info."
+    )
+
+    say(f"\nAnd a stream of it ({writer.backend}) writes, character by character:\n")
+    written = []
+    began = time.perf_counter()
+    for character in _write(model, writer, arguments):
+        written.append(character)
+        if not arguments.json:
+            print(character, end="", flush=True)
+    seconds = time.perf_counter() - began
+    say("\n")
+    if arguments.json:
+        result = {
+            "schema_version": 1,
+            "characters": len(text),
+            "engines": engines,
+            "agree": agree,
+            "sample": "".join(written),
+            "sample_microseconds_per_character": 1e6 * seconds / max(len(written), 1),
+        }
+        print(json.dumps(result, indent=2))
+    return 0 if agree else 1
+
+
+def _read(model: CharacterModel, text: str, *, progress: bool) -> dict[str, dict[str, float]]:
+    """Bits and microseconds per character of every engine, taking turns over pieces of the text."""
+    try:
+        from fusedrnn.bench.peers import NaiveLSTM, one_thread
+
+        alone = one_thread()
+    except ImportError as error:
+        raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo") from error
+    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": NaiveLSTM(model.weights).run}
+    for backend in reversed(BACKENDS):
+        # A layer, not a stream, for all: the numbers are those of the same call.
+        engines[backend] = _Continued(fr.LSTM.from_weights(model.weights, backend=backend))
+    bits = dict.fromkeys(engines, 0.0)
+    seconds = dict.fromkeys(engines, 0.0)
+    last = len(text) - 1
+    with alone:
+        for start in range(0, last, PIECE):
+            end = min(start + PIECE, last)
+            x = model.one_hot(text[start:end])
+            for name, engine in engines.items():
+                began = time.perf_counter()
+                y = engine(x)
+                seconds[name] += time.perf_counter() - began
+                bits[name] += model.bits(y, text[start + 1 : end + 1])
+            if progress:
+                print(f"\r{end / last:4.0%}", end="", file=sys.stderr, flush=True)
+    if progress:
+        print("\r    \r", end="", file=sys.stderr, flush=True)
+    return {
+        name: {
+            "bits_per_character": bits[name] / last,
+            "microseconds_per_character": 1e6 * seconds[name] / last,
+        }
+        for name in engines
+    }
+
+
+class _Continued:
+    """A layer that goes on from where the last call left it."""
+
+    def __init__(self, layer: fr.LSTM) -> None:
+        self._layer = layer
+        self._state: fr.LSTMState | None = None
+
+    def __call__(self, x: Array) -> Array:
+        y, self._state = self._layer(x, self._state)
+        return y
+
+
+def _write(model: CharacterModel, layer: fr.LSTM, arguments: argparse.Namespace) -> Iterator[str]:
+    """Sampled characters: each one is the input of the next step."""
+    random = np.random.default_rng(arguments.seed)
+    stream = layer.stream()
+    place = model.vocabulary.index("\n")
+    for _ in range(arguments.characters):
+        stream.input[...] = 0
+        stream.input[0, place] = 1
+        log_probabilities = model.log_probabilities(stream.step()[0])
+        if arguments.temperature == 0:
+            place = int(log_probabilities.argmax())
+        else:
+            # Gumbel's trick: the largest of log p / temperature + noise is a draw from p^(1 / temperature).
+            noise = random.gumbel(size=len(log_probabilities))
+            place = int((log_probabilities / arguments.temperature + noise).argmax())
+        yield model.vocabulary[place]
