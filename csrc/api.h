@@ -31,25 +31,25 @@ typedef struct fr_panels {
 
 /* What one kernel call reads and writes. Strides are in floats and may be negative (the reverse direction). */
 typedef struct fr_span {
-    int64_t steps;   /* T >= 1 */
-    int64_t batch;   /* B >= 1 */
-    const float *x;  /* the row of step 0, sequence 0: X floats side by side; may not overlap y */
+    int64_t steps;  /* T >= 1 */
+    int64_t batch;  /* B >= 1 */
+    const float *x; /* the row of step 0, sequence 0: X floats side by side; may not overlap y */
     int64_t x_step;
     int64_t x_row;
-    float *y;        /* likewise: H floats side by side, all written. Step t reads h from y at t - 1 */
+    float *y; /* likewise: H floats side by side, all written. Step t reads h from y at t - 1 */
     int64_t y_step;
     int64_t y_row;
-    float *h;        /* [B][H]: in, the state before step 0; out, the state after the last step */
-    float *c;        /* [B][H], likewise; not touched by cells that have none */
-    float *scratch;  /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
-    int64_t chunk;   /* steps whose x-projection is made at once; 1: no scratch is used */
+    float *h;       /* [B][H]: in, the state before step 0; out, the state after the last step */
+    float *c;       /* [B][H], likewise; not touched by cells that have none */
+    float *scratch; /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
+    int64_t chunk;  /* steps whose x-projection is made at once; 1: no scratch is used */
 } fr_span;
 
 /* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
 typedef struct fr_plan {
     int64_t layers;
     int64_t directions;
-    int64_t hidden;         /* H: each layer's output is directions * H wide */
+    int64_t hidden;          /* H: each layer's output is directions * H wide */
     const fr_panels *panels; /* [layers][directions] */
 } fr_plan;
 
@@ -63,8 +63,8 @@ typedef struct fr_sequence {
     float *y;       /* may not overlap x, the states or the workspace */
     int64_t y_step;
     int64_t y_row;
-    float *h; /* [layers * directions][B][H]: in and out */
-    float *c; /* likewise; NULL for cells that have none */
+    float *h;         /* [layers * directions][B][H]: in and out */
+    float *c;         /* likewise; NULL for cells that have none */
     float *workspace; /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 
@@ -83,8 +83,8 @@ double fr_time_run(const fr_plan *plan, const fr_sequence *q, int64_t repeats);
 typedef struct fr_stream {
     const fr_plan *plan;
     fr_sequence io;
-    int64_t inputs;   /* X */
-    uintptr_t dtype;  /* the address of NumPy's float32 dtype object */
+    int64_t inputs;  /* X */
+    uintptr_t dtype; /* the address of NumPy's float32 dtype object */
     int64_t busy;
 } fr_stream;
 
@@ -99,7 +99,8 @@ int fr_step_from(fr_stream *stream, const float *x);
 /*
  * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. FR_OTHER_ARRAY (and
  * nothing done) unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) apart from y: Python's gate
- * then says what is wrong with it, or copies it. A check here costs nanoseconds; the same one in Python costs more than a small step.
+ * then says what is wrong with it, or copies it. A check here costs nanoseconds; the same one in Python costs more than
+ * a small step.
  */
 int fr_step_array(fr_stream *stream, uintptr_t array);
 

@@ -4,8 +4,9 @@
 #include "fusedrnn.h"
 
 /*
- * The public part of NumPy's array object (PyArrayObject_fields, unchanged from NumPy 1.7 to 2.x). Declared here because
- * it is all that is needed of NumPy's headers; fr_reads_arrays proves it against a real array before it is relied on.
+ * The public part of NumPy's array object (PyArrayObject_fields, unchanged from NumPy 1.7 to 2.x). Declared here
+ * because it is all that is needed of NumPy's headers; fr_reads_arrays proves it against a real array before it is
+ * relied on.
  */
 typedef struct {
     PyObject_HEAD

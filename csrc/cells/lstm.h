@@ -9,9 +9,10 @@
  *   h' = o * tanh(c')
  *
  * Fused: the sums of a tile (rows x unit blocks x 4 gates) are in registers from the bias to the last product, and the
- * cell is computed from them there and then; no gate of the layer is ever an array. The x-projection of a chunk of steps is made first: it does
- * not depend on h, so it can use tall tiles and read W once per chunk instead of once per step. A single step skips it
- * and lets the same sums run over x, then h: the same additions in the same order, so the same bits.
+ * cell is computed from them there and then; no gate of the layer is ever an array. The x-projection of a chunk of
+ * steps is made first: it does not depend on h, so it can use tall tiles and read W once per chunk instead of once per
+ * step. A single step skips it and lets the same sums run over x, then h: the same additions in the same order, so the
+ * same bits.
  */
 #ifndef FR_LSTM_H
 #define FR_LSTM_H
@@ -48,7 +49,7 @@ FR_INLINE void fr_lstm_tile(int rows, int blocks, const fr_panels *w, const fr_s
     for (int k = 0; k < rows * blocks * FR_LSTM_GATES; k++)
         gates[k] = sum[k];
     FR_ROLLED
-    for (int k = 0; k < rows; k++)
+    for (int k = 0; k < rows; k++) {
         FR_ROLLED
         for (int j = 0; j < blocks; j++) {
             const vf *gate = &gates[(k * blocks + j) * FR_LSTM_GATES];
@@ -64,6 +65,7 @@ FR_INLINE void fr_lstm_tile(int rows, int blocks, const fr_panels *w, const fr_s
             vf_store_n(c_at, c, H - unit);
             vf_store_n(y_at, vf_mul(o, fr_tanh(c)), H - unit);
         }
+    }
 }
 
 static void fr_lstm(const fr_panels *w, const fr_span *s)
@@ -77,8 +79,9 @@ static void fr_lstm(const fr_panels *w, const fr_span *s)
             fr_project(FR_LSTM_GATES, w, s, first, steps);
         for (int64_t step = 0; step < steps; step++) {
             const float *z = s->chunk > 1 ? s->scratch + step * z_step : NULL;
-            FR_FOR_TILES(tiling, w->blocks)
+            FR_FOR_TILES (tiling, w->blocks) {
                 FR_WITH_TILE(rows, blocks, FR_LSTM_GATES, fr_lstm_tile, w, s, first + step, z, block, row)
+            }
         }
     }
     fr_keep_state(w, s);

@@ -64,7 +64,7 @@ FR_INLINE fr_tiling fr_tile_rows(int64_t count, int gates)
 /* for each group of unit blocks, for each tile of rows: statements with block, blocks, row, rows */
 #define FR_FOR_TILES(tiling, all_blocks)                                                                               \
     for (int64_t block = 0, blocks; block < (all_blocks); block += blocks)                                             \
-        for (int64_t tile = (blocks = (all_blocks)-block < (tiling).blocks ? 1 : (tiling).blocks, 0), row = 0, rows;   \
+        for (int64_t tile = (blocks = (all_blocks) - block < (tiling).blocks ? 1 : (tiling).blocks, 0), row = 0, rows; \
              tile < (tiling).tiles && (rows = (tiling).rows + (tile < (tiling).higher), 1); tile++, row += rows)
 
 /* v[row] points to the K values of a row: rows may lie anywhere. */
@@ -96,10 +96,11 @@ FR_INLINE void fr_panel_product(vf *sum, int rows, int blocks, int gates, const 
 FR_INLINE void fr_panel_start(vf *sum, int rows, int blocks, int gates, const float *from, int64_t row_stride)
 {
     FR_UNROLL
-    for (int row = 0; row < rows; row++)
+    for (int row = 0; row < rows; row++) {
         FR_UNROLL
         for (int k = 0; k < blocks * gates; k++)
             sum[row * blocks * gates + k] = vf_load(from + row * row_stride + k * VF_LANES);
+    }
 }
 
 /*
@@ -122,17 +123,19 @@ FR_INLINE void fr_project_tile(int rows, int blocks, int gates, const fr_panels 
     fr_panel_start(sum, rows, blocks, gates, w->bias + block * w->block_floats, 0);
     fr_panel_product(sum, rows, blocks, gates, w->x_panels + block * panel_floats, panel_floats, x, w->inputs);
     FR_UNROLL
-    for (int k = 0; k < rows; k++)
+    for (int k = 0; k < rows; k++) {
         FR_UNROLL
         for (int j = 0; j < blocks * gates; j++)
             vf_store(z + k * z_row + j * VF_LANES, sum[k * blocks * gates + j]);
+    }
 }
 
 FR_INLINE void fr_project(int gates, const fr_panels *w, const fr_span *s, int64_t first, int64_t steps)
 {
     const fr_tiling tiling = fr_tile_rows(steps * s->batch, gates);
-    FR_FOR_TILES(tiling, w->blocks)
+    FR_FOR_TILES (tiling, w->blocks) {
         FR_WITH_TILE(rows, blocks, gates, fr_project_tile, gates, w, s, first, block, row)
+    }
 }
 
 /* The state after the last step, from the last output: outputs are where h lives while a sequence runs. */

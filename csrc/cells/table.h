@@ -11,6 +11,7 @@
 #define FR_STRING(a) #a
 #define FR_EXPAND_STRING(a) FR_STRING(a)
 
+/* clang-format off */
 const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
     .isa = FR_EXPAND_STRING(FR_ISA),
     .lanes = VF_LANES,
@@ -21,3 +22,4 @@ const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
     FR_ACTIVATIONS(FR_MEMBER)
 #undef FR_MEMBER
 };
+/* clang-format on */

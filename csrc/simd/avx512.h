@@ -11,10 +11,7 @@ typedef __m512 vf;
 /* 24 sums + 4 weights + broadcasts taken as memory operands: 6 rows x 4 gates. */
 #define VF_ACCUMULATORS 24
 
-static inline __mmask16 vf_first(int64_t n)
-{
-    return n >= VF_LANES ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u);
-}
+static inline __mmask16 vf_first(int64_t n) { return n >= VF_LANES ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u); }
 
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
