@@ -6,7 +6,7 @@ The mathematics and the reasons are told there. The bounds below hold for both, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +26,7 @@ class ExpParts(NamedTuple):
     small: Vector
 
 
-#: Adding 1.5 * 2^23 rounds to an integer, left in the low bits of the sum; 127 more makes it a biased exponent.
+#: Adding 1.5 * 2^23 rounds to an integer, left in the low bits; 127 more biases the exponent.
 MAGIC = 12582912.0 + 127.0
 LOG2_E = float.fromhex("0x1.715476p+0")
 #: ln 2 in two parts: n times the first is exact.
@@ -39,7 +39,7 @@ C5 = float.fromhex("0x1.12277ep-7")
 C6 = float.fromhex("0x1.6bec14p-10")
 
 
-@lru_cache(maxsize=None)
+@cache
 def functions(isa: str) -> ModuleType:
     """sigmoid(vector) and tanh(vector) for one instruction set."""
     from fusedrnn.kernels.policy import inlined
@@ -76,13 +76,12 @@ def functions(isa: str) -> ModuleType:
         return vf.div(m, vf.add(m, vf.set1(2.0)))
 
     module = ModuleType(f"{__name__}.{isa}")
-    module.sigmoid = sigmoid
-    module.tanh = tanh
+    module.__dict__.update(sigmoid=sigmoid, tanh=tanh)
     return module
 
 
 def over_array(name: str, isa: str) -> Callable[[Any, Any, int], None]:
-    """One of the functions over n floats, to be compiled by itself: for tests of the functions alone."""
+    """(x, y, n): one of the functions over an array, for tests of the functions alone."""
     from fusedrnn.kernels.simd import vocabulary
 
     vf = vocabulary(isa)

@@ -46,8 +46,8 @@ class KernelCache(FunctionCache):
         cpu = cpu_target.target_context.codegen().magic_tuple()
         key = repr((SOURCES, layouts(), isa, versions, cpu))
         self.digest = hashlib.sha256(key.encode()).hexdigest()
-        # Not only a key in an index but the file's name: processes that run different versions of the
-        # sources at the same time could otherwise write each other's files.
+        # The file's name, not only a key in an index: processes that run different versions of the
+        # sources at the same time would otherwise write each other's files.
         name = f"{function.__name__}-{isa}-{self.digest}"
         self._cache_file = IndexDataCacheFile(self.cache_path, name, self.digest)
 

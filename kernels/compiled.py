@@ -1,8 +1,8 @@
 """The Numba kernels, compiled on first use: ``build(cell, isa).address`` is an ``fr_kernel``.
 
-The address is bound as ``fr_panels.kernel`` and called by ``fr_run`` in C, as a C kernel is: layers,
-directions, streams, the flushing of denormals and the cost of a call are the same for both.
-Importing this module needs no Numba.
+The address is bound as ``fr_panels.kernel`` and called by ``fr_run`` in C, as a C kernel is:
+layers, directions, streams, the flushing of denormals and the cost of a call are the same for both.
+Importing this module neither imports Numba nor compiles.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _lock = threading.Lock()
 def build(cell: str, isa: str) -> CompiledKernel:
     """The kernel of a cell for an instruction set that this CPU has.
 
-    Compiled by the first call, in seconds or from the cache in milliseconds; then always the same object.
+    The first call compiles, in seconds, or reads the cache; every call returns the same object.
 
     Parameters
     ----------
     cell
         One of :data:`CELLS`.
     isa
-        A name of ``fr_isa_name``, for which ``fr_isa_runs_here``: panels must be packed for its lanes.
+        A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
 
     Raises
     ------

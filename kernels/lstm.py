@@ -1,4 +1,16 @@
-"""LSTM"""
+"""LSTM: ``csrc/cells/lstm.h`` in Numba. For row b, step t and unit, with W over x and R over h::
+
+    i = sigmoid(W_i x + R_i h + b_i)      how much of g is written
+    f = sigmoid(W_f x + R_f h + b_f)      how much of c is kept
+    g = tanh   (W_g x + R_g h + b_g)      what is written
+    o = sigmoid(W_o x + R_o h + b_o)      how much of the cell is shown
+    c' = f * c + i * g
+    h' = o * tanh(c')
+
+Fused: from the bias to h' the sums of a tile (rows x unit blocks x 4 gates) are in registers or in
+the first-level cache. The x-projection of a chunk of steps is made first, in tall tiles; a single
+step lets the same sums run over x, then h: the same additions in the same order, so the same bits.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +27,7 @@ GATES = 4
 
 
 def kernel(isa: str) -> Callable[[Any, Any], None]:
+    """The kernel for one instruction set: (fr_panels, fr_span), to be compiled as an ``fr_kernel``."""
     vf = simd.vocabulary(isa)
     activation = activations.functions(isa)
     sigmoid, tanh = activation.sigmoid, activation.tanh
@@ -26,28 +39,28 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         H = w.hidden
         x_floats = w.inputs * w.block_floats
         h_floats = H * w.block_floats
+        z_row = w.blocks * w.block_floats
+        row_floats = blocks * w.block_floats
+
         for k in range(rows):
             x[k] = s.x + t * s.x_step + (row + k) * s.x_row
             if t > 0:
                 h[k] = s.y + (t - 1) * s.y_step + (row + k) * s.y_row
             else:
                 h[k] = s.h + (row + k) * H
-
-        sums_row = blocks * w.block_floats
         if projected:
-            start_row = w.blocks * w.block_floats
-            start = z + row * start_row + block * w.block_floats
+            start, start_row = z + row * z_row + block * w.block_floats, z_row
         else:
+            start, start_row = sums, row_floats
             bias = w.bias + block * w.block_floats
-            weights = w.x_panels + block * x_floats
-            panel_product(rows, blocks, sums, sums_row, bias, 0, weights, x_floats, x, w.inputs)
-            start, start_row = sums, sums_row
-        weights = w.h_panels + block * h_floats
-        panel_product(rows, blocks, sums, sums_row, start, start_row, weights, h_floats, h, H)
+            W = w.x_panels + block * x_floats
+            panel_product(rows, blocks, sums, row_floats, bias, 0, W, x_floats, x, w.inputs)
+        R = w.h_panels + block * h_floats
+        panel_product(rows, blocks, sums, row_floats, start, start_row, R, h_floats, h, H)
 
         for k in range(rows):
             for j in range(blocks):
-                gate = sums + k * sums_row + j * w.block_floats
+                gate = sums + k * row_floats + j * w.block_floats
                 unit = (block + j) * vf.LANES
                 c_at = s.c + (row + k) * H + unit
                 y_at = s.y + t * s.y_step + (row + k) * s.y_row + unit
@@ -61,20 +74,19 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 vf.store_n(y_at, vf.mul(o, tanh(c)), H - unit)
 
     def lstm(w, s):
+        projected = s.chunk > 1
         z_step = s.batch * w.blocks * w.block_floats
-        sums = panel.local_sums()
-        x = panel.local_rows()
-        h = panel.local_rows()
+        sums, x, h = panel.local_sums(), panel.local_rows(), panel.local_rows()
+
         for first in range(0, s.steps, s.chunk):
             steps = min(s.chunk, s.steps - first)
-            if s.chunk > 1:
+            if projected:
                 panel.project(w, s, first, steps)
             for step in range(steps):
+                t = first + step
                 z = s.scratch + step * z_step
                 for block, blocks, row, rows in panel.tiles(s.batch, w.blocks):
-                    lstm_tile(
-                        sums, x, h, rows, blocks, w, s, first + step, z, s.chunk > 1, block, row
-                    )
+                    lstm_tile(sums, x, h, rows, blocks, w, s, t, z, projected, block, row)
         panel.keep_state(w, s)
 
     return lstm

@@ -1,24 +1,22 @@
-"""What the Numba kernels see of memory: the structs of ``csrc/api.h``, float pointers and registers.
+"""What the Numba kernels see of memory: the structs of ``csrc/api.h``, float pointers, the stack.
 
-Numba has no C structs or pointer arithmetic. These few types give both, so that a kernel reads
-``w.h_panels + block * h_floats`` as its C body does. The layout of the structs is asked of cffi, which
-compiled them: it is not written down a second time.
+Numba has no C structs and no pointer arithmetic. These few types give both, so that a kernel says
+``w.h_panels + block * h_floats`` as its C body does. cffi, which compiled the structs, is asked for
+their layout: it is not written down a second time.
 """
 
 from __future__ import annotations
 
 import operator
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global
 from numba.extending import (
     infer_getattr,
-    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
@@ -26,11 +24,17 @@ from numba.extending import (
 )
 
 from fusedrnn._native import ffi
+from fusedrnn.kernels.llvm import FLOAT, INT64, operation
 
-__all__ = ["Struct", "floats", "layouts", "local_floats", "local_pointers", "struct"]
-
-INT64 = ir.IntType(64)
-FLOAT = ir.FloatType()
+__all__ = [
+    "Struct",
+    "floats",
+    "layouts",
+    "local_floats",
+    "local_pointers",
+    "row_pointers",
+    "struct",
+]
 
 
 class Floats(types.Type):
@@ -41,6 +45,8 @@ class Floats(types.Type):
 
 
 floats = Floats()
+#: ``const float **``, one for each row of a tile
+row_pointers = types.CPointer(floats)
 
 
 @register_model(Floats)
@@ -79,7 +85,7 @@ class Struct(types.Type):
         super().__init__(f"const {name} *")
 
 
-@lru_cache(maxsize=None)
+@cache
 def struct(name: str) -> Struct:
     """The pointer type of a struct, by its C name."""
     return Struct(name)
@@ -115,32 +121,28 @@ def _field(context: Any, builder: ir.IRBuilder, pointer: Struct, value: Any, fie
     return builder.load(builder.bitcast(address, as_type), align=8)
 
 
-@lru_cache(maxsize=None)
+@cache
 def local_floats(count: int, alignment: int) -> Any:
     """A function that gives room for floats on the stack of the kernel: no heap in a step."""
 
-    @intrinsic
-    def allocate(_typing: Any) -> Any:
-        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, _values: Any) -> Any:
-            with builder.goto_entry_block():
-                room = builder.alloca(FLOAT, INT64(count))
-            room.align = alignment
-            return room
+    @operation(floats)
+    def room(builder: ir.IRBuilder) -> ir.Value:
+        # In the entry block, so that a loop does not take more of the stack every time.
+        with builder.goto_entry_block():
+            first = builder.alloca(FLOAT, INT64(count))
+        first.align = alignment
+        return first
 
-        return floats(), generate
-
-    return allocate
+    return room
 
 
-@lru_cache(maxsize=None)
+@cache
 def local_pointers(count: int) -> Any:
     """A function that gives room for float pointers on the stack of the kernel."""
 
-    @intrinsic
-    def allocate(_typing: Any) -> Any:
-        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, _values: Any) -> Any:
-            return cgutils.alloca_once(builder, FLOAT.as_pointer(), size=count)
+    @operation(row_pointers)
+    def room(builder: ir.IRBuilder) -> ir.Value:
+        with builder.goto_entry_block():
+            return builder.alloca(FLOAT.as_pointer(), INT64(count))
 
-        return types.CPointer(floats)(), generate
-
-    return allocate
+    return room

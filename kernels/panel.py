@@ -4,26 +4,26 @@
 
     sum[row][block][gate] += sum over k of v[row][k] * panel[block][k][gate]
 
-The same as ``csrc/cells/panel.h``, where the layout and the tile shapes are told. k ascends and is never
-split: a sum has the same bits whatever the tile.
+``csrc/cells/panel.h`` again, where the layout, the tile shapes and the order of the sum are told.
 
-In C a tile function is compiled once per shape, so that sums are registers throughout. Here only the
-product is: it is an intrinsic that holds one loop per shape, moves the sums from the stack to registers,
-and back when k is at its end. What comes before and after it (one load, one cell per sum) is then
-compiled once, with ``rows`` and ``blocks`` as plain numbers.
+In C a whole tile function is compiled for every shape, so that sums are registers throughout. Here
+only the product is: one intrinsic with a loop per shape, which takes the sums from memory, holds
+them in registers while k runs, and leaves them in memory. What a cell makes of them is compiled
+once, with ``rows`` and ``blocks`` as plain numbers: a few cycles for a tile in the first-level
+cache instead of seconds of compilation for every shape.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
-from fusedrnn.kernels.memory import INT64, floats, local_floats, local_pointers
+from fusedrnn.kernels.llvm import INT64, operation
+from fusedrnn.kernels.memory import floats, local_floats, local_pointers, row_pointers
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 
@@ -33,47 +33,60 @@ MAX_BLOCKS = 2
 MAX_ROWS = 6
 
 
-def max_rows(isa: InstructionSet, gates: int) -> int:
-    """Rows of the tallest tile."""
-    return min(isa.accumulators // gates, MAX_ROWS)
+class Shape(NamedTuple):
+    """A tile: rows x unit blocks x gates."""
+
+    rows: int
+    blocks: int
+    gates: int
 
 
-def fitting_blocks(isa: InstructionSet, gates: int, rows: int) -> int:
-    """Unit blocks that a tile of so many rows takes at once."""
-    return MAX_BLOCKS if rows * gates * MAX_BLOCKS <= isa.accumulators else 1
+def tile_shapes(isa: InstructionSet, gates: int) -> list[Shape]:
+    """The shapes whose sums fit the registers."""
+    return [
+        Shape(rows, blocks, gates)
+        for rows in range(1, MAX_ROWS + 1)
+        for blocks in range(1, MAX_BLOCKS + 1)
+        if rows * blocks * gates <= isa.accumulators
+    ]
+
+
+def sums_at(
+    builder: ir.IRBuilder, isa: InstructionSet, shape: Shape, first: ir.Value, row_stride: ir.Value
+) -> list[ir.Value]:
+    """Where the sums of a tile are in memory: [row][block][gate], rows a stride apart."""
+    return [
+        builder.gep(first, [builder.add(builder.mul(INT64(row), row_stride), INT64(k * isa.lanes))])
+        for row in range(shape.rows)
+        for k in range(shape.blocks * shape.gates)
+    ]
 
 
 def emit_product(
-    builder: ir.IRBuilder, isa: InstructionSet, shape: tuple[int, int, int], *operands: ir.Value
+    builder: ir.IRBuilder,
+    isa: InstructionSet,
+    shape: Shape,
+    to: list[ir.Value],
+    start: list[ir.Value],
+    panel: list[ir.Value],
+    v: list[ir.Value],
+    depth: ir.Value,
 ) -> None:
-    """The loop over k of one tile shape (rows, blocks, gates), with every sum in a register."""
+    """The loop over k of one tile shape, with every sum in a register: a phi of the loop."""
     rows, blocks, gates = shape
-    to, to_stride, start, start_stride, panel, block_stride, v, depth = operands
     before = builder.block
-    loop = builder.append_basic_block(f"product.{rows}x{blocks}")
-    after = builder.append_basic_block(f"product.{rows}x{blocks}.end")
-
-    def sums_at(pointer: ir.Value, row_stride: ir.Value) -> list[ir.Value]:
-        return [
-            builder.gep(pointer, [builder.add(builder.mul(INT64(row), row_stride), INT64(lane))])
-            for row in range(rows)
-            for lane in range(0, blocks * gates * isa.lanes, isa.lanes)
-        ]
-
-    starts = [isa.load(builder, pointer) for pointer in sums_at(start, start_stride)]
-    v = [builder.load(builder.gep(v, [INT64(row)])) for row in range(rows)]
-    panels = [
-        builder.gep(panel, [builder.mul(INT64(block), block_stride)]) for block in range(blocks)
-    ]
+    loop = builder.append_basic_block("k")
+    after = builder.append_basic_block("k.end")
+    started = [isa.load(builder, pointer) for pointer in start]
     builder.branch(loop)
 
     builder.position_at_end(loop)
     k = builder.phi(INT64)
     k.add_incoming(INT64(0), before)
-    totals = [builder.phi(isa.vector) for _ in starts]
-    for total, start in zip(totals, starts, strict=True):
-        total.add_incoming(start, before)
-    sums = list(totals)
+    carried = [builder.phi(isa.vector) for _ in started]
+    for phi, sum_ in zip(carried, started, strict=True):
+        phi.add_incoming(sum_, before)
+    sums = list(carried)
     offset = builder.mul(k, INT64(gates * isa.lanes))
 
     def value(row: int) -> ir.Value:
@@ -81,106 +94,121 @@ def emit_product(
 
     def weight(block: int, gate: int) -> ir.Value:
         at = builder.add(offset, INT64(gate * isa.lanes))
-        return isa.load(builder, builder.gep(panels[block], [at]))
+        return isa.load(builder, builder.gep(panel[block], [at]))
 
     def add_product(row: int, block: int, gate: int, value: ir.Value, weight: ir.Value) -> None:
         index = (row * blocks + block) * gates + gate
         sums[index] = isa.fma(builder, value, weight, sums[index])
 
-    # The shorter side of the tile is held in registers and the other one passes by: in 32 registers,
-    # 24 sums leave room for no more.
-    every_weight = [(block, gate) for block in range(blocks) for gate in range(gates)]
-    if rows < len(every_weight):
-        values = [value(row) for row in range(rows)]
-        for block, gate in every_weight:
+    # The shorter side of the tile is held while the longer one passes by: beside 24 sums, 32
+    # registers have no room to hold 6 values, and LLVM would spill sums for them.
+    places = [(block, gate) for block in range(blocks) for gate in range(gates)]
+    if rows < len(places):
+        held = [value(row) for row in range(rows)]
+        for block, gate in places:
             passing = weight(block, gate)
             for row in range(rows):
-                add_product(row, block, gate, values[row], passing)
+                add_product(row, block, gate, held[row], passing)
     else:
-        weights = [weight(block, gate) for block, gate in every_weight]
+        held = [weight(block, gate) for block, gate in places]
         for row in range(rows):
             passing = value(row)
-            for (block, gate), held in zip(every_weight, weights, strict=True):
-                add_product(row, block, gate, passing, held)
+            for index, (block, gate) in enumerate(places):
+                add_product(row, block, gate, passing, held[index])
+
     following = builder.add(k, INT64(1))
     k.add_incoming(following, loop)
-    for total, sum_ in zip(totals, sums, strict=True):
-        total.add_incoming(sum_, loop)
+    for phi, sum_ in zip(carried, sums, strict=True):
+        phi.add_incoming(sum_, loop)
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
 
     builder.position_at_end(after)
-    for pointer, sum_ in zip(sums_at(to, to_stride), sums, strict=True):
+    for pointer, sum_ in zip(to, sums, strict=True):
         isa.store(builder, pointer, sum_)
 
 
-@lru_cache(maxsize=None)
+@cache
 def functions(isa_name: str, gates: int) -> ModuleType:
-    """The functions of a panel for one instruction set and number of gates."""
+    """What a cell of so many gates needs, for one instruction set.
+
+    Returns
+    -------
+    module
+        ``panel_product``, ``tiles``, ``project`` and ``keep_state``; ``local_sums`` and
+        ``local_rows`` give room for the sums and the row pointers of a tile.
+    """
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
-    tallest = max_rows(isa, gates)
-    two_blocks_up_to = max(
-        rows for rows in range(1, tallest + 1) if fitting_blocks(isa, gates, rows) == MAX_BLOCKS
-    )
+    shapes = tile_shapes(isa, gates)
+    max_rows = max(shape.rows for shape in shapes)
+    max_rows_of_two = max((shape.rows for shape in shapes if shape.blocks == MAX_BLOCKS), default=0)
     local_sums = local_floats(isa.accumulators * isa.lanes, alignment=64)
-    local_rows = local_pointers(tallest)
+    local_rows = local_pointers(max_rows)
 
-    @intrinsic
+    size = types.int64
+
+    # Sums are read at `start` and left at `to`. v[row] points to the K >= 1 values of a row: rows
+    # may lie anywhere.
+    @operation(types.void, size, size, floats, size, floats, size, floats, size, row_pointers, size)
     def panel_product(
-        _typing: Any,
-        rows: Any,
-        blocks: Any,
-        to: Any,
-        to_stride: Any,
-        start: Any,
-        start_stride: Any,
-        panel: Any,
-        block_stride: Any,
-        v: Any,
-        depth: Any,
-    ) -> Any:
-        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
-            rows, blocks, *operands = values
-            end = builder.append_basic_block("product.end")
-            impossible = builder.append_basic_block("product.none")
-            index = builder.add(builder.mul(rows, INT64(MAX_BLOCKS)), blocks)
-            switch = builder.switch(index, impossible)
-            for shape_rows in range(1, tallest + 1):
-                for shape_blocks in range(1, fitting_blocks(isa, gates, shape_rows) + 1):
-                    case = builder.append_basic_block(f"product.{shape_rows}x{shape_blocks}.start")
-                    switch.add_case(INT64(shape_rows * MAX_BLOCKS + shape_blocks), case)
-                    builder.position_at_end(case)
-                    shape = shape_rows, shape_blocks, gates
-                    emit_product(builder, isa, shape, *operands)
-                    builder.branch(end)
-            builder.position_at_end(impossible)
-            builder.unreachable()
-            builder.position_at_end(end)
-            return _context.get_dummy_value()
-
-        sums = floats, types.int64
-        panels = floats, types.int64
-        return types.void(types.int64, types.int64, *sums, *sums, *panels, v, types.int64), generate
+        builder: ir.IRBuilder,
+        rows: ir.Value,
+        blocks: ir.Value,
+        to: ir.Value,
+        to_stride: ir.Value,
+        start: ir.Value,
+        start_stride: ir.Value,
+        panel: ir.Value,
+        block_stride: ir.Value,
+        v: ir.Value,
+        depth: ir.Value,
+    ) -> None:
+        unknown = builder.append_basic_block("product.unknown")
+        end = builder.append_basic_block("product.end")
+        key = builder.add(builder.mul(rows, INT64(MAX_BLOCKS)), blocks)
+        switch = builder.switch(key, unknown)
+        for shape in shapes:
+            case = builder.append_basic_block(f"product.{shape.rows}x{shape.blocks}")
+            switch.add_case(INT64(shape.rows * MAX_BLOCKS + shape.blocks), case)
+            builder.position_at_end(case)
+            emit_product(
+                builder,
+                isa,
+                shape,
+                sums_at(builder, isa, shape, to, to_stride),
+                sums_at(builder, isa, shape, start, start_stride),
+                [
+                    builder.gep(panel, [builder.mul(INT64(block), block_stride)])
+                    for block in range(shape.blocks)
+                ],
+                [builder.load(builder.gep(v, [INT64(row)])) for row in range(shape.rows)],
+                depth,
+            )
+            builder.branch(end)
+        builder.position_at_end(unknown)
+        builder.unreachable()
+        builder.position_at_end(end)
 
     @inlined
     def tiles(count, all_blocks):
-        """(block, blocks, row, rows) of every tile."""
-        number = (count + tallest - 1) // tallest
-        rows = count // number
+        """(block, blocks, row, rows) of each tile: tiles of nearly equal height."""
+        number = (count + max_rows - 1) // max_rows
+        least = count // number
         higher = count % number
-        at_once = MAX_BLOCKS if rows + (higher > 0) <= two_blocks_up_to else 1
+        at_once = MAX_BLOCKS if least + (higher > 0) <= max_rows_of_two else 1
         block = 0
         while block < all_blocks:
             blocks = 1 if all_blocks - block < at_once else at_once
             row = 0
             for tile in range(number):
-                taken = rows + (tile < higher)
-                yield block, blocks, row, taken
-                row += taken
+                rows = least + (tile < higher)
+                yield block, blocks, row, rows
+                row += rows
             block += blocks
 
     @inlined
     def project(w, s, first, steps):
+        """The x-projection of ``steps`` steps from ``first`` on, to the scratch."""
         panel_floats = w.inputs * w.block_floats
         z_row = w.blocks * w.block_floats
         x = local_rows()
@@ -190,11 +218,12 @@ def functions(isa_name: str, gates: int) -> ModuleType:
                 x[k] = s.x + (first + step) * s.x_step + sequence * s.x_row
             z = s.scratch + row * z_row + block * w.block_floats
             bias = w.bias + block * w.block_floats
-            weights = w.x_panels + block * panel_floats
-            panel_product(rows, blocks, z, z_row, bias, 0, weights, panel_floats, x, w.inputs)
+            panel = w.x_panels + block * panel_floats
+            panel_product(rows, blocks, z, z_row, bias, 0, panel, panel_floats, x, w.inputs)
 
     @inlined
     def keep_state(w, s):
+        """The state after the last step, from the last output."""
         for row in range(s.batch):
             h = s.h + row * w.hidden
             y = s.y + (s.steps - 1) * s.y_step + row * s.y_row
@@ -202,8 +231,12 @@ def functions(isa_name: str, gates: int) -> ModuleType:
                 vf.store_n(h + unit, vf.load_n(y + unit, w.hidden - unit), w.hidden - unit)
 
     module = ModuleType(f"{__name__}.{isa_name}.{gates}")
-    module.local_sums = local_sums
-    module.local_rows = local_rows
-    for function in (panel_product, tiles, project, keep_state):
-        setattr(module, function.__name__, function)
+    module.__dict__.update(
+        panel_product=panel_product,
+        tiles=tiles,
+        project=project,
+        keep_state=keep_state,
+        local_sums=local_sums,
+        local_rows=local_rows,
+    )
     return module

@@ -1,12 +1,12 @@
 """Every option that Numba compiles a kernel with.
 
-A kernel is called from C, with two addresses and without the interpreter: it has no arguments to unbox,
-holds no GIL, and nothing in it may raise.
+A kernel is called from C, with two addresses and without the interpreter: it has no arguments to
+unbox, holds no GIL, and nothing in it may raise.
 
 - ``error_model="numpy"``: no test for a zero divisor, whose exception nobody could catch.
 - ``fastmath=False``: a NaN stays a NaN, and the order of a sum is part of the contract.
 - ``boundscheck=False``: kernels read addresses, whatever ``NUMBA_BOUNDSCHECK`` says.
-- ``forceinline``: functions with vectors in their arguments would otherwise pass them through memory.
+- ``forceinline``: a call would pass vectors and tuples through memory.
 """
 
 from __future__ import annotations

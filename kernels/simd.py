@@ -7,24 +7,21 @@ per instruction set: 16, 8 or 4 lanes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import cache
 from types import ModuleType
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
 
+from fusedrnn.kernels.llvm import FLOAT, INT32, operation
 from fusedrnn.kernels.memory import floats
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["INSTRUCTION_SETS", "InstructionSet", "Vector", "vocabulary"]
-
-FLOAT = ir.FloatType()
-INT32 = ir.IntType(32)
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class InstructionSet:
     lanes
         Floats in a vector.
     accumulators
-        How many sums a register tile may hold, so that sums, weights and broadcasts fit the registers.
+        How many sums a register tile may hold.
     has_fma
         Without the instruction LLVM makes a multiply-add a library call per lane.
     """
@@ -103,24 +100,7 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.isa.vector)
 
 
-def operation(result: types.Type, *arguments: types.Type) -> Callable[[Callable[..., Any]], Any]:
-    """Make an intrinsic of these types out of a function (builder, *values) -> value."""
-
-    def decorate(emit: Callable[..., Any]) -> Any:
-        def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> Any:
-            value = emit(builder, *values)
-            return ir.Constant(ir.LiteralStructType([]), None) if value is None else value
-
-        @wraps(emit)  # Numba counts the parameters of the function behind
-        def define(_typing: Any, *_given: types.Type) -> Any:
-            return result(*arguments), generate
-
-        return intrinsic(define)
-
-    return decorate
-
-
-@lru_cache(maxsize=None)
+@cache
 def vocabulary(isa_name: str) -> ModuleType:
     """The vocabulary of one instruction set.
 
@@ -217,12 +197,22 @@ def vocabulary(isa_name: str) -> ModuleType:
         return builder.bitcast(shifted, isa.vector)
 
     vf = ModuleType(f"{__name__}.{isa_name}", "The vector vocabulary of one instruction set.")
-    vf.ISA = isa
-    vf.LANES = lanes
-    vf.ACCUMULATORS = isa.accumulators
-    vf.vector = vector
-    for name in (load, store, load_n, store_n, set1, add, sub, mul, div, fma):
-        setattr(vf, name.__name__, name)
-    for name in (minimum, maximum, shl23):
-        setattr(vf, name.__name__, name)
+    vf.__dict__.update(
+        ISA=isa,
+        LANES=lanes,
+        vector=vector,
+        load=load,
+        store=store,
+        load_n=load_n,
+        store_n=store_n,
+        set1=set1,
+        add=add,
+        sub=sub,
+        mul=mul,
+        div=div,
+        fma=fma,
+        minimum=minimum,
+        maximum=maximum,
+        shl23=shl23,
+    )
     return vf
