@@ -123,11 +123,14 @@ class Session:
         return commit()
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+    def pytest_benchmark_update_json(
+        self, config: pytest.Config, output_json: dict[str, Any]
+    ) -> None:
         output_json["machine_info"].pop("node", None)
         output_json["benchmarks"] = merged(output_json["benchmarks"])
         output_json["fusedrnn"] = {
             "passes": self.passes,
+            "quick": config.getoption("markexpr") == "quick",
             "environment": self._environment,
             "failures": self.failures,
         }

@@ -1,0 +1,301 @@
+"""``fusedrnn bench``: measure, show, and write a report; or compare two results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusedrnn.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["run"]
+
+#: What the extra ``bench`` brings, as modules.
+PACKAGES = (
+    "numba",
+    "pytest",
+    "pytest_benchmark",
+    "matplotlib",
+    "jinja2",
+    "rich",
+    "safetensors",
+    "threadpoolctl",
+    "cpuinfo",
+)
+
+INTERRUPTED = 130
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what ``fusedrnn bench`` was asked for.
+
+    Parameters
+    ----------
+    args
+        ``quick`` (bool), ``report`` (a folder or None), ``json`` (a file or None), ``isa`` (a name or
+        None), ``compare`` (two files or None).
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 if something could not be measured; 130 after Ctrl-C.
+
+    Raises
+    ------
+    ValueError
+        For a file or folder that cannot be read or written: found before anything is measured.
+    MissingExtraError
+        If a package of the extra is not installed.
+    """
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "bench", "fusedrnn bench")
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if args.compare:
+        if args.quick or args.report or args.json or args.isa:
+            raise ValueError("--compare measures nothing: it takes no other option")
+        old, new = map(Path, args.compare)
+        _show_comparison(console, old, new)
+        return 0
+
+    report = Path(args.report) if args.report else None
+    file = Path(args.json) if args.json else None
+    if report:
+        _writable_folder("--report", report)
+    if file:
+        if file.is_dir():
+            raise ValueError(f"--json: {file} is a folder")
+        _writable_folder("--json", file.absolute().parent)
+    results = _measured(console, quick=args.quick, isa=args.isa)
+    if results is None:
+        console.print("interrupted: nothing was written")
+        return INTERRUPTED
+    _show_results(console, results)
+    try:
+        _write(console, results, report, file)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        return INTERRUPTED
+    return 1 if results["fusedrnn"]["failures"] else 0
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, Any] | None:
+    """The JSON of a benchmark session; None after Ctrl-C."""
+    import pytest
+
+    changes = {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": None,
+        "PYTEST_PLUGINS": None,
+    }
+    if isa:
+        changes["FUSEDRNN_ISA"] = isa
+    progress = _Progress(console)
+    with (
+        _environment(changes),
+        tempfile.TemporaryDirectory(prefix="fusedrnn-bench-") as folder,
+        progress.bar,
+    ):
+        # Numba and the layers read the instruction set when they are first used: not before this.
+        from fusedrnn.bench.session import FULL_PASSES, QUICK_PASSES, Session
+
+        passes = QUICK_PASSES if quick else FULL_PASSES
+        session = Session(passes, progress.started, progress.finished)
+        output = Path(folder, "results.json")
+        here = str(Path(__file__).parent)
+        # Nobody's pytest.ini and plugins, and no terminal report: this command has its own.
+        options = [here, f"--rootdir={here}", f"--config-file={os.devnull}", "--capture=no"]
+        options += ["--import-mode=importlib", "-pno:terminal", "-pno:cacheprovider"]
+        options += ["-ppytest_benchmark.plugin", "--benchmark-quiet", f"--benchmark-json={output}"]
+        options += ["-mquick"] if quick else []
+        status = pytest.main(options, plugins=[session])
+        if status == pytest.ExitCode.INTERRUPTED and not progress.complete:
+            return None
+        if not output.exists():
+            reasons = "; ".join(f"{name}: {why}" for name, why in session.failures.items())
+            raise RuntimeError(
+                f"nothing was measured: {reasons or f'pytest ended with {status!r}'}"
+            )
+        results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+        return results
+
+
+@contextmanager
+def _environment(changes: dict[str, str | None]) -> Iterator[None]:
+    """Environment variables set, or with None unset, for a while."""
+    before = {name: os.environ.get(name) for name in changes}
+
+    def apply(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    apply(changes)
+    try:
+        yield
+    finally:
+        apply(before)
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a line for each pass."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = console
+        self._tests = self._done = 0
+        # No refreshing in the background: a second thread would take part in the measurement.
+        self.bar = Progress(
+            TextColumn("measuring"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self.bar.add_task("measuring", total=None)
+        self._pass = -1
+
+    @property
+    def complete(self) -> bool:
+        """Whether every test has run."""
+        return 0 < self._tests == self._done
+
+    def started(self, tests: int) -> None:
+        """Called once, with the number of tests."""
+        self._tests = tests
+        self.bar.update(self._task, total=tests)
+        self.bar.refresh()
+
+    def finished(self, turn: int) -> None:
+        """Called after each test."""
+        self._done += 1
+        self.bar.update(self._task, completed=self._done)
+        self.bar.refresh()
+        if turn != self._pass and not self._console.is_terminal:
+            self._pass = turn
+            self._console.print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done")
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def _writable_folder(option: str, folder: Path) -> None:
+    """Make the folder, and try to write into it, while nothing has been measured yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write to {folder}: {error.strerror}") from error
+
+
+def _write(
+    console: Console, results: dict[str, Any], report: Path | None, file: Path | None
+) -> None:
+    from fusedrnn.report import render, write_file
+
+    if file:
+        write_file(file, (json.dumps(results, indent=1) + "\n").encode())
+        console.print(f"results: {file}", soft_wrap=True)
+    if report:
+        for name, content in render(results).items():
+            write_file(report / name, content)
+        console.print(f"report: {report / 'index.html'}", soft_wrap=True)
+
+
+# ---- showing -------------------------------------------------------------------------------------
+
+
+def _show_results(console: Console, results: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from fusedrnn.report.results import BASELINE, GROUPS, SHORT, parse
+    from fusedrnn.report.text import duration, error, ratio
+
+    parsed = parse(results)
+    facts = parsed.environment
+    console.print(f"{facts['cpu']}, {facts['isa']}, one thread, {parsed.passes} passes\n")
+    for group in GROUPS:
+        rows = parsed.in_group(group.name)
+        if not rows:
+            continue
+        engines = [name for name in parsed.engines if any(name in row.measures for row in rows)]
+        table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
+        table.add_column("shape", no_wrap=True)
+        for engine in engines:
+            table.add_column(SHORT[engine], justify="right", no_wrap=True)
+            table.add_column("IQR", justify="right", no_wrap=True)
+            if engine != BASELINE:
+                table.add_column("gain", justify="right", no_wrap=True)
+        for row in rows:
+            cells = [row.title]
+            for engine in engines:
+                measure = row.measures.get(engine)
+                cells += (
+                    [duration(measure.median), f"{measure.spread:.0%}"] if measure else ["", ""]
+                )
+                if engine != BASELINE:
+                    cells.append(ratio(row.speedup(engine)))
+            table.add_row(*cells)
+        worst = max(measure.error for row in rows for measure in row.measures.values())
+        console.print(table, f"max error against float64: {error(worst)}", "")
+    console.print(
+        "Medians. IQR: the middle half of the rounds, in percent of the median; gain: over naive NumPy."
+    )
+    if facts["busy"]:
+        console.print(
+            f"The machine was busy (load {facts['load']:.2f} at the start): trust the ratios more "
+            "than the times."
+        )
+    for name, reason in parsed.failures.items():
+        console.print(f"not measured: {name}: {reason}", markup=False, soft_wrap=True)
+
+
+def _show_comparison(console: Console, old: Path, new: Path) -> None:
+    from rich.table import Table
+
+    from fusedrnn.report import compare, load
+    from fusedrnn.report.text import duration, ratio
+
+    results = {"old": load(old), "new": load(new)}
+    for fact in ("cpu", "isa"):
+        values = [each["fusedrnn"]["environment"][fact] for each in results.values()]
+        if values[0] != values[1]:
+            console.print(f"Not alike: {fact} was {values[0]} and is {values[1]}.")
+    table = Table(title="old / new: above 1 is faster now", title_justify="left")
+    for name in ("what", "shape", "engine"):
+        table.add_column(name)
+    for name in ("old", "new", "old / new"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for change in compare(results["old"], results["new"]):
+        times = [duration(each.median) if each else "" for each in (change.old, change.new)]
+        quotient = ratio(change.ratio) if change.ratio else ""
+        table.add_row(change.group, change.title, change.engine, *times, quotient, change.verdict)
+    console.print(table)
+    console.print("Beyond noise: the middle halves of the rounds do not touch.")
+
+
+if __name__ == "__main__":
+    sys.exit("run this as: fusedrnn bench")

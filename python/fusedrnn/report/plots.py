@@ -1,0 +1,204 @@
+"""The plots of a report, as matplotlib figures and as SVG for a page that may be light or dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row
+from fusedrnn.report.text import ratio
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PLOTS", "image", "inline"]
+
+COLOURS = {"naive": "#9a5b00", "numba": "#0b7a43", "c": "#1d5fc4"}
+MARKERS = {"naive": "D", "numba": "s", "c": "o"}
+TEXT, GRID = "#1c1c1e", "#d5d5da"
+
+#: What the colours become where the page decides.
+_VARIABLES = {
+    **{colour: f"var(--{engine})" for engine, colour in COLOURS.items()},
+    TEXT: "currentColor",
+    GRID: "var(--line)",
+}
+
+_STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "text.color": TEXT,
+    "axes.edgecolor": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+}
+_WIDTH = 5.0
+
+
+@contextmanager
+def _style(salt: str) -> Iterator[None]:
+    import matplotlib
+
+    # The salt keeps the ids of two plots on one page apart, and the same from run to run.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": salt}):
+        yield
+
+
+def speedup(results: Results) -> Figure:
+    """How many times as fast as naive NumPy every shape is; the bars span the quartiles."""
+    from matplotlib.figure import Figure
+
+    lines: list[tuple[str, Row | None]] = []
+    for group in GROUPS:
+        rows = [row for row in results.in_group(group.name) if row.baseline]
+        if rows:
+            lines += [(group.title.partition(":")[0], None), *((row.title, row) for row in rows)]
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.21 * len(lines)), layout="constrained")
+    axes = figure.add_subplot()
+    for engine in results.engines:
+        if engine == BASELINE:
+            continue
+        shift = -0.14 if engine == "c" else 0.14  # one above the other where they are as fast
+        points = [
+            (place + shift, row.speedup(engine), row.speedup_range(engine))
+            for place, (_, row) in enumerate(lines)
+            if row is not None and engine in row.measures
+        ]
+        axes.errorbar(
+            [middle for _, middle, _ in points if middle],
+            [place for place, _, _ in points],
+            xerr=[
+                [middle - low for _, middle, (low, _) in points],  # type: ignore[misc]
+                [high - middle for _, middle, (_, high) in points],  # type: ignore[misc]
+            ],
+            fmt=MARKERS[engine],
+            markersize=4,
+            color=COLOURS[engine],
+            label=LABELS[engine],
+        )
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.9), high)
+    axes.axvline(1, color=COLOURS[BASELINE], linewidth=1.2, label=f"{LABELS[BASELINE]} = 1×")
+    _plain_ticks(axes.xaxis, lambda value: ratio(value) if value < 1 else f"{value:g}×")
+    axes.set_xlabel("times as fast as naive NumPy (log scale)")
+    axes.set_yticks(range(len(lines)), [text for text, _ in lines])
+    for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
+        if row is None:
+            tick.set_fontweight("bold")
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.grid(axis="x", which="both", linewidth=0.5)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.4)
+    return figure
+
+
+def step_time(results: Results) -> Figure:
+    """What a step takes by hidden size, one line for each engine, and the C kernel without Python."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained")
+    axes = figure.add_subplot()
+    sizes: set[int] = set()
+    for group, engines, style, where in (
+        ("step from Python", results.engines, "-", ""),
+        ("step, kernel alone", ["c"], ":", ", kernel alone"),
+    ):
+        rows = [row for row in results.in_group(group) if row.sizes["X"] == row.sizes["H"]]
+        for engine in engines:
+            points = [
+                (row.sizes["H"], row.measures[engine]) for row in rows if engine in row.measures
+            ]
+            if not points:
+                continue
+            hidden = [size for size, _ in points]
+            sizes.update(hidden)
+            axes.errorbar(
+                hidden,
+                [measure.median * 1e6 for _, measure in points],
+                yerr=[
+                    [(measure.median - measure.q1) * 1e6 for _, measure in points],
+                    [(measure.q3 - measure.median) * 1e6 for _, measure in points],
+                ],
+                fmt=style,
+                marker=MARKERS[engine],
+                markersize=4,
+                color=COLOURS[engine],
+                label=LABELS[engine] + where,
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted(sizes), [str(size) for size in sorted(sizes)])
+    axes.minorticks_off()
+    _plain_ticks(axes.yaxis, lambda value: f"{value:g}")
+    axes.set_xlabel("hidden size H, with as many inputs")
+    axes.set_ylabel("µs per step")
+    axes.grid(which="major", linewidth=0.5)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=2, columnspacing=1)
+    return figure
+
+
+def _plain_ticks(axis: object, text: Callable[[float], str]) -> None:
+    """1, 2, 5, 10 instead of powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    low, high = axis.get_view_interval()  # type: ignore[attr-defined]
+    wide = high / low > 300
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))  # type: ignore[attr-defined]
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))  # type: ignore[attr-defined]
+    axis.set_minor_locator(NullLocator())  # type: ignore[attr-defined]
+    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+
+
+#: By the name of the file: how it is drawn, and what it says to people who cannot see it.
+PLOTS: dict[str, tuple[Callable[[Results], Figure], str]] = {
+    "speedup": (
+        speedup,
+        "Speed-up over naive NumPy for every shape; the tables below have the figures.",
+    ),
+    "step-time": (
+        step_time,
+        "Time per step by hidden size, both axes logarithmic, a line per engine.",
+    ),
+}
+
+
+def image(name: str, results: Results, kind: str) -> bytes:
+    """A plot as a file: ``kind`` is "png" or "svg"."""
+    return _saved(name, results, kind, "white")
+
+
+def inline(name: str, results: Results) -> str:
+    """A plot as an SVG element, which takes its colours from the page around it."""
+    svg = _saved(name, results, "svg", "none").decode()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # Its width is the page's business; its shape is in the viewBox.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{PLOTS[name][1]}"', 1)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+def _saved(name: str, results: Results, kind: str, background: str) -> bytes:
+    file = io.BytesIO()
+    with _style(name):
+        figure = PLOTS[name][0](results)
+        metadata = {"Date": None} if kind == "svg" else {}
+        figure.savefig(file, format=kind, dpi=200, facecolor=background, metadata=metadata)
+    return file.getvalue()

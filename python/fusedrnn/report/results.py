@@ -1,0 +1,213 @@
+"""A benchmark JSON as rows: one for each thing that was timed, with every engine's figures in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "BASELINE",
+    "GROUPS",
+    "LABELS",
+    "SHORT",
+    "Group",
+    "Measure",
+    "Results",
+    "Row",
+    "load",
+    "parse",
+]
+
+#: What the others are compared with.
+BASELINE = "naive"
+
+LABELS = {"naive": "naive NumPy", "numba": "fusedrnn Numba", "c": "fusedrnn C"}
+SHORT = {"naive": "NumPy", "numba": "Numba", "c": "C"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that are timed in the same way.
+
+    Attributes
+    ----------
+    name
+        In the JSON.
+    meaning
+        What one time in this group is, for people.
+    baseline
+        The group whose naive row the speed-up is against.
+    """
+
+    name: str
+    title: str
+    meaning: str
+    baseline: str
+
+
+#: In the order of the report.
+GROUPS = (
+    Group(
+        "step from Python",
+        "One step, called from Python",
+        "One call of step(x): what a program pays that feeds a network one input at a time.",
+        "step from Python",
+    ),
+    Group(
+        "step, kernel alone",
+        "One step, the kernel alone",
+        "The same steps in a loop in C, without a call from Python between them. Naive NumPy has no "
+        "such loop: the speed-up is over its step from Python.",
+        "step from Python",
+    ),
+    Group("sequence", "One sequence", "One call for all T steps of a single sequence.", "sequence"),
+    Group("batch", "A batch of sequences", "One call for all T steps of B sequences.", "batch"),
+    Group(
+        "char LSTM on Acts",
+        "Real data: a character model reads the Acts of the Apostles",
+        "One call for all T characters, one-hot, batch 1. Bits per character say how well the model "
+        "guesses the next one: the same for every engine, or one of them is wrong.",
+        "char LSTM on Acts",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One engine's figures in one row: times in seconds for one call, over all rounds.
+
+    Attributes
+    ----------
+    error
+        The largest error against float64.
+    empty_loop
+        Seconds for one turn of the timing loop around a function that does nothing.
+    bits
+        Bits per character, of the character model.
+    """
+
+    median: float
+    q1: float
+    q3: float
+    rounds: int
+    iterations: int
+    flops: int
+    error: float
+    empty_loop: float
+    isa: str | None
+    bits: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """The range between the quartiles, in parts of the median."""
+        return (self.q3 - self.q1) / self.median
+
+    @property
+    def gflops(self) -> float:
+        """Billions of floating-point operations a second, activations not counted."""
+        return self.flops / self.median / 1e9
+
+
+@dataclass
+class Row:
+    """One thing that was timed, and by engine how long it took."""
+
+    group: str
+    case: str
+    title: str
+    sizes: dict[str, int]
+    measures: dict[str, Measure] = field(default_factory=dict)
+    baseline: Measure | None = None
+
+    def speedup(self, engine: str) -> float | None:
+        """How many times as fast as naive NumPy; None if one of the two was not measured."""
+        measure = self.measures.get(engine)
+        if measure is None or self.baseline is None:
+            return None
+        return self.baseline.median / measure.median
+
+    def speedup_range(self, engine: str) -> tuple[float, float] | None:
+        """The same between quartiles: the slower quarter of one by the faster of the other."""
+        measure = self.measures.get(engine)
+        if measure is None or self.baseline is None:
+            return None
+        return self.baseline.q1 / measure.q3, self.baseline.q3 / measure.q1
+
+
+@dataclass
+class Results:
+    """All rows of a benchmark JSON, and the circumstances."""
+
+    rows: list[Row]
+    passes: int
+    quick: bool
+    environment: dict[str, Any]
+    failures: dict[str, str]
+
+    @property
+    def engines(self) -> list[str]:
+        """The engines that were measured, the baseline first."""
+        seen = {engine for row in self.rows for engine in row.measures}
+        return [engine for engine in LABELS if engine in seen]
+
+    def in_group(self, name: str) -> list[Row]:
+        """The rows of a group."""
+        return [row for row in self.rows if row.group == name]
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The JSON of a benchmark, as ``fusedrnn bench --json`` writes it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it is not such a JSON; the message names the file.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    try:
+        parse(results)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a result of 'fusedrnn bench'") from error
+    return dict(results)
+
+
+def parse(results: dict[str, Any]) -> Results:
+    """The rows of a benchmark JSON, in the order they were measured."""
+    about = results["fusedrnn"]
+    rows: dict[tuple[str, str], Row] = {}
+    for benchmark in results["benchmarks"]:
+        info, stats = benchmark["extra_info"], benchmark["stats"]
+        key = benchmark["group"], info["case"]
+        if key not in rows:
+            sizes = {name: int(info[name]) for name in ("T", "B", "X", "H")}
+            rows[key] = Row(*key, info["title"], sizes)
+        rows[key].measures[info["engine"]] = Measure(
+            median=float(stats["median"]),
+            q1=float(stats["q1"]),
+            q3=float(stats["q3"]),
+            rounds=int(stats["rounds"]),
+            iterations=int(stats["iterations"]),
+            flops=int(info["flops"]),
+            error=float(info["max_error"]),
+            empty_loop=float(info["empty_loop"]),
+            isa=info["isa"],
+            bits=info.get("bits_per_character"),
+        )
+    baselines = {group.name: group.baseline for group in GROUPS}
+    for row in rows.values():
+        naive = rows.get((baselines[row.group], row.case))
+        row.baseline = naive.measures.get(BASELINE) if naive else None
+    return Results(
+        rows=list(rows.values()),
+        passes=int(about["passes"]),
+        quick=bool(about["quick"]),
+        environment=dict(about["environment"]),
+        failures=dict(about["failures"]),
+    )
