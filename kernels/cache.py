@@ -11,6 +11,7 @@ import hashlib
 import pickle
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def digest_sources() -> str:
 SOURCES = digest_sources()
 
 
+UNREADABLE = (OSError, EOFError, pickle.UnpicklingError)
+
+
 class KernelCache(FunctionCache):
     """The cache of one kernel for one instruction set on one kind of CPU."""
 
@@ -44,7 +48,7 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         versions = platform.python_version(), numba.__version__, llvmlite.__version__
         cpu = cpu_target.target_context.codegen().magic_tuple()
-        key = repr((SOURCES, layouts(), isa, versions, cpu))
+        key = repr((SOURCES, layouts(), function.__module__, isa, versions, cpu))
         self.digest = hashlib.sha256(key.encode()).hexdigest()
         # The file's name, not only a key in an index: processes that run different versions of the
         # sources at the same time would otherwise write each other's files.
@@ -55,19 +59,19 @@ class KernelCache(FunctionCache):
         return self.digest
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Compile again where a file is unreadable, as a full disk may leave it."""
+        """The kernel, or None to have it compiled: also where a full disk has cut a file short."""
         try:
             return super().load_overload(signature, target_context)
-        except (OSError, EOFError, pickle.UnpicklingError):
+        except UNREADABLE:
+            with suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        """Keep nothing if a source was edited since it was imported, or if there is no room."""
-        try:
+        """Keep the kernel, unless a source was edited since its import or there is no room."""
+        with suppress(*UNREADABLE):
             if digest_sources() == SOURCES:
                 super().save_overload(signature, compiled)
-        except OSError:
-            return
 
 
 def kernel_cache(function: Callable[..., Any], isa: str) -> KernelCache | NullCache:

@@ -27,7 +27,7 @@ GATES = 4
 
 
 def kernel(isa: str) -> Callable[[Any, Any], None]:
-    """The kernel for one instruction set: (fr_panels, fr_span), to be compiled as an ``fr_kernel``."""
+    """The kernel for one instruction set: a function of the two structs."""
     vf = simd.vocabulary(isa)
     activation = activations.functions(isa)
     sigmoid, tanh = activation.sigmoid, activation.tanh
