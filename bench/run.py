@@ -283,18 +283,23 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
         values = [each["fusedrnn"]["environment"][fact] for each in results.values()]
         if values[0] != values[1]:
             console.print(f"Not alike: {fact} was {values[0]} and is {values[1]}.")
-    table = Table(title="old / new: above 1 is faster now", title_justify="left")
-    for name in ("what", "shape", "engine"):
-        table.add_column(name)
-    for name in ("old", "new", "old / new"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for change in compare(results["old"], results["new"]):
-        times = [duration(each.median) if each else "" for each in (change.old, change.new)]
-        quotient = ratio(change.ratio) if change.ratio else ""
-        table.add_row(change.group, change.title, change.engine, *times, quotient, change.verdict)
-    console.print(table)
-    console.print("Beyond noise: the middle halves of the rounds do not touch.")
+    changes = compare(results["old"], results["new"])
+    for group in dict.fromkeys(change.group for change in changes):
+        table = Table(title=group, title_justify="left", title_style="bold", box=None)
+        table.add_column("shape", no_wrap=True)
+        table.add_column("engine", no_wrap=True)
+        for name in ("old", "new", "old / new"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
+        for change in changes:
+            if change.group == group:
+                times = [duration(each.median) if each else "" for each in (change.old, change.new)]
+                quotient = ratio(change.ratio) if change.ratio else ""
+                table.add_row(change.title, change.engine, *times, quotient, change.verdict)
+        console.print(table, "")
+    console.print(
+        "Medians; old / new above 1 is faster now. Within noise: the middle halves of the rounds overlap."
+    )
 
 
 if __name__ == "__main__":

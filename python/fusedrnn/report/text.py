@@ -20,17 +20,17 @@ def _three_digits(number: float) -> str:
 def duration(seconds: float) -> str:
     """A time in the unit that suits it: 1.23 µs."""
     scale, unit = _unit(seconds)
-    return f"{_three_digits(seconds / scale)} {unit}"
+    return f"{_three_digits(seconds / scale)}\N{NO-BREAK SPACE}{unit}"
 
 
 def span(low: float, high: float) -> str:
-    """Two times in one unit: 1.20-1.27 µs."""
+    """Two times in one unit: 1.20–1.27 µs."""
     scale, unit = _unit(low)
-    return f"{_three_digits(low / scale)}\N{EN DASH}{_three_digits(high / scale)} {unit}"
+    return f"{_three_digits(low / scale)}\N{EN DASH}{_three_digits(high / scale)}\N{NO-BREAK SPACE}{unit}"
 
 
 def ratio(number: float | None) -> str:
-    """How many times: 12.3x."""
+    """How many times: 12.3×."""
     return "\N{EN DASH}" if number is None else f"{_three_digits(number)}×"
 
 

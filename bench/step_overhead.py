@@ -1,0 +1,152 @@
+"""What a step costs beyond its kernel when it is called from Python: ``python -m fusedrnn.bench.step_overhead``.
+
+In units of an empty call from Python to C through cffi, ``fr_nothing``, which is the least that any step can
+cost. The kernel, the empty call and both ways to step are timed in turn in one run, each in the plainest loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+import fusedrnn as fr
+from fusedrnn._native import lib
+from fusedrnn.bench.interleave import Quartiles, Timer, interleaved
+from fusedrnn.bench.peers import FusedLSTM
+
+HIDDEN = (1, 8, 16, 32, 64)
+ARRAYS = 64
+
+#: The most that a step may cost beyond its kernel, in empty calls.
+TARGETS = {"step(x)": 5.0, "step()": 2.0}
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """One row: seconds of each, and what the two ways to step add, in empty calls."""
+
+    hidden: int
+    nothing: float
+    kernel: float
+    seconds: dict[str, float]
+    calls: dict[str, Quartiles]
+
+
+def measure(hidden: int, backend: str, rounds: int) -> Overhead:
+    """A stream of one sequence with as many inputs as units."""
+    weights = fr.LSTM(hidden, hidden, seed=0).weights
+    peer = FusedLSTM(weights, backend)
+    random = np.random.default_rng(0)
+    arrays = list(random.standard_normal((ARRAYS, 1, hidden), np.float32))
+    seconds = interleaved(
+        {
+            "nothing": empty_calls,
+            "kernel": peer.run_steps,
+            "step(x)": steps_from(peer, arrays),
+            "step()": bound_steps(peer),
+        },
+        rounds,
+    )
+    middle = {name: Quartiles.of(values).median for name, values in seconds.items()}
+    extra = {
+        name: Quartiles.of(
+            [
+                (step - kernel) / nothing
+                for step, kernel, nothing in zip(
+                    seconds[name], seconds["kernel"], seconds["nothing"], strict=True
+                )
+            ]
+        )
+        for name in TARGETS
+    }
+    steps = {name: middle[name] for name in TARGETS}
+    return Overhead(hidden, middle["nothing"], middle["kernel"], steps, extra)
+
+
+def empty_calls(repeats: int) -> float:
+    """Calls of a C function that does nothing."""
+    nothing = lib.fr_nothing
+    start = perf_counter()
+    for _ in range(repeats):
+        nothing()
+    return perf_counter() - start
+
+
+def steps_from(peer: FusedLSTM, arrays: list[np.ndarray]) -> Timer:
+    """Steps from one array after the other, all of them distinct."""
+    step = peer.step
+
+    def timer(repeats: int) -> float:
+        xs = (arrays * -(-repeats // len(arrays)))[:repeats]
+        start = perf_counter()
+        for x in xs:
+            step(x)
+        return perf_counter() - start
+
+    return timer
+
+
+def bound_steps(peer: FusedLSTM) -> Timer:
+    """Steps from the bound input buffer."""
+    step = peer.step
+
+    def timer(repeats: int) -> float:
+        start = perf_counter()
+        for _ in range(repeats):
+            step()
+        return perf_counter() - start
+
+    return timer
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusedrnn.bench.step_overhead",
+        description="What a step costs beyond its kernel when it is called from Python.",
+    )
+    parser.add_argument("--backend", choices=("c", "numba"), default="c", help="default: c")
+    parser.add_argument("--rounds", type=int, default=51, metavar="N", help="default: 51")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to FILE")
+    args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    from rich.console import Console
+    from rich.table import Table
+
+    from fusedrnn.report import write_file
+    from fusedrnn.report.text import duration
+
+    table = Table(box=None)
+    for name in ("H = X", "empty call", "kernel"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, target in TARGETS.items():
+        for column in (name, "beyond the kernel, in calls", f"target {target:g}"):
+            table.add_column(column, justify="right")
+    rows = [measure(hidden, args.backend, args.rounds) for hidden in HIDDEN]
+    for row in rows:
+        cells = [str(row.hidden), duration(row.nothing), duration(row.kernel)]
+        for name, target in TARGETS.items():
+            extra = row.calls[name]
+            met = "met" if extra.median <= target else "MISSED"
+            beyond = f"{extra.median:.2f} ({extra.q1:.2f} - {extra.q3:.2f})"
+            cells += [duration(row.seconds[name]), beyond, met]
+        table.add_row(*cells)
+    facts = fr.info()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(f"{facts['cpu']}, {facts['isa']}, {facts['python']}, {args.rounds} rounds")
+    console.print(table)
+    console.print(f"step(x): {ARRAYS} distinct arrays in turn; step(): the bound input buffer.")
+    if args.json:
+        write_file(args.json, (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
