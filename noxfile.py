@@ -90,7 +90,7 @@ def sanitize(session: nox.Session) -> None:
         for name in ("libasan.so", "libubsan.so")
     ]
     session.run(
-        "pytest", "-k", "not numba", *(session.posargs or ["tests/test_layers.py", "tests/test_stream.py",
+        "pytest", "--capture=sys", "-k", "not numba", *(session.posargs or ["tests/test_layers.py", "tests/test_stream.py",
         "tests/test_promises.py", "tests/test_bad_input.py", "tests/test_activations.py", "tests/test_dispatch.py"]),
         env={
             "LD_PRELOAD": " ".join(libraries),

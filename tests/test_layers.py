@@ -10,6 +10,7 @@ import pytest
 from conftest import Draw, Maker, exact, scaled
 
 import fusedrnn as fr
+from fusedrnn.backends import gate
 from fusedrnn.bench.cases import CASES
 
 # Differences to float64 that rounding explains, for T of a few dozen: each step adds a few units in the last place,
@@ -209,6 +210,7 @@ def test_read_only_and_misaligned_inputs(make: Maker, draw: Draw) -> None:
     misaligned = store[1:].view(np.float32).reshape(x.shape)
     misaligned[...] = x
     assert not misaligned.flags.aligned
+    assert gate("x", misaligned, x.shape).flags.aligned
     np.testing.assert_array_equal(layer(misaligned)[0], y)
 
 

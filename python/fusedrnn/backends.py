@@ -111,7 +111,7 @@ def gate(
         and array.strides[-1] == item
         and all(stride % item == 0 for stride in array.strides)
     )
-    return array if walkable else np.ascontiguousarray(array)
+    return array if walkable else np.array(array, order="C")
 
 
 def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:

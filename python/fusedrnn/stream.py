@@ -161,7 +161,8 @@ class _Compiled:
         self.handle.dtype = id(FLOAT32)
         self._alive = (engine, x, y, workspace)
         self.step: Callable[[Any], int] = lib.fr_step
-        reads = lib.fr_reads_arrays(id(x[0]), ffi.from_buffer(x[0]), *x[0].shape, id(FLOAT32))
+        array = x[0]
+        reads = lib.fr_reads_arrays(id(array), ffi.from_buffer(array), *array.shape, id(FLOAT32))
         self.step_array: Callable[[Any, int], int] = (
             lib.fr_step_array if reads else lambda handle, array: _OTHER_ARRAY
         )
