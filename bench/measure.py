@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from math import ceil
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.bench.cases import Case, find
+from fusedrnn.bench.clock import clock
 from fusedrnn.bench.peers import Array, FusedLSTM, NaiveLSTM, Peer, make
 
 __all__ = ["Problem", "Subject", "WrongResultError", "check", "pose", "problem", "subject"]
@@ -182,10 +182,10 @@ def seconds(call: Callable[..., object], *args: object, times: int = 1) -> float
     collecting = gc.isenabled()
     gc.disable()
     try:
-        start = perf_counter()
+        start = clock()
         for _ in range(times):
             call(*args)
-        return perf_counter() - start
+        return clock() - start
     finally:
         if collecting:
             gc.enable()

@@ -122,12 +122,12 @@ class FusedLSTM:
         """The instruction set of its kernel."""
         return self._layer.isa
 
-    def run_steps(self, repeats: int) -> float:
-        """So many steps from the bound input buffer, looped in C; the seconds by C's clock."""
+    def run_steps(self, repeats: int) -> None:
+        """So many steps from the bound input buffer, looped in C."""
         from fusedrnn._native import ffi, lib
 
         handle = self.stream._handle
-        return float(lib.fr_time_run(handle.plan, ffi.addressof(handle, "io"), repeats))
+        lib.fr_time_run(handle.plan, ffi.addressof(handle, "io"), repeats)
 
 
 def make(engine: str, weights: Mapping[str, Array], batch_size: int = 1) -> NaiveLSTM | FusedLSTM:

@@ -265,8 +265,7 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
     )
     if facts["busy"]:
         console.print(
-            f"The machine was busy (load {facts['load']:.2f} at the start): trust the ratios more "
-            "than the times."
+            f"The machine was busy (load {facts['load']:.2f} at the start): an idle one is faster."
         )
     for name, reason in parsed.failures.items():
         console.print(f"not measured: {name}: {reason}", markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ import pytest
 from pytest_benchmark.stats import Stats
 
 from fusedrnn.bench.cases import CASES, Group, in_group
+from fusedrnn.bench.clock import clock
 from fusedrnn.bench.environment import commit, environment
 from fusedrnn.bench.peers import ENGINES
 
@@ -40,8 +41,8 @@ _ORDER = {case.id: position for position, case in enumerate(CASES)}
 
 
 def timed(group: str) -> pytest.MarkDecorator:
-    """A benchmark of that group, timed without garbage collection."""
-    return pytest.mark.benchmark(group=group, disable_gc=True)
+    """A benchmark of that group, timed by our clock and without garbage collection."""
+    return pytest.mark.benchmark(group=group, disable_gc=True, timer=clock)
 
 
 def each_shape(group: Group) -> pytest.MarkDecorator:

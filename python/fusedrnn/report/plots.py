@@ -97,7 +97,7 @@ def speedup(results: Results) -> Figure:
     axes.set_xlim(min(low, 0.9), high)
     axes.axvline(1, color=COLOURS[BASELINE], linewidth=1.2, label=f"{LABELS[BASELINE]} = 1×")
     _plain_ticks(axes.xaxis, lambda value: ratio(value) if value < 1 else f"{value:g}×")
-    axes.set_xlabel("times as fast as naive NumPy (log scale)")
+    axes.set_xlabel("speed-up, log scale")
     axes.set_yticks(range(len(lines)), [text for text, _ in lines])
     for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
         if row is None:
