@@ -17,6 +17,7 @@ from typing import Any
 
 import llvmlite
 import numba
+from numba import config
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 from numba.core.registry import cpu_target
 
@@ -37,7 +38,7 @@ def digest_sources() -> str:
 #: Taken when the sources are imported: what is compiled is what was read then.
 SOURCES = digest_sources()
 
-
+#: What a file that is not whole, or not ours to read, raises.
 UNREADABLE = (OSError, EOFError, pickle.UnpicklingError)
 
 
@@ -48,7 +49,9 @@ class KernelCache(FunctionCache):
         super().__init__(function)
         versions = platform.python_version(), numba.__version__, llvmlite.__version__
         cpu = cpu_target.target_context.codegen().magic_tuple()
-        key = repr((SOURCES, layouts(), function.__module__, isa, versions, cpu))
+        options = config.OPT, config.DEBUGINFO_DEFAULT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE
+        what = function.__module__, function.__name__, isa
+        key = repr((SOURCES, layouts(), what, versions, cpu, options))
         self.digest = hashlib.sha256(key.encode()).hexdigest()
         # The file's name, not only a key in an index: processes that run different versions of the
         # sources at the same time would otherwise write each other's files.
@@ -78,5 +81,5 @@ def kernel_cache(function: Callable[..., Any], isa: str) -> KernelCache | NullCa
     """The cache of a kernel, or one that keeps nothing where no directory can be written."""
     try:
         return KernelCache(function, isa)
-    except RuntimeError:  # what Numba raises when it has tried every place it knows
+    except (RuntimeError, OSError):  # no place that Numba knows, or no sources to tell apart
         return NullCache()

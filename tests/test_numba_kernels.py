@@ -396,7 +396,7 @@ SCRIPT = """
 def package(tmp_path: Path) -> Path:
     """A copy of the installed package, to be edited."""
     root = tmp_path / "fusedrnn"
-    without = shutil.ignore_patterns("__pycache__", "*.so")
+    without = shutil.ignore_patterns("__pycache__", "*.so", "kernels", "bench", "data")
     shutil.copytree(Path(fr.__file__).parent, root, ignore=without)
     shutil.copytree(Path(compiled.__file__).parent, root / "kernels", ignore=without)
     shutil.copy(_native.__file__, root)
