@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from fusedrnn.kernels.simd import Vector
 
-__all__ = ["SIGMOID_MAX_ABS_ERROR", "TANH_MAX_ABS_ERROR", "TANH_MAX_ULP_ERROR", "functions"]
+__all__ = [
+    "SIGMOID_MAX_ABS_ERROR",
+    "TANH_MAX_ABS_ERROR",
+    "TANH_MAX_ULP_ERROR",
+    "functions",
+    "over_array",
+]
 
 #: Largest |error| found over every float, for each instruction set (8.94e-8 and 1.49e-7), rounded up.
 SIGMOID_MAX_ABS_ERROR = 9e-8

@@ -11,9 +11,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import MissingExtraError, UnsupportedError
+
+if TYPE_CHECKING:
+    from fusedrnn.kernels.simd import InstructionSet
 
 __all__ = ["ACTIVATIONS", "CELLS", "CompiledKernel", "activation", "build", "lanes"]
 
@@ -86,7 +89,7 @@ def lanes(isa: str) -> int:
     return _instruction_sets()[isa].lanes
 
 
-def _instruction_sets() -> Any:
+def _instruction_sets() -> dict[str, InstructionSet]:
     try:
         import numba
     except ImportError as error:

@@ -30,16 +30,16 @@ def inlined(function: Callable[..., Any]) -> Any:
     return njit(forceinline=True, **OPTIONS)(function)
 
 
-def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> CFunc:
-    """Compile a kernel to a C function, or take it from the cache.
+def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> Any:
+    """Compile a kernel of this package to a C function, or take it from the cache.
 
-    Raises
-    ------
-    numba.core.errors.NumbaError
-        If the function is not one that Numba can compile.
+    Returns
+    -------
+    numba.core.ccallback.CFunc
+        What ``numba.cfunc`` returns: an ``address``, and whether there were ``cache_hits``.
     """
     types = signature.args, signature.return_type
-    compiled = CFunc(function, types, locals={}, options={"nopython": True, **OPTIONS})
+    compiled: Any = CFunc(function, types, locals={}, options={"nopython": True, **OPTIONS})
     compiled._cache = kernel_cache(function, isa)
     compiled.compile()
     return compiled
