@@ -122,6 +122,8 @@ def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, An
         options = [here, f"--rootdir={here}", f"--config-file={os.devnull}", "--capture=no"]
         options += ["--import-mode=importlib", "-pno:terminal", "-pno:cacheprovider"]
         options += ["-ppytest_benchmark.plugin", "--benchmark-quiet", f"--benchmark-json={output}"]
+        # Where pytest-benchmark would keep results, and makes a folder even if there are none.
+        options += [f"--benchmark-storage=file://{folder}"]
         options += ["-mquick"] if quick else []
         status = pytest.main(options, plugins=[session])
         if status == pytest.ExitCode.INTERRUPTED and not progress.complete:

@@ -1,0 +1,315 @@
+"""The benchmarks themselves: what is measured, that wrong results are not timed, how passes merge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusedrnn as fr
+from fusedrnn.bench import environment as environment_module
+from fusedrnn.bench.acts import DATA, bits_per_character, demo_problem, demo_subject
+from fusedrnn.bench.cases import CASES, GROUPS, find, in_group
+from fusedrnn.bench.environment import busy, environment
+from fusedrnn.bench.interleave import interleaved
+from fusedrnn.bench.measure import WrongResultError, check, plan_rounds, problem, subject
+from fusedrnn.bench.peers import ENGINES, FusedLSTM, NaiveLSTM, make
+from fusedrnn.bench.run import run
+from fusedrnn.bench.session import merged
+
+
+def arguments(**given: Any) -> argparse.Namespace:
+    none = {"quick": False, "report": None, "json": None, "isa": None, "compare": None}
+    return argparse.Namespace(**{**none, **given})
+
+
+class TestCases:
+    def test_names_are_distinct_and_found(self) -> None:
+        ids = [case.id for case in CASES if case.group != "step"]
+        assert len(set(ids)) == len(ids)
+        for case in CASES:
+            assert find(case.id) == case
+
+    def test_every_group_has_quick_cases_too(self) -> None:
+        for group in GROUPS:
+            assert any(case.quick for case in in_group(group))
+            assert not all(case.quick for case in CASES)
+
+    def test_sizes(self) -> None:
+        for case in CASES:
+            assert min(case.steps, case.batch, case.input, case.hidden) >= 1
+            if case.group == "step":
+                assert (case.steps, case.batch) == (1, 1)
+            if case.group == "sequence":
+                assert case.batch == 1
+        assert {case.hidden for case in in_group("step")} >= {32, 64, 128, 256, 512}
+        assert any(case.hidden % 16 for case in CASES)
+
+    def test_needs_nothing_but_python(self) -> None:
+        code = (
+            "import sys, fusedrnn.bench.cases\n"
+            "print([name for name in ('numpy', 'numba', 'pytest') if name in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "[]", done.stderr
+
+    def test_peers_need_numpy_only(self) -> None:
+        code = (
+            "import sys, fusedrnn.bench.peers\n"
+            "wanted = ('numba', 'pytest', 'threadpoolctl', 'fusedrnn._native')\n"
+            "print([name for name in wanted if name in sys.modules])"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "[]", done.stderr
+
+
+class TestPeers:
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_right(self, engine: str) -> None:
+        case = find("lstm-T50-B7-X40-H96")
+        posed = problem(case)
+        peer = make(engine, posed.weights, case.batch)
+        assert peer.name == engine
+        assert check(engine, peer, posed) < 1e-6
+
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_state_goes_on_and_is_reset(self, engine: str) -> None:
+        posed = problem(find("lstm-T50-B7-X40-H96"))
+        peer = make(engine, posed.weights, 7)
+        first = np.concatenate([peer.run(posed.x[:20]), peer.run(posed.x[20:])])
+        peer.reset()
+        second = np.stack([peer.step(x).copy() for x in posed.x])
+        np.testing.assert_allclose(first, posed.expected, atol=1e-6)
+        np.testing.assert_allclose(second, posed.expected, atol=1e-6)
+
+    def test_two_biases_add_up(self) -> None:
+        layer = fr.LSTM(3, 5, bias="double", seed=0)
+        x = np.ones((4, 2, 3), np.float32)
+        np.testing.assert_allclose(NaiveLSTM(layer.weights, 2).run(x), layer(x)[0], atol=1e-6)
+
+
+class TestWrongResults:
+    def test_swapped_gates_are_not_timed(self) -> None:
+        wrong = subject("lstm-T100-B1-X32-H32", "naive")
+        posed = wrong.problem
+        i, f, g, o = np.split(posed.weights["weight_ih_l0"], 4)
+        swapped = {**posed.weights, "weight_ih_l0": np.concatenate([f, i, g, o])}
+        timed: list[object] = []
+
+        class Benchmark:
+            extra_info: dict[str, Any] = {}  # noqa: RUF012
+
+            def pedantic(self, *arguments: object, **options: object) -> None:
+                timed.append(arguments)
+
+        this = type(wrong)(posed, "naive", NaiveLSTM(swapped))
+        with pytest.raises(
+            WrongResultError, match="naive on .* wrong and was not timed: max error"
+        ):
+            this.time_calls(Benchmark(), this.peer.run, posed.x)
+        assert timed == []
+
+    def test_not_a_number_is_wrong(self) -> None:
+        posed = problem(find("lstm-T100-B1-X32-H32"))
+        bias = np.full(128, np.nan, np.float32)
+        with pytest.raises(WrongResultError, match="nan"):
+            check("this", NaiveLSTM({**posed.weights, "bias_ih_l0": bias}), posed)
+
+    def test_kernel_is_checked_too(self) -> None:
+        right = subject("lstm-T1-B1-X32-H32", "c")
+        posed = right.problem
+        weights = {**posed.weights, "bias_ih_l0": posed.weights["bias_ih_l0"] + np.float32(1)}
+        this = type(right)(posed, "c", FusedLSTM(weights, "c"))
+        with pytest.raises(WrongResultError):
+            this.time_kernel(None)
+
+
+class TestMeasuring:
+    def test_rounds_are_long_enough(self) -> None:
+        asked: list[int] = []
+
+        def round_seconds(repeats: int) -> float:
+            asked.append(repeats)
+            return repeats * 1e-6
+
+        repeats, rounds = plan_rounds(round_seconds)
+        assert 1000 <= repeats <= 2000
+        assert rounds >= 1
+        assert all(b <= 10 * a for a, b in pairwise(asked))
+
+    def test_a_long_call_is_one_round(self) -> None:
+        assert plan_rounds(lambda repeats: 1.0) == (1, 1)
+
+    def test_interleaved_takes_turns(self) -> None:
+        order: list[str] = []
+
+        def timer(name: str) -> Any:
+            return lambda repeats: order.append(name) or float(repeats)
+
+        seconds = interleaved({"a": timer("a"), "b": timer("b")}, rounds=4, round_seconds=1)
+        assert order[2:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
+        assert seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
+
+
+def benchmark_turn(turn: int, data: list[float], **info: Any) -> dict[str, Any]:
+    """What pytest-benchmark writes for one turn of a row."""
+    name = f"test_step[{turn}-c-shape]"
+    return {
+        "group": "step",
+        "name": name,
+        "fullname": f"../somebody/bench/test_steps.py::{name}",
+        "params": {"turn": turn, "case": "shape", "engine": "c"},
+        "param": f"{turn}-c-shape",
+        "extra_info": {"max_error": 0.0, "empty_loop": 1.0, **info},
+        "options": {},
+        "stats": {"data": data, "iterations": 7},
+    }
+
+
+class TestMerging:
+    def test_statistics_of_the_union(self) -> None:
+        random = np.random.default_rng(0)
+        parts = [list(random.lognormal(size=size)) for size in (5, 9, 4)]
+        (row,) = merged([benchmark_turn(turn, part) for turn, part in enumerate(parts)])
+        union = np.concatenate(parts)
+        stats = row["stats"]
+        assert stats["data"] == list(union)
+        assert stats["rounds"] == 18
+        assert stats["iterations"] == 7
+        for name, value in {
+            "min": union.min(),
+            "max": union.max(),
+            "mean": union.mean(),
+            "stddev": union.std(ddof=1),
+            "median": np.median(union),
+            # pytest-benchmark's quartiles of an even number: the medians of the halves.
+            "q1": np.median(np.sort(union)[:9]),
+            "q3": np.median(np.sort(union)[9:]),
+            "total": union.sum(),
+            "ops": 1 / union.mean(),
+        }.items():
+            assert stats[name] == pytest.approx(value), name
+        assert stats["iqr"] == pytest.approx(stats["q3"] - stats["q1"])
+
+    def test_names_lose_the_turn_and_the_folder(self) -> None:
+        (row,) = merged([benchmark_turn(0, [1.0]), benchmark_turn(1, [2.0])])
+        assert row["name"] == "test_step[shape-c]"
+        assert row["fullname"] == "test_steps.py::test_step[shape-c]"
+        assert row["params"] == {"case": "shape", "engine": "c"}
+        assert row["param"] == "shape-c"
+
+    def test_the_worst_error_and_the_middle_loop(self) -> None:
+        (row,) = merged(
+            [
+                benchmark_turn(0, [1.0], max_error=1e-7, empty_loop=3.0),
+                benchmark_turn(1, [1.0], max_error=3e-7, empty_loop=1.0),
+                benchmark_turn(2, [1.0], max_error=2e-7, empty_loop=2.0),
+            ]
+        )
+        assert row["extra_info"]["max_error"] == 3e-7
+        assert row["extra_info"]["empty_loop"] == 2.0
+
+    def test_other_benchmarks_stay_apart(self) -> None:
+        other = benchmark_turn(0, [1.0])
+        other["params"] = {**other["params"], "engine": "numba"}
+        assert len(merged([benchmark_turn(0, [1.0]), other])) == 2
+
+
+class TestEnvironment:
+    def test_says_nothing_about_who_and_where(self) -> None:
+        import getpass
+        import platform
+
+        text = json.dumps(environment())
+        facts = json.loads(text)
+        assert facts["isa"] in facts["isas"]
+        assert platform.node() not in [str(value) for value in facts.values()]
+        assert str(Path.home()) + "/" not in text
+        assert str(Path(fr.__file__).parent) not in text
+        assert getpass.getuser() not in [str(value) for value in facts.values()]
+
+    def test_busy(self) -> None:
+        assert not busy(0.1, 2)
+        assert busy(1.0, 2)
+        assert not busy(1.0, 64)
+
+    def test_no_commit_outside_a_checkout(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr(environment_module, "_ROOT", tmp_path)
+        assert environment_module.commit() == {}
+
+
+@pytest.mark.skipif(not (DATA / "char_lstm.safetensors").exists(), reason="no demo model")
+class TestActs:
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_same_bits_per_character(self, engine: str) -> None:
+        this = demo_subject(engine, 300)
+        assert this.problem.x.shape[:2] == (300, 1)
+        assert check(engine, this.peer, this.problem) < 1e-5
+        reference = bits_per_character(demo_subject("naive", 300))
+        assert bits_per_character(this) == pytest.approx(reference, abs=1e-4)
+        # Uniform guessing takes the logarithm of the vocabulary.
+        assert reference < np.log2(demo_problem(300).x.shape[2])
+
+
+class TestBadInput:
+    def test_report_folder_that_cannot_be_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def never(*_: object, **__: object) -> None:
+            raise AssertionError("the benchmark ran")
+
+        monkeypatch.setattr("fusedrnn.bench.run._measured", never)
+        file = tmp_path / "file"
+        file.touch()
+        with pytest.raises(ValueError, match="^--report: cannot write to .*: Not a directory$"):
+            run(arguments(report=file / "folder"))
+        with pytest.raises(ValueError, match="^--report: cannot write to .*: File exists$"):
+            run(arguments(report=file))
+        with pytest.raises(ValueError, match="^--json: .* is a folder$"):
+            run(arguments(json=tmp_path))
+
+    def test_compare_takes_no_other_option(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="--compare measures nothing"):
+            run(arguments(compare=[tmp_path / "a", tmp_path / "b"], quick=True))
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (None, "No such file or directory"),
+            ("{", "is not JSON"),
+            ("[]", "is not a result of 'fusedrnn bench'"),
+            ("3", "is not a result of 'fusedrnn bench'"),
+            ('{"benchmarks": []}', "is not a result of 'fusedrnn bench'"),
+            ('{"benchmarks": [{"group": 3}], "fusedrnn": {}}', "is not a result of"),
+        ],
+    )
+    def test_not_a_result(self, tmp_path: Path, content: str | None, said: str) -> None:
+        path = tmp_path / "old.json"
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(ValueError, match=said) as caught:
+            run(arguments(compare=[path, path]))
+        assert "old.json" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_unknown_isa(self) -> None:
+        with pytest.raises(fr.UnsupportedError, match="got 'mmx'"):
+            run(arguments(isa="mmx"))
+
+    def test_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("fusedrnn.bench.run.find_spec", lambda name: None)
+        with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[bench\]"):
+            run(arguments())

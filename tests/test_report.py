@@ -1,0 +1,329 @@
+"""From a benchmark JSON to a comparison and a report; the JSON is that of a real, tiny run."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusedrnn.bench.run import run
+from fusedrnn.report import compare, load, parse, render, write_file
+from fusedrnn.report.compare import verdict
+from fusedrnn.report.results import GROUPS, LABELS, Measure
+from fusedrnn.report.text import duration, error, ratio, size, span
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One shape of each kind, measured as anybody would who has pytest and the installed package."""
+    folder = tmp_path_factory.mktemp("results")
+    command = [sys.executable, "-m", "pytest", "-q", "-ppytest_benchmark.plugin"]
+    command += ["-pno:cacheprovider", "--pyargs", "fusedrnn.bench", "--benchmark-json=out.json"]
+    command += ["-k", "X32-H32 or X65-H200 and step or X40-H96 and batch or beginning"]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "80"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return load(folder / "out.json")
+
+
+def arguments(**given: Any) -> argparse.Namespace:
+    none = {"quick": False, "report": None, "json": None, "isa": None, "compare": None}
+    return argparse.Namespace(**{**none, **given})
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in order, and keeps what a test asks about."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+class TestResults:
+    def test_every_row_and_engine(self, results: dict[str, Any]) -> None:
+        parsed = parse(results)
+        assert parsed.engines == list(LABELS)
+        assert parsed.failures == {}
+        for group in GROUPS:
+            assert parsed.in_group(group.name), group.name
+        for row in parsed.rows:
+            expected = set(LABELS) - ({"naive"} if "kernel" in row.group else set())
+            assert set(row.measures) == expected
+            assert row.speedup("c") is not None
+            for measure in row.measures.values():
+                assert 0 < measure.q1 <= measure.median <= measure.q3
+                assert measure.rounds >= parsed.passes
+                assert measure.error <= 1e-5
+                assert measure.flops > 0
+
+    def test_names_no_host_no_user_and_no_path(self, results: dict[str, Any]) -> None:
+        assert "node" not in results["machine_info"]
+        text = json.dumps(results)
+        assert platform.node() not in re.findall(r"[\w.-]+", text)
+        assert str(Path(__file__).parents[1]) not in text
+        assert str(Path.home()) + "/" not in text
+
+    def test_read_by_pytest_benchmark(self, results: dict[str, Any], tmp_path: Path) -> None:
+        path = tmp_path / "0001_results.json"
+        path.write_text(json.dumps(results))
+        command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "test_sequence" in done.stdout
+
+    def test_kernel_times_are_of_one_step(self, results: dict[str, Any]) -> None:
+        for benchmark in results["benchmarks"]:
+            assert benchmark["stats"]["iterations"] == benchmark["extra_info"]["repeats"]
+            assert benchmark["options"]["disable_gc"]
+
+
+class TestReport:
+    def test_page_stands_alone(self, results: dict[str, Any]) -> None:
+        page = Page(render(results)["index.html"].decode())
+        for tag, attributes in page.attributes:
+            assert tag not in {"script", "link", "img", "iframe"}
+            for name in ("src", "href", "xlink:href"):
+                target = attributes.get(name) or ""
+                assert not target.startswith(("http", "//")), (tag, target)
+        tags = [tag for tag, _ in page.attributes]
+        assert tags.count("svg") == 2
+
+    def test_what_is_referred_to_is_there_once(self, results: dict[str, Any]) -> None:
+        text = render(results)["index.html"].decode()
+        ids = [attributes.get("id") for _, attributes in Page(text).attributes]
+        referred = set(re.findall(r'(?:xlink:href="|url\()#([\w-]+)', text))
+        assert referred
+        assert {id: ids.count(id) for id in referred} == dict.fromkeys(referred, 1)
+
+    def test_figures_are_in_the_page_and_in_markdown(self, results: dict[str, Any]) -> None:
+        files = render(results)
+        for row in parse(results).rows:
+            for engine, measure in row.measures.items():
+                for name in ("index.html", "report.md"):
+                    text = files[name].decode()
+                    assert duration(measure.median) in text
+                    assert error(measure.error) in text
+                    assert engine == "naive" or ratio(row.speedup(engine)) in text
+
+    def test_plots(self, results: dict[str, Any]) -> None:
+        files = render(results)
+        for name in ("speedup", "step-time"):
+            assert files[f"{name}.png"].startswith(b"\x89PNG")
+            assert b"<svg" in files[f"{name}.svg"]
+
+    def test_markdown_tables_are_rectangular(self, results: dict[str, Any]) -> None:
+        widths = set()
+        for line in [*render(results)["report.md"].decode().splitlines(), ""]:
+            if line.startswith("|"):
+                widths.add(line.count("|"))
+            else:
+                assert len(widths) <= 1
+                widths = set()
+
+    def test_what_could_not_be_measured_is_said(self, results: dict[str, Any]) -> None:
+        lame = copy.deepcopy(results)
+        lame["benchmarks"] = [
+            each for each in lame["benchmarks"] if each["extra_info"]["engine"] != "numba"
+        ]
+        lame["fusedrnn"]["failures"] = {"test_sequence[<numba>]": "no numba & no luck"}
+        files = render(lame)
+        assert "&lt;numba&gt;" in files["index.html"].decode()
+        assert "no numba &amp; no luck" in files["index.html"].decode()
+        assert "no numba & no luck" in files["report.md"].decode()
+
+    def test_one_row_lacks_an_engine(self, results: dict[str, Any]) -> None:
+        lame = copy.deepcopy(results)
+        lame["benchmarks"] = [
+            each for each in lame["benchmarks"] if each["param"] != "lstm-T100-B1-X32-H32-numba"
+        ]
+        assert len(lame["benchmarks"]) == len(results["benchmarks"]) - 1
+        files = render(lame)
+        Page(files["index.html"].decode())
+        assert "not measured" in files["report.md"].decode()
+
+    def test_without_naive_numpy(self, results: dict[str, Any]) -> None:
+        lame = copy.deepcopy(results)
+        lame["benchmarks"] = [
+            each for each in lame["benchmarks"] if each["extra_info"]["engine"] == "c"
+        ]
+        Page(render(lame)["index.html"].decode())
+
+
+def measure(median: float, iqr: float = 0.1) -> Measure:
+    return Measure(median, median - iqr / 2, median + iqr / 2, 10, 1, 1, 0.0, 0.0, None)
+
+
+class TestCompare:
+    def test_verdicts(self) -> None:
+        assert verdict(measure(1.0), measure(1.05)) == "within noise"
+        assert verdict(measure(1.0), measure(1.2)) == "slower"
+        assert verdict(measure(1.2), measure(1.0)) == "faster"
+        assert verdict(measure(1.0, iqr=1.0), measure(1.5, iqr=1.0)) == "within noise"
+        assert verdict(None, measure(1.0)) == "only in new"
+        assert verdict(measure(1.0), None) == "only in old"
+
+    def test_with_itself(self, results: dict[str, Any]) -> None:
+        changes = compare(results, results)
+        assert len(changes) == len(results["benchmarks"])
+        assert {change.verdict for change in changes} == {"within noise"}
+        assert {change.ratio for change in changes} == {1.0}
+
+    def test_command(
+        self, results: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        new = copy.deepcopy(results)
+        first, second, gone = new["benchmarks"][:3]
+        for name in ("median", "q1", "q3"):
+            first["stats"][name] *= 10
+            second["stats"][name] /= 10
+        new["benchmarks"].remove(gone)
+        new["fusedrnn"]["environment"]["isa"] = "other"
+        paths = [tmp_path / "old.json", tmp_path / "new.json"]
+        for path, content in zip(paths, (results, new), strict=True):
+            path.write_text(json.dumps(content))
+        assert run(arguments(compare=paths)) == 0
+        said = capsys.readouterr().out
+        for verdict_ in ("slower", "faster", "only in old", "within noise"):
+            assert verdict_ in said
+        assert "isa was" in said
+
+
+class TestRun:
+    def test_writes_everything(
+        self,
+        results: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("fusedrnn.bench.run._measured", lambda *_, **__: results)
+        folder = tmp_path / "new" / "report"
+        assert run(arguments(report=folder, json=tmp_path / "results.json")) == 0
+        assert {path.name for path in folder.iterdir()} == set(render(results))
+        assert json.loads((tmp_path / "results.json").read_text()) == results
+        assert load(folder / "results.json") == results
+        said = capsys.readouterr().out
+        assert "One sequence" in said
+        assert "max error against float64" in said
+
+    def test_failures_are_a_failure(
+        self,
+        results: dict[str, Any],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        lame = copy.deepcopy(results)
+        lame["fusedrnn"]["failures"] = {"test_sequence[numba]": "[no luck]"}
+        monkeypatch.setattr("fusedrnn.bench.run._measured", lambda *_, **__: lame)
+        assert run(arguments()) == 1
+        assert "not measured: test_sequence[numba]: [no luck]" in capsys.readouterr().out
+
+    def test_one_pass_for_real(self, tmp_path: Path) -> None:
+        code = (
+            "import sys, argparse\n"
+            "from pathlib import Path\n"
+            "import fusedrnn.bench.session as session\n"
+            "from fusedrnn.bench.run import run\n"
+            "session.QUICK_PASSES = 1\n"
+            "sys.exit(run(argparse.Namespace(quick=True, report=Path('report'), json=None, "
+            "isa='baseline', compare=None)))"
+        )
+        # Somebody's pytest settings have no say.
+        (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
+        environment = {**os.environ, "PYTEST_ADDOPTS": "--no-such-option"}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        written = load(tmp_path / "report" / "results.json")
+        parsed = parse(written)
+        assert parsed.quick
+        assert parsed.passes == 1
+        assert {m.isa for row in parsed.rows for m in row.measures.values()} == {None, "baseline"}
+        page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        assert "fusedrnn bench --quick" in page
+        assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "report"}
+
+    def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
+        code = "import sys; from fusedrnn.cli import main; sys.exit(main())"
+        command = [sys.executable, "-u", "-c", code, "bench", "--report", "report"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert "pass 1" in process.stdout.readline()
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == 130, out + err
+        assert "Traceback" not in err
+        assert list((tmp_path / "report").iterdir()) == []
+
+    def test_a_failed_write_leaves_the_old_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"old")
+
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("os.replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_file(path, b"new")
+        assert path.read_bytes() == b"old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+class TestText:
+    def test_durations(self) -> None:
+        assert duration(1.234e-7) == "123\N{NO-BREAK SPACE}ns"
+        assert duration(1.234e-6) == "1.23\N{NO-BREAK SPACE}µs"
+        assert duration(12.34e-3) == "12.3\N{NO-BREAK SPACE}ms"
+        assert duration(123.4) == "123\N{NO-BREAK SPACE}s"
+        assert duration(3e-11) == "0.03\N{NO-BREAK SPACE}ns"
+
+    def test_a_span_has_one_unit(self) -> None:
+        assert span(9e-7, 1.1e-6) == "900\N{EN DASH}1,100\N{NO-BREAK SPACE}ns"
+
+    def test_ratios_and_sizes(self) -> None:
+        assert ratio(12.34) == "12.3×"
+        assert ratio(None) == "\N{EN DASH}"
+        assert size(48 * 1024) == "48 KiB"
+        assert size(512) == "512 B"
