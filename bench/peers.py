@@ -124,10 +124,9 @@ class FusedLSTM:
 
     def run_steps(self, repeats: int) -> None:
         """So many steps from the bound input buffer, looped in C."""
-        from fusedrnn._native import ffi, lib
+        from fusedrnn._native import lib
 
-        handle = self.stream._handle
-        lib.fr_time_run(handle.plan, ffi.addressof(handle, "io"), repeats)
+        lib.fr_time_steps(self.stream._handle, repeats)
 
 
 def make(engine: str, weights: Mapping[str, Array], batch_size: int = 1) -> NaiveLSTM | FusedLSTM:

@@ -73,51 +73,57 @@ int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch);
 /* Runs a plan over sequences. Denormals are flushed inside and the caller's floating-point mode is restored. */
 void fr_run(const fr_plan *plan, const fr_sequence *q);
 
-/* fr_run `repeats` times over the same buffers, the state going on: the seconds it took. For benchmarks. */
-double fr_time_run(const fr_plan *plan, const fr_sequence *q, int64_t repeats);
-
 /*
  * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
- * io.x is the bound input buffer. `busy` is nonzero while a thread is inside.
+ * io.x is the bound input buffer; spans are filled by fr_stream_bind. `busy` is nonzero while a thread is inside.
  */
 typedef struct fr_stream {
     const fr_plan *plan;
     fr_sequence io;
+    fr_span *spans;  /* [layers]: what each kernel is called with; filled by fr_stream_bind */
     int64_t inputs;  /* X */
     uintptr_t dtype; /* the address of NumPy's float32 dtype object */
     int64_t busy;
 } fr_stream;
 
-enum fr_status { FR_OK = 0, FR_BUSY = 1, FR_OTHER_ARRAY = 2 };
+/* Fills stream->spans, once, so that a step need not. */
+void fr_stream_bind(fr_stream *stream);
 
-/* One step from the bound input buffer. FR_OK, or FR_BUSY (and nothing done) if another thread is inside. */
-int fr_step(fr_stream *stream);
+/* One step from the bound input buffer. False; or true, and nothing done, if another thread is inside. */
+bool fr_step(fr_stream *stream);
 
-/* One step from x: [B][X] floats side by side, aligned to a float. */
-int fr_step_from(fr_stream *stream, const float *x);
+/* One step from x: [B][X] floats side by side, aligned to a float. Likewise. */
+bool fr_step_from(fr_stream *stream, const float *x);
 
 /*
- * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. FR_OTHER_ARRAY (and
- * nothing done) unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) apart from y: Python's gate
- * then says what is wrong with it, or copies it. A check here costs nanoseconds; the same one in Python costs more than
- * a small step.
+ * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. True, and nothing
+ * done, if another thread is inside, or unless it is exactly a C-contiguous, aligned float32 array of shape (B, X)
+ * apart from y: Python's gate then says what is wrong with it, or copies it. A check here costs nanoseconds; the same
+ * one in Python costs more than a small step.
  */
-int fr_step_array(fr_stream *stream, uintptr_t array);
+bool fr_step_array(fr_stream *stream, uintptr_t array);
 
-/* 1 if fr_step_array reads this interpreter's arrays rightly: nd, dims[2], data and dtype are what Python says. */
-int fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype);
+/* True if fr_step_array reads this interpreter's arrays rightly: nd, dims[2], data and dtype are what Python says. */
+bool fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype);
 
-/* For fr.Stream.run: FR_OK and the stream is taken, or FR_BUSY. */
-int fr_stream_take(fr_stream *stream);
+/* For what else reads or writes a stream's state: false, and the stream is taken; or true, and another thread has it.
+ */
+bool fr_stream_take(fr_stream *stream);
 void fr_stream_release(fr_stream *stream);
+
+/*
+ * The seconds that `repeats` steps from the bound input buffer take, looped here. For benchmarks. Each step waits for
+ * the one before to finish, as it must for a caller who uses the output: side by side, two small steps overlap.
+ */
+double fr_time_steps(fr_stream *stream, int64_t repeats);
 
 /* Does nothing: what a call from Python costs. */
 void fr_nothing(void);
 
 /* The instruction sets of this build, best first. `isa` counts from 0; a name is NULL past the end. */
 const char *fr_isa_name(int64_t isa);
-int fr_isa_runs_here(int64_t isa); /* 1 if this CPU and its operating system have it */
-int64_t fr_isa_lanes(int64_t isa); /* L */
+bool fr_isa_runs_here(int64_t isa); /* true if this CPU and its operating system have it */
+int64_t fr_isa_lanes(int64_t isa);  /* L */
 
 /* The kernel of a cell, or NULL if there is none of that name. */
 fr_kernel fr_find_kernel(int64_t isa, const char *cell);

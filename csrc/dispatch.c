@@ -21,7 +21,7 @@ const char *fr_isa_name(int64_t isa) { return isa >= 0 && isa < ISA_COUNT ? tabl
 
 int64_t fr_isa_lanes(int64_t isa) { return tables[isa]->lanes; }
 
-int fr_isa_runs_here(int64_t isa)
+bool fr_isa_runs_here(int64_t isa)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -30,10 +30,10 @@ int fr_isa_runs_here(int64_t isa)
         return __builtin_cpu_supports(cpu) != 0;
     FR_ISAS(FR_CASE)
 #undef FR_CASE
-    return 0;
+    return false;
 #else
     (void)isa;
-    return 1;
+    return true;
 #endif
 }
 
@@ -68,7 +68,7 @@ void fr_nothing(void) {}
 /* Gates that decay to nothing leave denormals in the state, and each costs a hundred cycles: they are flushed to zero,
  * inside only. The mode belongs to the thread, so the caller's is put back. */
 #if defined(__x86_64__)
-#include <xmmintrin.h>
+#include <emmintrin.h>
 typedef unsigned int fr_float_mode;
 static fr_float_mode flush_denormals(void)
 {
@@ -127,87 +127,108 @@ int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch)
     return floats ? floats + LINE : 0; /* room to begin on a cache line */
 }
 
-void fr_run(const fr_plan *plan, const fr_sequence *q)
+/* What the kernel of one layer and direction is called with. */
+static fr_span span_of(const fr_plan *plan, const fr_sequence *q, int64_t layer, int64_t direction)
 {
-    if (q->steps <= 0 || q->batch <= 0)
-        return;
-    const fr_float_mode mode = flush_denormals();
     const int64_t H = plan->hidden, width = plan->directions * H;
+    const int64_t index = layer * plan->directions + direction;
     const int64_t between = between_floats(plan, q->steps, q->batch);
     float *workspace = (float *)(((uintptr_t)q->workspace + 4 * LINE - 1) / (4 * LINE) * (4 * LINE));
     float *buffers[2] = {workspace, workspace + (plan->layers > 2 ? between : 0)};
     float *scratch = workspace + (plan->layers > 2 ? 2 : 1) * between;
 
-    const float *x = q->x;
-    int64_t x_step = q->x_step, x_row = q->x_row;
-    for (int64_t layer = 0; layer < plan->layers; layer++) {
-        const int last = layer == plan->layers - 1;
-        float *y = last ? q->y : buffers[layer % 2];
-        const int64_t y_row = last ? q->y_row : width;
-        const int64_t y_step = last ? q->y_step : q->batch * width;
-        for (int64_t direction = 0; direction < plan->directions; direction++) {
-            const int64_t index = layer * plan->directions + direction;
-            const fr_panels *w = &plan->panels[index];
-            const int64_t from = direction == 0 ? 0 : q->steps - 1;
-            const int64_t sign = direction == 0 ? 1 : -1;
-            const fr_span span = {
-                .steps = q->steps,
-                .batch = q->batch,
-                .x = x + from * x_step,
-                .x_step = sign * x_step,
-                .x_row = x_row,
-                .y = y + from * y_step + direction * H,
-                .y_step = sign * y_step,
-                .y_row = y_row,
-                .h = q->h + index * q->batch * H,
-                .c = q->c ? q->c + index * q->batch * H : NULL,
-                .scratch = scratch,
-                .chunk = chunk_steps(w, q->steps, q->batch),
-            };
-            w->kernel(w, &span);
-        }
-        x = y;
-        x_step = y_step;
-        x_row = y_row;
-    }
-    restore(mode);
+    const bool first = layer == 0, last = layer == plan->layers - 1;
+    const float *x = first ? q->x : buffers[(layer - 1) % 2];
+    const int64_t x_step = first ? q->x_step : q->batch * width;
+    const int64_t x_row = first ? q->x_row : width;
+    float *y = last ? q->y : buffers[layer % 2];
+    const int64_t y_step = last ? q->y_step : q->batch * width;
+    const int64_t y_row = last ? q->y_row : width;
+
+    const int64_t from = direction == 0 ? 0 : q->steps - 1;
+    const int64_t sign = direction == 0 ? 1 : -1;
+    return (fr_span){
+        .steps = q->steps,
+        .batch = q->batch,
+        .x = x + from * x_step,
+        .x_step = sign * x_step,
+        .x_row = x_row,
+        .y = y + from * y_step + direction * H,
+        .y_step = sign * y_step,
+        .y_row = y_row,
+        .h = q->h + index * q->batch * H,
+        .c = q->c ? q->c + index * q->batch * H : NULL,
+        .scratch = scratch,
+        .chunk = chunk_steps(&plan->panels[index], q->steps, q->batch),
+    };
 }
 
-double fr_time_run(const fr_plan *plan, const fr_sequence *q, int64_t repeats)
+void fr_run(const fr_plan *plan, const fr_sequence *q)
 {
-    struct timespec begin, end;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
-    for (int64_t k = 0; k < repeats; k++)
-        fr_run(plan, q);
-    clock_gettime(CLOCK_MONOTONIC, &end);
-    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+    if (q->steps <= 0 || q->batch <= 0)
+        return;
+    const fr_float_mode mode = flush_denormals();
+    for (int64_t layer = 0; layer < plan->layers; layer++)
+        for (int64_t direction = 0; direction < plan->directions; direction++) {
+            const fr_panels *w = &plan->panels[layer * plan->directions + direction];
+            const fr_span span = span_of(plan, q, layer, direction);
+            w->kernel(w, &span);
+        }
+    restore(mode);
 }
 
 /* ---- streams ---------------------------------------------------------------------------------------------------- */
 
-int fr_stream_take(fr_stream *stream)
-{
-    return __atomic_exchange_n(&stream->busy, 1, __ATOMIC_ACQUIRE) ? FR_BUSY : FR_OK;
-}
+bool fr_stream_take(fr_stream *stream) { return __atomic_exchange_n(&stream->busy, 1, __ATOMIC_ACQUIRE) != 0; }
 
 void fr_stream_release(fr_stream *stream) { __atomic_store_n(&stream->busy, 0, __ATOMIC_RELEASE); }
 
-int fr_step(fr_stream *stream)
+void fr_stream_bind(fr_stream *stream)
 {
-    if (fr_stream_take(stream) != FR_OK)
-        return FR_BUSY;
-    fr_run(stream->plan, &stream->io);
-    fr_stream_release(stream);
-    return FR_OK;
+    for (int64_t layer = 0; layer < stream->plan->layers; layer++)
+        stream->spans[layer] = span_of(stream->plan, &stream->io, layer, 0);
 }
 
-int fr_step_from(fr_stream *stream, const float *x)
+static void step_from(fr_stream *stream, const float *x)
 {
-    if (fr_stream_take(stream) != FR_OK)
-        return FR_BUSY;
-    fr_sequence io = stream->io;
-    io.x = x;
-    fr_run(stream->plan, &io);
+    const fr_float_mode mode = flush_denormals();
+    stream->spans[0].x = x;
+    for (int64_t layer = 0; layer < stream->plan->layers; layer++) {
+        const fr_panels *w = &stream->plan->panels[layer];
+        w->kernel(w, &stream->spans[layer]);
+    }
+    restore(mode);
+}
+
+bool fr_step_from(fr_stream *stream, const float *x)
+{
+    if (fr_stream_take(stream))
+        return true;
+    step_from(stream, x);
     fr_stream_release(stream);
-    return FR_OK;
+    return false;
+}
+
+bool fr_step(fr_stream *stream) { return fr_step_from(stream, stream->io.x); }
+
+/* Until every instruction before has finished. */
+static void wait_for_results(void)
+{
+#if defined(__x86_64__)
+    _mm_lfence();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+double fr_time_steps(fr_stream *stream, int64_t repeats)
+{
+    struct timespec begin, end;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (int64_t k = 0; k < repeats; k++) {
+        step_from(stream, stream->io.x);
+        wait_for_results();
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
 }

@@ -2,6 +2,7 @@
 #ifndef FUSEDRNN_H
 #define FUSEDRNN_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 

@@ -22,23 +22,23 @@ typedef struct {
 enum { FR_ARRAY_C_CONTIGUOUS = 0x0001, FR_ARRAY_ALIGNED = 0x0100 };
 
 /* No Python API is called and no count is touched: cffi has released the GIL, and the caller holds the array. */
-int fr_step_array(fr_stream *stream, uintptr_t array)
+bool fr_step_array(fr_stream *stream, uintptr_t array)
 {
     const fr_array *x = (const fr_array *)array;
     const int wanted = FR_ARRAY_C_CONTIGUOUS | FR_ARRAY_ALIGNED;
     if ((uintptr_t)x->descr != stream->dtype || x->nd != 2 || x->dimensions[0] != stream->io.batch ||
         x->dimensions[1] != stream->inputs || (x->flags & wanted) != wanted)
-        return FR_OTHER_ARRAY;
+        return true;
     /* y = step(y): the kernel reads x while it writes y. */
     const uintptr_t x_at = (uintptr_t)x->data, y_at = (uintptr_t)stream->io.y;
     const uintptr_t x_bytes = (uintptr_t)(stream->io.batch * stream->inputs) * sizeof(float);
     const uintptr_t y_bytes = (uintptr_t)(stream->io.batch * stream->io.y_row) * sizeof(float);
     if (x_at < y_at + y_bytes && y_at < x_at + x_bytes)
-        return FR_OTHER_ARRAY;
+        return true;
     return fr_step_from(stream, (const float *)x->data);
 }
 
-int fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype)
+bool fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype)
 {
     const fr_array *x = (const fr_array *)array;
     const int wanted = FR_ARRAY_C_CONTIGUOUS | FR_ARRAY_ALIGNED;

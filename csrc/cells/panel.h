@@ -55,6 +55,8 @@ typedef struct {
 
 FR_INLINE fr_tiling fr_tile_rows(int64_t count, int gates)
 {
+    if (count <= FR_MAX_ROWS(gates)) /* a small step would notice the divisions */
+        return (fr_tiling){1, count, 0, FR_BLOCKS(count, gates)};
     const int64_t tiles = (count + FR_MAX_ROWS(gates) - 1) / FR_MAX_ROWS(gates);
     const int64_t rows = count / tiles;
     const int64_t higher = count % tiles;

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
-# enum fr_status of csrc/api.h
-_OK, _BUSY, _OTHER_ARRAY = 0, 1, 2
-
 
 class Stream:
     """A layer that remembers: made by ``layer.stream(batch_size)``.
@@ -50,8 +47,8 @@ class Stream:
         self._entry: _Compiled | _Python = entry(layer._engine, self.input[None], y, self._state)
         # Bound here because an attribute of an attribute costs as much as a check.
         self._handle: Any = self._entry.handle
-        self._step: Callable[[Any], int] = self._entry.step
-        self._step_array: Callable[[Any, int], int] = self._entry.step_array
+        self._step: Callable[[Any], bool] = self._entry.step
+        self._step_array: Callable[[Any, int], bool] = self._entry.step_array
 
     @property
     def batch_size(self) -> int:
@@ -150,7 +147,10 @@ def _busy() -> StreamBusyError:
 
 
 class _Compiled:
-    """The way into a compiled engine: functions of the C API and the struct they take."""
+    """The way into a compiled engine: functions of the C API and the struct they take.
+
+    What returns a bool returns True if it did nothing: another thread is inside.
+    """
 
     def __init__(self, engine: Compiled, x: Array, y: Array, state: list[Array]) -> None:
         io, workspace = engine.sequence(x, y, state)
@@ -159,19 +159,22 @@ class _Compiled:
         self.handle.io = io[0]
         self.handle.inputs = x.shape[2]
         self.handle.dtype = id(FLOAT32)
-        self._alive = (engine, x, y, workspace)
-        self.step: Callable[[Any], int] = lib.fr_step
+        spans = ffi.new("fr_span[]", engine.plan.layers)
+        self.handle.spans = spans
+        lib.fr_stream_bind(self.handle)
+        self._alive = (engine, x, y, workspace, spans)
+        self.step: Callable[[Any], bool] = lib.fr_step
         array = x[0]
         reads = lib.fr_reads_arrays(id(array), ffi.from_buffer(array), *array.shape, id(FLOAT32))
-        self.step_array: Callable[[Any, int], int] = (
-            lib.fr_step_array if reads else lambda handle, array: _OTHER_ARRAY
+        self.step_array: Callable[[Any, int], bool] = (
+            lib.fr_step_array if reads else lambda handle, array: True
         )
 
-    def step_from(self, x: Array) -> int:
-        return int(lib.fr_step_from(self.handle, ffi.from_buffer("float[]", x)))
+    def step_from(self, x: Array) -> bool:
+        return bool(lib.fr_step_from(self.handle, ffi.from_buffer("float[]", x)))
 
-    def take(self) -> int:
-        return int(lib.fr_stream_take(self.handle))
+    def take(self) -> bool:
+        return bool(lib.fr_stream_take(self.handle))
 
     def release(self) -> None:
         lib.fr_stream_release(self.handle)
@@ -185,23 +188,23 @@ class _Python:
         self._engine, self._x, self._y, self._state = engine, x, y, state
         self._lock = threading.Lock()
 
-    def step(self, handle: None) -> int:
+    def step(self, handle: None) -> bool:
         return self.step_from(self._x[0])
 
-    def step_array(self, handle: None, array: int) -> int:
-        return _OTHER_ARRAY
+    def step_array(self, handle: None, array: int) -> bool:
+        return True
 
-    def step_from(self, x: Array) -> int:
+    def step_from(self, x: Array) -> bool:
         if self.take():
-            return _BUSY
+            return True
         try:
             self._engine.run(x[None], self._y, self._state)
         finally:
             self.release()
-        return _OK
+        return False
 
-    def take(self) -> int:
-        return _OK if self._lock.acquire(blocking=False) else _BUSY
+    def take(self) -> bool:
+        return not self._lock.acquire(blocking=False)
 
     def release(self) -> None:
         self._lock.release()
