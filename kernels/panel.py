@@ -192,9 +192,11 @@ def functions(isa_name: str, gates: int) -> ModuleType:
     @inlined
     def tiles(count, all_blocks):
         """(block, blocks, row, rows) of each tile: tiles of nearly equal height."""
-        number = (count + max_rows - 1) // max_rows
-        least = count // number
-        higher = count % number
+        number, least, higher = 1, count, 0
+        if count > max_rows:  # a small step would notice the divisions
+            number = (count + max_rows - 1) // max_rows
+            least = count // number
+            higher = count % number
         at_once = MAX_BLOCKS if least + (higher > 0) <= max_rows_of_two else 1
         block = 0
         while block < all_blocks:
