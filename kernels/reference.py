@@ -4,8 +4,8 @@ Written to be read beside the equations, one line for one line, in the names of 
 float dtype; float64 is the oracle of the tests. No step is fused and nothing is in place: this is
 what the numbers mean, not how to get them fast.
 
-Shapes: X inputs, H units, B rows. ``x`` is (B, X), ``h`` and ``c`` are (B, H), ``W`` is (G H, X), ``R`` is
-(G H, H) and ``b`` is (G H,), with G gate blocks stacked in the order of the table.
+Shapes: X inputs, H units, B rows. ``x`` is (B, X), ``h`` and ``c`` are (B, H), ``W`` is (G H, X),
+``R`` is (G H, H) and ``b`` is (G H,), with G gate blocks stacked in the order of the table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Step = Callable[[Array, tuple[Array, ...], Array, Array, Array], tuple[Array, ..
 def sigmoid(x: Array) -> Array:
     """1 / (1 + e^-x), by e^-|x|: exact to rounding on both sides, and never an overflow."""
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1, e) / (1 + e)
+    y: Array = np.where(x >= 0, 1, e) / (1 + e)
+    return y
 
 
 def tanh(x: Array) -> Array:

@@ -19,8 +19,6 @@ BOUNDS = {
     "sigmoid": activations.SIGMOID_MAX_ABS_ERROR,
     "tanh": activations.TANH_MAX_ABS_ERROR,
 }
-TANH_MAX_ULP = 4
-
 Function = Callable[[np.ndarray], np.ndarray]
 
 
@@ -69,7 +67,7 @@ def assert_within_bounds(name: str, function: Function, pieces: Iterator[np.ndar
         if name == "tanh":
             normal = np.abs(true) >= np.finfo(np.float32).tiny
             ulp = error[normal] / np.spacing(np.abs(true[normal]).astype(np.float32))
-            assert ulp.max(initial=0) <= TANH_MAX_ULP, f"at {x[normal][ulp.argmax()]!r}"
+            assert ulp.max(initial=0) <= activations.TANH_MAX_ULP_ERROR, f"at {x[normal][ulp.argmax()]!r}"
 
 
 @pytest.mark.parametrize("name", BOUNDS)
