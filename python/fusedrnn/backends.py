@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,18 +172,29 @@ def choose(
     return Compiled(architecture, weights, backend)
 
 
-class Engine(Protocol):
-    """What runs a layer. ``state`` is written in place; ``x`` and ``y`` do not overlap."""
+class Engine(ABC):
+    """What runs a layer.
+
+    Attributes
+    ----------
+    backend
+        One of :data:`BACKENDS`.
+    isa
+        The instruction set it was packed for; None for NumPy.
+    """
 
     backend: str
     isa: str | None
 
+    @abstractmethod
     def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
-        """From x (T, B, X) and state, each (L * D, B, ·), to y (T, B, D * R) and the state after it."""
-        ...
+        """From x (T, B, X) and state, each (L * D, B, ·), to y (T, B, D * R) and the state after it.
+
+        ``state`` is written in place; ``x`` and ``y`` do not overlap.
+        """
 
 
-class Reference:
+class Reference(Engine):
     """The NumPy specification, run layer by layer, direction by direction, step by step."""
 
     backend = "numpy"
@@ -259,15 +271,15 @@ def packed(matrix: Array, gates: int, lanes: int) -> Array:
     return panels
 
 
-class Compiled:
+class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
     def __init__(self, architecture: Architecture, weights: Weights, backend: str) -> None:
         self.backend = backend
-        self.isa: str = active_isa()
-        kernel = _kernel(backend, architecture.cell, self.isa)
+        self.isa = isa = active_isa()
+        kernel = _kernel(backend, architecture.cell, isa)
         gates = len(architecture.table.gates)
-        lanes = lib.fr_isa_lanes(isas()[self.isa])
+        lanes = lib.fr_isa_lanes(isas()[isa])
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))

@@ -328,7 +328,8 @@ class Layer(Generic[StateT]):
 def _dtype(name: Any) -> np.dtype[Any]:
     if name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {name!r}")
-    return np.dtype(name)
+    kind: np.dtype[Any] = np.dtype(name)
+    return kind
 
 
 class LSTM(Layer[LSTMState]):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy import ndarray
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import FLOAT32, Array, Compiled, Reference, gate
+from fusedrnn.backends import FLOAT32, Array, Compiled, Engine, gate
 from fusedrnn.errors import StreamBusyError
 
 if TYPE_CHECKING:
@@ -43,8 +43,12 @@ class Stream:
         y = np.zeros((1, batch_size, architecture.output_size), layer.dtype)
         self.output: Array = y[0]
         self.output.setflags(write=False)
-        entry = _Compiled if isinstance(layer._engine, Compiled) else _Python
-        self._entry: _Compiled | _Python = entry(layer._engine, self.input[None], y, self._state)
+        engine = layer._engine
+        self._entry: _Compiled | _Python = (
+            _Compiled(engine, self.input[None], y, self._state)
+            if isinstance(engine, Compiled)
+            else _Python(engine, self.input[None], y, self._state)
+        )
         # Bound here because an attribute of an attribute costs as much as a check.
         self._handle: Any = self._entry.handle
         self._step: Callable[[Any], bool] = self._entry.step
@@ -181,9 +185,9 @@ class _Compiled:
 
 
 class _Python:
-    """The same way into the NumPy specification."""
+    """The same way into any other engine."""
 
-    def __init__(self, engine: Reference, x: Array, y: Array, state: list[Array]) -> None:
+    def __init__(self, engine: Engine, x: Array, y: Array, state: list[Array]) -> None:
         self.handle = None
         self._engine, self._x, self._y, self._state = engine, x, y, state
         self._lock = threading.Lock()
