@@ -33,8 +33,9 @@ def wheel(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", str(dist))
     (built,) = dist.glob("*.whl")
     session.install(f"{built}[test]")
+    root = Path(__file__).parent
     with session.chdir(session.create_tmp()):
-        session.run("pytest", "-c", f"{Path(__file__).parent}/pyproject.toml", *session.posargs)
+        session.run("pytest", "-c", f"{root}/pyproject.toml", f"{root}/tests", *session.posargs)
 
 
 @nox.session
