@@ -127,6 +127,7 @@ class BoundStep:
         self._x = np.zeros((1, 1, inputs), np.float32)
         x = OrtValue.ortvalue_from_numpy(self._x)
         self._y = np.zeros((1, 1, 1, hidden), np.float32)
+        self._output: Array = self._y[0, 0]
         y = OrtValue.ortvalue_from_numpy(self._y)
         self._states = [np.zeros((1, 1, hidden), np.float32) for _ in range(4)]
         h0, c0, h1, c1 = map(OrtValue.ortvalue_from_numpy, self._states)
@@ -147,7 +148,7 @@ class BoundStep:
         self._x[0] = x
         self._run(self._turns[self._turn])
         self._turn ^= 1
-        return self._y[0, 0]
+        return self._output
 
 
 class PlainStep:
@@ -163,7 +164,8 @@ class PlainStep:
         """From x (1, X) to h (1, H)."""
         given = {"x": x[None], "h": self._h, "c": self._c}
         y, self._h, self._c = self._run(None, given)
-        return y[0, 0]  # type: ignore[no-any-return]
+        output: Array = y[0, 0]
+        return output
 
 
 def error(what: str, y: Array, expected: Array) -> float:

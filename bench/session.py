@@ -151,7 +151,7 @@ def merged(benchmarks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _one(fullname: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
-    stats = Stats()
+    stats: Any = Stats()  # type: ignore[no-untyped-call]
     for turn in turns:
         stats.data += turn["stats"]["data"]
     first = turns[0]

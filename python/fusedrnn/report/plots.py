@@ -12,6 +12,7 @@ from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row
 from fusedrnn.report.text import ratio
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 __all__ = ["PLOTS", "image", "inline"]
@@ -32,7 +33,7 @@ _VARIABLES = {
     GRID: "var(--line)",
 }
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -76,16 +77,18 @@ def speedup(results: Results) -> Figure:
         if engine == BASELINE:
             continue
         points = [
-            (place, row.speedup(engine), row.speedup_range(engine))
+            (place, middle, *limits)
             for place, (_, row) in enumerate(lines)
-            if row is not None and engine in row.measures
+            if row is not None
+            and (middle := row.speedup(engine)) is not None
+            and (limits := row.speedup_range(engine)) is not None
         ]
         axes.errorbar(
-            [middle for _, middle, _ in points if middle],
-            [place for place, _, _ in points],
+            [middle for _, middle, _, _ in points],
+            [place for place, _, _, _ in points],
             xerr=[
-                [middle - low for _, middle, (low, _) in points],  # type: ignore[misc]
-                [high - middle for _, middle, (_, high) in points],  # type: ignore[misc]
+                [middle - low for _, middle, low, _ in points],
+                [high - middle for _, middle, _, high in points],
             ],
             **MARKERS[engine],
             linestyle="none",
@@ -155,16 +158,16 @@ def step_time(results: Results) -> Figure:
     return figure
 
 
-def _plain_ticks(axis: object, text: Callable[[float], str]) -> None:
+def _plain_ticks(axis: Axis, text: Callable[[float], str]) -> None:
     """1, 2, 5, 10 instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-    low, high = axis.get_view_interval()  # type: ignore[attr-defined]
+    low, high = axis.get_view_interval()
     wide = high / low > 300
-    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))  # type: ignore[attr-defined]
-    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))  # type: ignore[attr-defined]
-    axis.set_minor_locator(NullLocator())  # type: ignore[attr-defined]
-    axis.set_minor_formatter(NullFormatter())  # type: ignore[attr-defined]
+    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 #: By the name of the file: how it is drawn, and what it says to people who cannot see it.
