@@ -19,6 +19,7 @@ from pytest_benchmark.stats import Stats
 from fusedrnn.bench.cases import CASES, Group, in_group
 from fusedrnn.bench.clock import clock
 from fusedrnn.bench.environment import commit, environment
+from fusedrnn.bench.measure import LARGEST_ERROR
 from fusedrnn.bench.peers import ENGINES
 
 __all__ = [
@@ -131,6 +132,7 @@ class Session:
         output_json["benchmarks"] = merged(output_json["benchmarks"])
         output_json["fusedrnn"] = {
             "passes": self.passes,
+            "largest_error": LARGEST_ERROR,
             "quick": config.getoption("markexpr") == "quick",
             "environment": self._environment,
             "failures": self.failures,

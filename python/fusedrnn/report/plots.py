@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import log10
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row
@@ -159,12 +160,13 @@ def step_time(results: Results) -> Figure:
 
 
 def _plain_ticks(axis: Axis, text: Callable[[float], str]) -> None:
-    """1, 2, 5, 10 instead of powers of ten."""
+    """1, 2, 5, 10 instead of powers of ten, as far as there is room."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
     low, high = axis.get_view_interval()
-    wide = high / low > 300
-    axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    decades = log10(high / low)
+    between = (1.0, 2.0, 5.0) if decades < 1.5 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=between))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -138,10 +138,19 @@ class Row:
 
 @dataclass
 class Results:
-    """All rows of a benchmark JSON, and the circumstances."""
+    """All rows of a benchmark JSON, and the circumstances.
+
+    Attributes
+    ----------
+    bound
+        The largest error that an engine was allowed.
+    failures
+        What was not measured, and why.
+    """
 
     rows: list[Row]
     passes: int
+    bound: float
     quick: bool
     environment: dict[str, Any]
     failures: dict[str, str]
@@ -207,6 +216,7 @@ def parse(results: dict[str, Any]) -> Results:
     return Results(
         rows=list(rows.values()),
         passes=int(about["passes"]),
+        bound=float(about["largest_error"]),
         quick=bool(about["quick"]),
         environment=dict(about["environment"]),
         failures=dict(about["failures"]),
