@@ -123,7 +123,7 @@ class FusedLSTM:
         return self._layer.isa
 
     def run_steps(self, repeats: int) -> None:
-        """So many steps from the bound input buffer, looped in C."""
+        """So many steps from the bound input buffer, looped in C, each finished before the next."""
         from fusedrnn._native import lib
 
         lib.fr_time_steps(self.stream._handle, repeats)

@@ -58,8 +58,9 @@ GROUPS = (
     Group(
         "step, kernel alone",
         "One step, the kernel alone",
-        "The same steps in a loop in C, without a call from Python between them. Naive NumPy has no "
-        "such loop: the speed-up is over its step from Python.",
+        "The same steps in a loop in C, without a call from Python between them; each is finished "
+        "before the next begins, as a caller has it. Naive NumPy has no such loop: the speed-up is "
+        "over its step from Python.",
         "step from Python",
     ),
     Group("sequence", "One sequence", "One call for all T steps of a single sequence.", "sequence"),
