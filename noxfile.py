@@ -6,6 +6,7 @@ The default sessions are what CI runs, each in a fresh environment; the others t
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,8 +31,10 @@ def wheel(session: nox.Session) -> None:
     """A wheel built from the sdist, installed alone, passes the tests."""
     session.install("build")
     dist = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist))
     (built,) = dist.glob("*.whl")
+    session.install("--force-reinstall", "--no-deps", str(built))
     session.install(f"{built}[test]")
     root = Path(__file__).parent
     with session.chdir(session.create_tmp()):
