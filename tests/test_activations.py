@@ -67,7 +67,9 @@ def assert_within_bounds(name: str, function: Function, pieces: Iterator[np.ndar
         if name == "tanh":
             normal = np.abs(true) >= np.finfo(np.float32).tiny
             ulp = error[normal] / np.spacing(np.abs(true[normal]).astype(np.float32))
-            assert ulp.max(initial=0) <= activations.TANH_MAX_ULP_ERROR, f"at {x[normal][ulp.argmax()]!r}"
+            assert ulp.max(initial=0) <= activations.TANH_MAX_ULP_ERROR, (
+                f"at {x[normal][ulp.argmax()]!r}"
+            )
 
 
 @pytest.mark.parametrize("name", BOUNDS)
