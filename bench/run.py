@@ -244,7 +244,7 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
             continue
         engines = [name for name in parsed.engines if any(name in row.measures for row in rows)]
         table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
-        table.add_column("shape", no_wrap=True)
+        table.add_column("shape")
         for engine in engines:
             table.add_column(SHORT[engine], justify="right", no_wrap=True)
             table.add_column("IQR", justify="right", no_wrap=True)

@@ -15,7 +15,7 @@ import pytest
 
 import fusedrnn as fr
 from fusedrnn.bench import environment as environment_module
-from fusedrnn.bench.acts import DATA, bits_per_character, demo_problem, demo_subject
+from fusedrnn.bench.acts import bits_per_character, demo_problem, demo_subject
 from fusedrnn.bench.cases import CASES, GROUPS, find, in_group
 from fusedrnn.bench.environment import busy, environment
 from fusedrnn.bench.interleave import interleaved
@@ -251,7 +251,6 @@ class TestEnvironment:
         assert environment_module.commit() == {}
 
 
-@pytest.mark.skipif(not (DATA / "char_lstm.safetensors").exists(), reason="no demo model")
 class TestActs:
     @pytest.mark.parametrize("engine", ENGINES)
     def test_same_bits_per_character(self, engine: str) -> None:
