@@ -197,7 +197,10 @@ def test_strided_inputs(make: Maker, draw: Draw) -> None:
         np.broadcast_to(wide[0, 0, :4], (5, 3, 4)),
         np.asfortranarray(wide[..., :4]),
     ):
-        np.testing.assert_array_equal(layer(x)[0], layer(np.ascontiguousarray(x))[0])
+        y, contiguous = layer(x)[0], layer(np.ascontiguousarray(x))[0]
+        # BLAS may sum a strided row in another order.
+        atol = 1e-6 if layer.backend == "numpy" else 0
+        np.testing.assert_allclose(y, contiguous, rtol=0, atol=atol)
 
 
 def test_read_only_and_misaligned_inputs(make: Maker, draw: Draw) -> None:
