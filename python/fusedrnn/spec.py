@@ -291,9 +291,9 @@ class NetworkComplexity:
                 "parameters": self.parameters,
                 "parameters_tied_once": self.parameters_tied_once,
                 "parameters_tied_twice": self.parameters_tied_twice,
-                "macs_per_step": _plain(self.macs_per_step),
+                "macs_per_step": plain(self.macs_per_step),
                 "peak_macs_per_step": self.peak_macs_per_step,
-                "macs": _plain(self.macs),
+                "macs": plain(self.macs),
             },
         }
 
@@ -373,9 +373,9 @@ class NetworkComplexity:
             "weights": weights,
             "biases": layer.biases,
             "parameters": weights + layer.biases,
-            "macs_per_step": _plain(layer.macs_per_step),
+            "macs_per_step": plain(layer.macs_per_step),
             "peak_macs_per_step": layer.peak_macs_per_step,
-            "macs": _plain(self.steps * self.batch * layer.macs_per_step),
+            "macs": plain(self.steps * self.batch * layer.macs_per_step),
         }
 
     def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
@@ -418,7 +418,7 @@ def figure_text(figure: Number) -> str:
     return f"{figure:,}" if isinstance(figure, int) else f"{float(figure):,.3f}"
 
 
-def _plain(figure: Number) -> int | float:
+def plain(figure: Number) -> int | float:
     """A figure as JSON and CSV have it."""
     return figure if isinstance(figure, int) else float(figure)
 
