@@ -4,7 +4,10 @@
 #include "cells/activations.h"
 #include "cells/panel.h"
 
+#include "cells/clockwork.h"
+#include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/rnn.h"
 
 #define FR_PASTE(a, b) a##b
 #define FR_EXPAND(a, b) FR_PASTE(a, b)
