@@ -168,7 +168,7 @@ class Architecture:
     bias: Bias = "single"
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
         for name, least in (
             ("input_size", 1),
@@ -180,7 +180,7 @@ class Architecture:
         if not isinstance(self.bidirectional, bool):
             kind = type(self.bidirectional).__name__
             raise TypeError(f"bidirectional must be True or False, not {kind}")
-        if self.bias not in BIASES:
+        if not isinstance(self.bias, str) or self.bias not in BIASES:
             raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
         if self.proj_size and "projection" not in self.table.options:
             raise ValueError(
