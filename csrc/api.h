@@ -126,9 +126,8 @@ void fr_run(const fr_plan *plan, const fr_sequence *q);
 typedef struct fr_stream {
     const fr_plan *plan;
     fr_sequence io;
-    fr_span *spans;  /* [layers]: what each kernel is called with; filled by fr_stream_bind */
-    int64_t inputs;  /* X */
-    uintptr_t dtype; /* the address of NumPy's float32 dtype object */
+    fr_span *spans; /* [layers]: what each kernel is called with; filled by fr_stream_bind */
+    int64_t inputs; /* X */
     int64_t busy;
 } fr_stream;
 
@@ -149,8 +148,8 @@ bool fr_step_from(fr_stream *stream, const float *x);
  */
 bool fr_step_array(fr_stream *stream, uintptr_t array);
 
-/* True if fr_step_array reads this interpreter's arrays rightly: nd, dims[2], data and dtype are what Python says. */
-bool fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype);
+/* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
+bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);
 
 /* For what else reads or writes a stream's state: false, and the stream is taken; or true, and another thread has it.
  */
