@@ -51,6 +51,7 @@ MOST_BYTES = 256 * 1024
 MOST_LAYERS = 10_000
 MOST_ENTRIES = 1_000
 MOST_CHARACTERS = 1_000
+MOST_DOTS = 200
 DEEPEST = 4
 MOST = 2**31
 
@@ -523,6 +524,9 @@ def parse(text: str, *, name: str = "network") -> Network:
     else:
         import tomli as tomllib
 
+    # The reader needs time in the square of the parts of a dotted key.
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ValueError("not a network: nested too deeply")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -685,8 +689,8 @@ class _Layers:
         # Its kind decides which keys are known: all others can only be checked after it.
         probe = _Table(path, values, tuple(values), "a layer")
         kind = probe.choice("kind", tuple(KINDS))
-        keys = ("kind", "name", *(() if kind in SOURCES else ("reads",)), *_keys(kind))
-        table = _Table(path, values, keys, f"{'an' if kind[0] in 'aei' else 'a'} {kind} layer")
+        keys = ("kind", "name", *(() if kind in SOURCES else ("reads",)), *keys_of(kind))
+        table = _Table(path, values, keys, f"{'an' if kind[0] in 'aeilr' else 'a'} {kind} layer")
         name = table.text("name", self._default_name(kind))
         if name in self.by_name:
             raise table.error("name", f"{name!r} is taken: each layer has a name of its own")
@@ -914,7 +918,7 @@ KINDS: dict[str, Callable[[_Table, int, dict[str, Layer]], _Made]] = {
 SOURCES = ("input", "embedding")
 
 
-def _keys(kind: str) -> tuple[str, ...]:
+def keys_of(kind: str) -> tuple[str, ...]:
     """The keys that a kind of layer has beside its name and what it reads."""
     if kind in CELLS:
         return (*_options(kind), "density")
