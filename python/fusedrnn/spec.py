@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -319,7 +319,10 @@ class NetworkComplexity:
         """The tables of ``str()`` in Markdown."""
         parts = [f"## {markdown_text(self._title())}"]
         for caption, header, rows, left in self._tables():
-            parts += [f"**{caption}**", markdown_table(header, rows, left=left)]
+            parts += [
+                f"**{caption}**",
+                markdown_table(header, rows, numbers=range(left, len(header))),
+            ]
         parts.append(FOOTNOTE)
         return "\n\n".join(parts) + "\n"
 
@@ -433,9 +436,11 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", text)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """A table in Markdown, its first ``left`` columns to the left."""
-    rule = [":--" if column < left else "--:" for column in range(len(header))]
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]
+) -> str:
+    """A table in Markdown, its columns of ``numbers`` to the right."""
+    rule = ["--:" if column in numbers else ":--" for column in range(len(header))]
     escaped = [[markdown_text(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *escaped))
 
