@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  fusedrnn count lstm --input 128 --hidden 256\n"
         "  fusedrnn count lstm --input 1500 --hidden 1500 --explain\n"
+        "  fusedrnn compare lstm --input 128 --hidden 256 --steps 100\n"
         "  fusedrnn verify\n"
         "  fusedrnn info\n"
         "  fusedrnn bench --quick --report report\n",
@@ -132,7 +133,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fusedrnn {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_count, _add_count_spec, _add_verify, _add_info, _add_bench, _add_demo):
+    for add in (
+        _add_count,
+        _add_count_spec,
+        _add_compare,
+        _add_verify,
+        _add_info,
+        _add_bench,
+        _add_demo,
+    ):
         add(subcommands)
     return parser
 
@@ -154,42 +163,12 @@ def _add_count(subcommands: Subcommands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("cell", choices=CELLS, help=", ".join(CELLS))
-    for flag, name, metavar, least, text in (
-        ("--input", "input_size", "X", None, "width of an input row (D_x)"),
-        ("--hidden", "hidden_size", "H", None, "number of units (D_n)"),
-        ("--layers", "num_layers", "L", 1, "height of the stack"),
-        ("--steps", "steps", "T", 1, "steps of a sequence"),
-        ("--batch", "batch", "B", 1, "sequences side by side"),
-    ):
-        parser.add_argument(
-            flag,
-            dest=name,
-            metavar=metavar,
-            type=int,
-            required=least is None,
-            default=least,
-            help=text if least is None else f"{text} (default: {least})",
-        )
+    _add_network(parser, bias="single")
     parser.add_argument(
         "--lengths",
         metavar="T,T,...",
         type=_integers,
         help="steps of each sequence, instead of --steps and --batch",
-    )
-    parser.add_argument("--bidirectional", action="store_true", help="run in both directions")
-    options = parser.add_argument_group("options of some cells")
-    for flag, name, settings, text in _CELL_OPTIONS:
-        cells = ", ".join(cell for cell, forms in CELLS.items() if name in forms[0].options)
-        # What is not given is not passed on: a cell refuses what it does not have.
-        options.add_argument(
-            flag, dest=name, default=argparse.SUPPRESS, help=f"{text} ({cells})", **settings
-        )
-    parser.add_argument(
-        "--bias",
-        choices=BIASES,
-        default="single",
-        help="bias vectors of a gate block, as stored (default: single)",
     )
     parser.add_argument(
         "--dtype",
@@ -210,6 +189,41 @@ def _add_count(subcommands: Subcommands) -> None:
     parser.set_defaults(run=_count)
 
 
+def _add_network(parser: _Parser, *, bias: str) -> None:
+    """The sizes and options of :func:`_network`; ``bias`` is the default of its option."""
+    parser.add_argument("cell", choices=CELLS, help=", ".join(CELLS))
+    for flag, name, metavar, least, text in (
+        ("--input", "input_size", "X", None, "width of an input row (D_x)"),
+        ("--hidden", "hidden_size", "H", None, "number of units (D_n)"),
+        ("--layers", "num_layers", "L", 1, "height of the stack"),
+        ("--steps", "steps", "T", 1, "steps of a sequence"),
+        ("--batch", "batch", "B", 1, "sequences side by side"),
+    ):
+        parser.add_argument(
+            flag,
+            dest=name,
+            metavar=metavar,
+            type=int,
+            required=least is None,
+            default=least,
+            help=text if least is None else f"{text} (default: {least})",
+        )
+    parser.add_argument("--bidirectional", action="store_true", help="run in both directions")
+    options = parser.add_argument_group("options of some cells")
+    for flag, name, settings, text in _CELL_OPTIONS:
+        cells = ", ".join(cell for cell, forms in CELLS.items() if name in forms[0].options)
+        # What is not given is not passed on: a cell refuses what it does not have.
+        options.add_argument(
+            flag, dest=name, default=argparse.SUPPRESS, help=f"{text} ({cells})", **settings
+        )
+    parser.add_argument(
+        "--bias",
+        choices=BIASES,
+        default=bias,
+        help=f"bias vectors of a gate block, as stored (default: {bias})",
+    )
+
+
 def _add_output(parser: _Parser) -> None:
     parser.add_argument(
         "--format",
@@ -223,21 +237,12 @@ def _add_output(parser: _Parser) -> None:
 
 def _count(arguments: argparse.Namespace) -> int:
     style = _style(arguments)
-    options = [name for _, name, _, _ in _CELL_OPTIONS]
     complexity = count(
-        arguments.cell,
-        input_size=arguments.input_size,
-        hidden_size=arguments.hidden_size,
-        num_layers=arguments.num_layers,
-        bidirectional=arguments.bidirectional,
-        bias=arguments.bias,
-        steps=arguments.steps,
-        batch=arguments.batch,
+        **_network(arguments),
         lengths=arguments.lengths,
         dtype=arguments.dtype,
         rate=arguments.rate,
         backward=arguments.backward,
-        **{name: getattr(arguments, name) for name in options if hasattr(arguments, name)},
     )
     figures = (
         complexity.macs_per_second,
@@ -251,6 +256,13 @@ def _count(arguments: argparse.Namespace) -> int:
         text += f"\n{complexity.explain()}\n"
     _put(arguments.output, text)
     return 0
+
+
+def _network(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`_add_network` has read, as keywords."""
+    names = ["input_size", "hidden_size", "num_layers", "bidirectional", "bias", "steps", "batch"]
+    names += [name for _, name, _, _ in _CELL_OPTIONS if hasattr(arguments, name)]
+    return {"model": arguments.cell} | {name: getattr(arguments, name) for name in names}
 
 
 def _style(arguments: argparse.Namespace) -> str:
@@ -312,6 +324,40 @@ def _count_spec(arguments: argparse.Namespace) -> int:
     if arguments.explain:
         text += f"\n{complexity.explain()}\n"
     _put(arguments.output, text)
+    return 0
+
+
+def _add_compare(subcommands: Subcommands) -> None:
+    text = "compare the exact MACs with what other tools count"
+    parser = subcommands.add_parser(
+        "compare",
+        help=text,
+        description="Compare the exact MACs with what other tools count for the same PyTorch model, "
+        "and say why they differ. Needs PyTorch and the tools: pip install 'fusedrnn[compare]'.",
+        epilog="examples:\n"
+        "  fusedrnn compare lstm --input 40 --hidden 64 --steps 7 --batch 3\n"
+        "  fusedrnn compare lstm --input 40 --hidden 64 --proj 16 --tools thop,ptflops\n"
+        "  fusedrnn compare gru --input 40 --hidden 64 --format markdown\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_network(parser, bias="double")
+    parser.add_argument(
+        "--tools",
+        metavar="NAME,...",
+        type=lambda names: names.split(","),
+        help="default: all that are known",
+    )
+    _add_output(parser)
+    parser.set_defaults(run=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from fusedrnn.compare import compare
+
+    style = _style(arguments)
+    comparison = compare(**_network(arguments), tools=arguments.tools)
+    _put(arguments.output, FORMATS[style](comparison))
     return 0
 
 
