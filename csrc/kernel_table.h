@@ -8,7 +8,7 @@
 
 #include "fusedrnn.h"
 
-#define FR_CELLS(DO) DO(lstm)
+#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(gru) DO(clockwork)
 
 #define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
 

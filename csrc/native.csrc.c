@@ -4,10 +4,20 @@
 #include "fusedrnn.h"
 
 /*
- * The public part of NumPy's array object (PyArrayObject_fields, unchanged from NumPy 1.7 to 2.x). Declared here
- * because it is all that is needed of NumPy's headers; fr_reads_arrays proves it against a real array before it is
- * relied on.
+ * The public beginning of NumPy's array and dtype objects (PyArrayObject_fields, PyArray_Descr; unchanged from
+ * NumPy 1.7 to 2.x). Declared here because it is all that is needed of NumPy's headers; Python proves it on real
+ * arrays, of this kind and of others, before it is relied on.
  */
+typedef struct {
+    PyObject_HEAD
+    PyTypeObject *type;
+    char kind;
+    char letter;
+    char byte_order;
+    char flags;
+    int number;
+} fr_dtype;
+
 typedef struct {
     PyObject_HEAD
     char *data;
@@ -15,19 +25,24 @@ typedef struct {
     Py_ssize_t *dimensions;
     Py_ssize_t *strides;
     PyObject *base;
-    PyObject *descr;
+    fr_dtype *dtype;
     int flags;
 } fr_array;
 
-enum { FR_ARRAY_C_CONTIGUOUS = 0x0001, FR_ARRAY_ALIGNED = 0x0100 };
+enum { FR_ARRAY_C_CONTIGUOUS = 0x0001, FR_ARRAY_ALIGNED = 0x0100, FR_FLOAT32 = 11 };
 
 /* No Python API is called and no count is touched: cffi has released the GIL, and the caller holds the array. */
+static bool is_float32(const fr_array *x, int64_t rows, int64_t columns)
+{
+    const int wanted = FR_ARRAY_C_CONTIGUOUS | FR_ARRAY_ALIGNED;
+    return x->nd == 2 && x->dimensions[0] == rows && x->dimensions[1] == columns && (x->flags & wanted) == wanted &&
+           x->dtype->number == FR_FLOAT32 && x->dtype->byte_order == '=';
+}
+
 bool fr_step_array(fr_stream *stream, uintptr_t array)
 {
     const fr_array *x = (const fr_array *)array;
-    const int wanted = FR_ARRAY_C_CONTIGUOUS | FR_ARRAY_ALIGNED;
-    if ((uintptr_t)x->descr != stream->dtype || x->nd != 2 || x->dimensions[0] != stream->io.batch ||
-        x->dimensions[1] != stream->inputs || (x->flags & wanted) != wanted)
+    if (!is_float32(x, stream->io.batch, stream->inputs))
         return true;
     /* y = step(y): the kernel reads x while it writes y. */
     const uintptr_t x_at = (uintptr_t)x->data, y_at = (uintptr_t)stream->io.y;
@@ -38,10 +53,8 @@ bool fr_step_array(fr_stream *stream, uintptr_t array)
     return fr_step_from(stream, (const float *)x->data);
 }
 
-bool fr_reads_arrays(uintptr_t array, const void *data, int64_t rows, int64_t columns, uintptr_t dtype)
+bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns)
 {
     const fr_array *x = (const fr_array *)array;
-    const int wanted = FR_ARRAY_C_CONTIGUOUS | FR_ARRAY_ALIGNED;
-    return x->nd == 2 && (const void *)x->data == data && x->dimensions[0] == rows && x->dimensions[1] == columns &&
-           (uintptr_t)x->descr == dtype && (x->flags & wanted) == wanted;
+    return is_float32(x, rows, columns) && (const void *)x->data == data;
 }

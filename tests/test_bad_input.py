@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from conftest import Draw, Maker
@@ -28,6 +30,7 @@ import fusedrnn as fr
         (lambda x: x.astype(np.complex64), TypeError, "got complex64"),
         (lambda x: x.astype(">f4"), TypeError, "'>f4' .not this machine's byte order"),
         (lambda x: x.astype(object), TypeError, "got object"),
+        (lambda x: x.astype("S4"), TypeError, r"got \|S4"),
         (lambda x: x.tolist(), TypeError, "not list; convert it with numpy.asarray"),
         (lambda x: None, TypeError, "not NoneType"),
         (lambda x: np.ma.masked_array(x), TypeError, "not MaskedArray"),
@@ -98,6 +101,11 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
     huge = np.lib.stride_tricks.as_strided(one, (2**45, 1, 1), (0, 4, 4))
     with pytest.raises(ValueError, match="y is too large"):
         make(1, 8)(huge)
+    wide = np.lib.stride_tricks.as_strided(one, (0, 2**45, 1), (0, 0, 4))
+    with pytest.raises(ValueError, match="is too large"):
+        make(1, 8)(wide)
+    with pytest.raises(ValueError, match="is too large"):
+        make(1, 8).stream(2**45)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +128,19 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"proj_size": 2}, fr.UnsupportedError, "proj_size is not supported"),
         ({"peephole": True}, fr.UnsupportedError, "peephole is not supported"),
         ({"coupled": True}, fr.UnsupportedError, "coupled is not supported"),
+        ({"peephole": np.ones(2)}, fr.UnsupportedError, "peephole is not supported"),
+        ({"threads": 1.0}, fr.UnsupportedError, "threads must be 1"),
+        ({"threads": np.ones(2)}, fr.UnsupportedError, "threads must be 1"),
+        ({"bias": np.ones(2)}, ValueError, "bias must be one of"),
+        ({"dtype": np.ones(2)}, ValueError, "dtype must be"),
+        ({"backend": None}, ValueError, "backend must be"),
+        ({"seed": "a"}, TypeError, "seed must be None or an int of 0 or more, got 'a'"),
+        ({"seed": -1}, ValueError, "seed must be None or an int of 0 or more, got -1"),
+        (
+            {"input_size": 2**31 - 1, "hidden_size": 2**31 - 1},
+            ValueError,
+            "weight_ih_l0 is too large",
+        ),
     ],
 )
 def test_constructor(arguments, error, message) -> None:
@@ -170,7 +191,14 @@ def with_(name: str, value):
             r"'bias_ih_l0' must be native-endian float32, got '<f8'",
         ),
         (with_("bias_ih_l0", lambda w: w["bias_ih_l0"].astype(">f4")), TypeError, "'>f4'"),
-        (with_("bias_ih_l0", [0.0] * 20), TypeError, "must be a numpy.ndarray, not list"),
+        (
+            with_("bias_ih_l0", [0.0] * 20),
+            TypeError,
+            "must be a numpy.ndarray of float32, not list",
+        ),
+        (with_("weight_ih_l0", [[1.0], [1.0, 2.0]]), TypeError, "not list"),
+        (with_("bias_ih_l0", lambda w: np.ma.array(w["bias_ih_l0"])), TypeError, "not MaskedArray"),
+        (lambda w: {}, ValueError, "given are no arrays"),
         (with_("weight_hr_l0", np.zeros((2, 5), "f4")), ValueError, "missing: weight_hr_l1"),
         (lambda w: [], TypeError, "weights must be a mapping"),
     ],
@@ -187,3 +215,8 @@ def test_step_function(draw: Draw) -> None:
         fr.lstm_step(draw(2, 3), draw(1, 5), draw(2, 5), layer)
     with pytest.raises(TypeError, match="weights must be a mapping"):
         fr.lstm_step(draw(2, 3), draw(2, 5), draw(2, 5), 3)
+
+
+def test_errors_pickle() -> None:
+    error = pickle.loads(pickle.dumps(fr.MissingExtraError("numba", "numba", "backend='numba'")))
+    assert "pip install 'fusedrnn[numba]'" in str(error)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 from conftest import Draw, Maker, exact, scaled
 
 import fusedrnn as fr
-from fusedrnn.backends import gate
 from fusedrnn.bench.cases import CASES
+from fusedrnn.gate import gate
 
 # Differences to float64 that rounding explains, for T of a few dozen: each step adds a few units in the last place,
 # and the forget gate lets older ones fade. Measured: 6e-7 at H = 512.
@@ -52,6 +53,20 @@ def test_input_sizes(make: Maker, draw: Draw, inputs: int) -> None:
 @pytest.mark.parametrize("steps", (1, 2, 3, 17, 200))
 def test_steps(make: Maker, draw: Draw, steps: int) -> None:
     assert_matches(make(5, 20, seed=steps), draw(steps, 1, 5))
+
+
+def test_memory_is_bounded_for_any_number_of_steps(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(2, 64, 3, seed=1)
+    x, out = draw(60_000, 1, 2), np.empty((60_000, 1, 64), np.float32)
+    layer(x[:10])
+    tracemalloc.start()
+    try:
+        layer(x, out=out)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6e6 < out.nbytes
+    np.testing.assert_array_equal(out[-1], layer.stream().run(x)[-1])
 
 
 def test_more_steps_than_the_scratch_holds(make_compiled: Maker, draw: Draw) -> None:
@@ -217,6 +232,14 @@ def test_read_only_and_misaligned_inputs(make: Maker, draw: Draw) -> None:
     np.testing.assert_array_equal(layer(misaligned)[0], y)
 
 
+def test_the_specification_does_not_warn(draw: Draw) -> None:
+    layer = fr.LSTM(4, 20, backend="numpy", seed=13)
+    x = 1e3 * draw(6, 2, 4)
+    x[3, 1, 2] = np.inf
+    with np.errstate(all="raise"):
+        layer(x)
+
+
 def test_large_inputs_saturate_without_warnings(make: Maker, draw: Draw) -> None:
     layer = make(4, 20, seed=13)
     for factor in (1e3, 1e10, 1e30, 3e38):
@@ -291,6 +314,8 @@ def test_weights_are_private_and_read_only(make: Maker, draw: Draw) -> None:
     np.testing.assert_array_equal(layer(x)[0], y)
     with pytest.raises(ValueError, match="read-only"):
         layer.weights["weight_hh_l0"][...] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        layer.weights["weight_hh_l0"].setflags(write=True)
     with pytest.raises(TypeError):
         layer.weights["weight_hh_l0"] = 0
     with pytest.raises(AttributeError):

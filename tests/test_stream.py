@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import tracemalloc
 
 import numpy as np
@@ -9,6 +11,10 @@ import pytest
 from conftest import Draw, Maker
 
 import fusedrnn as fr
+
+
+class Subclass(np.ndarray):
+    """An array that the fast check does not take."""
 
 
 def test_steps_are_the_sequence(make: Maker, draw: Draw) -> None:
@@ -38,6 +44,8 @@ def test_output_is_a_read_only_view_apart_from_the_state(make: Maker, draw: Draw
     assert not np.array_equal(y, kept)
     with pytest.raises(ValueError, match="read-only"):
         y[...] = 0
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        y.setflags(write=True)
     stream.state.h[...] = 0  # a copy: the stream goes on as it was
     assert stream.state.h.any()
 
@@ -107,7 +115,7 @@ def test_arrays_worth_a_copy(make: Maker, draw: Draw) -> None:
     store = np.zeros(x.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(x.shape)
     store[...] = x
     np.testing.assert_array_equal(layer.stream(2).step(store), expected)
-    subclass = x.view(type("Subclass", (np.ndarray,), {}))
+    subclass = x.view(Subclass)
     np.testing.assert_array_equal(layer.stream(2).step(subclass), expected)
 
 
@@ -142,6 +150,72 @@ def test_a_step_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
     # id(x) makes an int that lives for a moment; no array and no buffer is ever made.
     assert after - before < 200
     assert peak - before < 500
+
+
+def test_buffers_are_written_to_not_replaced(make: Maker, draw: Draw) -> None:
+    stream = make(5, 9, seed=0).stream(2)
+    for name in ("input", "output", "state"):
+        with pytest.raises(AttributeError):
+            setattr(stream, name, draw(2, 5))
+
+
+def test_copies_are_refused(make: Maker) -> None:
+    stream = make(5, 9, seed=0).stream()
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="a Stream cannot be copied or pickled"):
+            copied(stream)
+
+
+def test_denormals_are_flushed_in_a_step_as_in_a_sequence(make_compiled: Maker) -> None:
+    layer = make_compiled(5, 9, bias=False, seed=0)
+    tiny = np.full((1, 5), 1e-40, np.float32)
+    state = (np.full((1, 1, 9), 1e-40, np.float32),) * 2
+    for step in (
+        lambda s: s.step(tiny),
+        lambda s: s.step(tiny.view(Subclass)),
+    ):
+        stream = layer.stream()
+        stream.reset(state)
+        assert not step(stream).any()
+        assert not stream.state.c.any()
+    assert np.float32(1e-40) * np.float32(0.5) != 0
+
+
+def test_a_busy_stream_refuses_everything(make: Maker, draw: Draw) -> None:
+    stream = make(5, 9, seed=0).stream(2)
+    assert not stream._entry.take()
+    for call in (
+        stream.step,
+        lambda: stream.step(draw(2, 5)),
+        lambda: stream.step(draw(2, 5).view(Subclass)),
+        lambda: stream.run(draw(3, 2, 5)),
+        stream.reset,
+        lambda: stream.state,
+    ):
+        with pytest.raises(fr.StreamBusyError):
+            call()
+    stream._entry.release()
+    stream.step()
+
+
+def test_an_interrupted_step_of_the_specification_leaves_the_state(draw: Draw, monkeypatch) -> None:
+    layer = fr.LSTM(5, 9, 3, backend="numpy", seed=0)
+    stream = layer.stream(2)
+    stream.step(draw(2, 5))
+    before = stream.state
+    step, calls = layer._engine._step, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(layer._engine, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.step(draw(2, 5))
+    np.testing.assert_array_equal(stream.state.h, before.h)
+    np.testing.assert_array_equal(stream.state.c, before.c)
 
 
 def test_a_stream_outlives_its_layer(make: Maker, draw: Draw) -> None:

@@ -4,7 +4,10 @@
 #include "cells/activations.h"
 #include "cells/panel.h"
 
+#include "cells/clockwork.h"
+#include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/rnn.h"
 
 #include "cells/probe.h"
 

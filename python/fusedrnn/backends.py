@@ -1,7 +1,7 @@
-"""From checked weights to something that runs: the backends, and the one gate for arrays.
+"""From checked weights to something that runs: the backends.
 
 A layer owns an :class:`Engine`. There are two: the NumPy specification, and compiled kernels (C or Numba:
-one calling convention, so one engine). No array reaches a kernel but through :func:`gate`.
+one calling convention, so one engine).
 """
 
 from __future__ import annotations
@@ -16,111 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusedrnn._native import ffi, lib
 from fusedrnn.cells import Architecture
 from fusedrnn.errors import UnsupportedError
+from fusedrnn.gate import FLOAT32, Array
 from fusedrnn.weights import Weights
 
-__all__ = ["BACKENDS", "Compiled", "Engine", "Reference", "choose", "gate", "info", "isas"]
-
-Array = npt.NDArray[np.floating[Any]]
+__all__ = ["BACKENDS", "Compiled", "Engine", "Reference", "choose", "info", "isas"]
 
 BACKENDS = ("c", "numba", "numpy")
-FLOAT32 = np.dtype(np.float32)
-
-#: The address space of today's CPUs: below it, every offset inside a kernel fits an int64 by far.
-_MOST_BYTES = 2**47
-
-
-# ---- the gate ------------------------------------------------------------------------------------
-
-
-def gate(
-    name: str,
-    value: object,
-    shape: Sequence[int | str],
-    dtype: np.dtype[Any] = FLOAT32,
-    *,
-    written: bool = False,
-) -> Array:
-    """Check an array that a user gave, before any kernel sees it.
-
-    Parameters
-    ----------
-    name
-        What the argument is called, for the message.
-    value
-        What was given.
-    shape
-        Wanted lengths of the axes; a string stands for any length and names it.
-    dtype
-        The only dtype accepted: nothing is converted silently.
-    written
-        The array will be written to: it must be writable and C-contiguous.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``value``, or a copy where a kernel could not walk it: kernels need the last axis side by side
-        and every element aligned.
-
-    Raises
-    ------
-    TypeError
-        Not an array, or another dtype or byte order.
-    ValueError
-        Another shape, or not writable as it must be.
-    """
-    if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name} must be a numpy.ndarray of {dtype}, not {type(value).__name__}; "
-            f"convert it with numpy.asarray({name}, dtype='{dtype}')"
-        )
-    array: Array = np.asarray(value)
-    if array.dtype != dtype:
-        other_order = array.dtype.newbyteorder("=") == dtype
-        found = (
-            f"{array.dtype.str!r} (not this machine's byte order)" if other_order else array.dtype
-        )
-        raise TypeError(
-            f"{name} must be {dtype}, got {found}; convert it with {name}.astype('{dtype}')"
-        )
-    given = array.shape
-    matches = len(given) == len(shape)
-    for want, got in zip(shape, given):
-        matches = matches and (want == got or isinstance(want, str))
-    if not matches:
-        wanted = "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
-        raise ValueError(f"{name} must have shape {wanted}, got {given}")
-    flags = array.flags
-    if written:
-        if not flags.writeable:
-            raise ValueError(f"{name} must be writable, got a read-only array")
-        if not flags.c_contiguous or not flags.aligned:
-            raise ValueError(
-                f"{name} must be C-contiguous and aligned, got strides {array.strides}; "
-                f"write to numpy.empty({array.shape}, '{dtype}') and copy"
-            )
-        return array
-    if flags.c_contiguous and flags.aligned:
-        return array
-    item = dtype.itemsize
-    walkable = (
-        flags.aligned
-        and array.strides[-1] == item
-        and all(stride % item == 0 for stride in array.strides)
-    )
-    return array if walkable else np.array(array, order="C")
-
-
-def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-    """Refuse an array of more bytes than offsets can hold."""
-    size = dtype.itemsize * prod(shape)
-    if size >= _MOST_BYTES:
-        raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
-
 
 # ---- instruction sets and backends ---------------------------------------------------------------
 
@@ -159,9 +64,9 @@ def choose(
     backend: str, architecture: Architecture, weights: Weights, dtype: np.dtype[Any]
 ) -> Engine:
     """The engine for a backend's name; "auto" is C, or NumPy for float64."""
-    if backend == "auto":
+    if isinstance(backend, str) and backend == "auto":
         backend = "c" if dtype == FLOAT32 else "numpy"
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "numpy":
         return Reference(architecture, weights, dtype)
@@ -216,6 +121,15 @@ class Reference(Engine):
 
     def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
         """See :class:`Engine`."""
+        # Infinities make NaN and small numbers vanish: that is what they mean, and no news.
+        with np.errstate(invalid="ignore", under="ignore"):
+            after = self._run(x, y, state)
+        # Only now, so that an interrupted run leaves the state as it was.
+        for array, values in zip(state, zip(*after, strict=True), strict=True):
+            array[...] = values
+
+    def _run(self, x: Array, y: Array, state: Sequence[Array]) -> list[tuple[Array, ...]]:
+        after = []
         directions, width = self._architecture.directions, self._architecture.fed_back
         for layer in range(self._architecture.num_layers):
             last = layer == self._architecture.num_layers - 1
@@ -227,9 +141,9 @@ class Reference(Engine):
                 for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
                     now = self._step(x[t], now, *self._weights[index])
                     out[t, :, columns] = now[0]
-                for array, value in zip(state, now, strict=True):
-                    array[index] = value
+                after.append(now)
             x = out
+        return after
 
 
 def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:
@@ -269,6 +183,10 @@ def packed(matrix: Array, gates: int, lanes: int) -> Array:
     panels[...] = padded.reshape(gates, blocks, lanes, depth).transpose(1, 3, 0, 2)
     panels.setflags(write=False)
     return panels
+
+
+#: How much of a stack's sequence is run through all its layers at a time.
+PIECE_FLOATS = 2**18
 
 
 class Compiled(Engine):
@@ -319,9 +237,15 @@ class Compiled(Engine):
 
     def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
         """See :class:`Engine`. The GIL is released inside."""
-        q, workspace = self.sequence(x, y, state)
-        lib.fr_run(self.plan, q)
-        del workspace
+        steps = max(len(x), 1)
+        if self.plan.layers > 1 and self.plan.directions == 1:
+            # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
+            steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
+        for start in range(0, len(x), steps):
+            piece = slice(start, start + steps)
+            q, workspace = self.sequence(x[piece], y[piece], state)
+            lib.fr_run(self.plan, q)
+            del workspace
 
 
 def _pointer(array: Array) -> Any:

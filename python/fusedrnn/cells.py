@@ -404,7 +404,7 @@ class Architecture:
     cell_clip: float | None = None
 
     def __post_init__(self) -> None:
-        if self.cell not in CELLS:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
             raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
         for name, least in (
             ("input_size", 1),
@@ -417,7 +417,7 @@ class Architecture:
             if not isinstance(getattr(self, name), bool):
                 kind = type(getattr(self, name)).__name__
                 raise TypeError(f"{name} must be True or False, not {kind}")
-        if self.bias not in BIASES:
+        if not isinstance(self.bias, str) or self.bias not in BIASES:
             raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
         self._refuse_options()
         if self.proj_size >= self.hidden_size:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from fusedrnn import __version__
-from fusedrnn.cells import BIASES, CELLS
+from fusedrnn.cells import BIASES, CELLS, RESETS
 from fusedrnn.complexity import WEIGHT_BYTES, Complexity, aligned, count
 from fusedrnn.errors import MissingExtraError
 
@@ -112,6 +112,9 @@ def _add_count(subcommands: Subcommands) -> None:
         "  fusedrnn count lstm --input 128 --hidden 256\n"
         "  fusedrnn count lstm --input 40 --hidden 64 --proj 16 --layers 2 --bidirectional\n"
         "  fusedrnn count lstm --input 40 --hidden 64 --steps 100 --rate 16000 --dtype int8\n"
+        "  fusedrnn count lstm --input 40 --hidden 64 --peephole --coupled --lengths 7,3,1\n"
+        "  fusedrnn count gru --input 40 --hidden 64 --reset before --backward\n"
+        "  fusedrnn count clockwork --input 40 --hidden 64 --periods 1,2,4,8 --explain\n"
         "  fusedrnn count lstm --input 128 --hidden 256 --output cost.json\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -120,7 +123,6 @@ def _add_count(subcommands: Subcommands) -> None:
     for flag, name, metavar, least, text in (
         ("--input", "input_size", "X", None, "width of an input row (D_x)"),
         ("--hidden", "hidden_size", "H", None, "number of units (D_n)"),
-        ("--proj", "proj_size", "P", 0, "width of the projected h (D_h); 0: no projection"),
         ("--layers", "num_layers", "L", 1, "height of the stack"),
         ("--steps", "steps", "T", 1, "steps of a sequence"),
         ("--batch", "batch", "B", 1, "sequences side by side"),
@@ -134,7 +136,20 @@ def _add_count(subcommands: Subcommands) -> None:
             default=least,
             help=text if least is None else f"{text} (default: {least})",
         )
+    parser.add_argument(
+        "--lengths",
+        metavar="T,T,...",
+        type=_integers,
+        help="steps of each sequence, instead of --steps and --batch",
+    )
     parser.add_argument("--bidirectional", action="store_true", help="run in both directions")
+    options = parser.add_argument_group("options of some cells")
+    for flag, name, settings, text in _CELL_OPTIONS:
+        cells = ", ".join(cell for cell, forms in CELLS.items() if name in forms[0].options)
+        # What is not given is not passed on: a cell refuses what it does not have.
+        options.add_argument(
+            flag, dest=name, default=argparse.SUPPRESS, help=f"{text} ({cells})", **settings
+        )
     parser.add_argument(
         "--bias",
         choices=BIASES,
@@ -149,6 +164,9 @@ def _add_count(subcommands: Subcommands) -> None:
     )
     parser.add_argument(
         "--rate", metavar="HZ", type=_number, help="steps per second: adds figures per second"
+    )
+    parser.add_argument(
+        "--backward", action="store_true", help="add the matrix products of the backward pass"
     )
     parser.add_argument(
         "--format",
@@ -170,18 +188,21 @@ def _count(arguments: argparse.Namespace) -> int:
     style: str = arguments.format or SUFFIXES.get(suffix, "table")
     if arguments.explain and style != "table":
         raise ValueError(f"--explain goes with --format table, not {style}")
+    options = [name for _, name, _, _ in _CELL_OPTIONS]
     complexity = count(
         arguments.cell,
         input_size=arguments.input_size,
         hidden_size=arguments.hidden_size,
         num_layers=arguments.num_layers,
         bidirectional=arguments.bidirectional,
-        proj_size=arguments.proj_size,
         bias=arguments.bias,
         steps=arguments.steps,
         batch=arguments.batch,
+        lengths=arguments.lengths,
         dtype=arguments.dtype,
         rate=arguments.rate,
+        backward=arguments.backward,
+        **{name: getattr(arguments, name) for name in options if hasattr(arguments, name)},
     )
     text = FORMATS[style](complexity)
     if arguments.explain:
@@ -281,6 +302,66 @@ def _number(text: str) -> float:
         with suppress(ValueError):
             return kind(text)
     raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be integers with commas between them, got {text!r}"
+        ) from None
+
+
+#: Flag, field of an Architecture, settings of the argument, and what it is, of every option that
+#: only some cells have.
+_CELL_OPTIONS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
+    (
+        "--proj",
+        "proj_size",
+        {"metavar": "P", "type": int},
+        "width of the projected h (D_h); 0: no projection",
+    ),
+    (
+        "--peephole",
+        "peephole",
+        {"metavar": "GATES", "nargs": "?", "const": True},
+        "gates that look at the cell's state, as ifo; alone: all of them",
+    ),
+    ("--coupled", "coupled", {"action": "store_true"}, "the input gate is 1 - f"),
+    (
+        "--reset",
+        "reset",
+        {"choices": RESETS},
+        f"reset after or before the recurrent product; default: {RESETS[0]}",
+    ),
+    (
+        "--periods",
+        "periods",
+        {"metavar": "P,P,...", "type": _integers},
+        "of the modules, ascending",
+    ),
+    (
+        "--gate-activation",
+        "gate_activation",
+        {"metavar": "NAME"},
+        "of the gates; default: sigmoid",
+    ),
+    (
+        "--activation",
+        "activation",
+        {"metavar": "NAME"},
+        "of what is written, as tanh or 'leaky_relu(0.1)'; default: tanh",
+    ),
+    (
+        "--output-activation",
+        "output_activation",
+        {"metavar": "NAME"},
+        "of the cell's state before it is shown; default: tanh",
+    ),
+    ("--clip", "clip", {"metavar": "C", "type": _number}, "limit of sums before activations"),
+    ("--cell-clip", "cell_clip", {"metavar": "C", "type": _number}, "limit of the cell's state"),
+)
 
 
 def _write(text: str) -> None:

@@ -22,7 +22,7 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, Protocol, TypeAlias
 
-from fusedrnn.cells import Architecture, checked_size
+from fusedrnn.cells import CELLS, Architecture, checked_size
 
 __all__ = [
     "CONVENTIONS",
@@ -473,7 +473,6 @@ class Complexity:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain, unrounded numbers, with the conventions in words."""
-        architecture = asdict(self.architecture)
         sequences = {
             "bytes": self.bytes,
             "bytes_cached": self.bytes_cached,
@@ -487,7 +486,7 @@ class Complexity:
         return {
             "schema_version": SCHEMA_VERSION,
             "conventions": dict(CONVENTIONS),
-            "architecture": architecture | {"periods": list(self.architecture.periods)},
+            "architecture": dict(_described(self.architecture)),
             "steps": self.steps,
             "batch": self.batch,
             "lengths": None if self.lengths is None else list(self.lengths),
@@ -1081,6 +1080,14 @@ def _lengths(lengths: Iterable[int] | None) -> tuple[int, ...] | None:
     if not every:
         raise ValueError("lengths must name one length per sequence, got none")
     return every
+
+
+def _described(architecture: Architecture) -> Iterator[tuple[str, Any]]:
+    """The fields of an architecture for a file, without the options that its cell does not have."""
+    options = frozenset().union(*(forms[0].options for forms in CELLS.values()))
+    for name, value in asdict(architecture).items():
+        if name not in options - architecture.table.options:
+            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def _chosen(architecture: Architecture) -> Iterator[tuple[str, str]]:

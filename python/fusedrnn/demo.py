@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 import fusedrnn as fr
-from fusedrnn.backends import BACKENDS, Array
+from fusedrnn.backends import BACKENDS
+from fusedrnn.gate import Array
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.weights import Weights
 

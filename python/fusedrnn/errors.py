@@ -20,3 +20,7 @@ class MissingExtraError(ImportError):
         super().__init__(
             f"{purpose} needs the package {package!r}: pip install 'fusedrnn[{extra}]'"
         )
+        self._arguments = (package, extra, purpose)
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), self._arguments

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, c
 
 import numpy as np
 
-from fusedrnn.backends import FLOAT32, Array, choose, gate, size_gate
+from fusedrnn.backends import choose
 from fusedrnn.cells import Architecture, Bias
 from fusedrnn.errors import UnsupportedError
+from fusedrnn.gate import FLOAT32, Array, gate, size_gate
 from fusedrnn.stream import Stream
 from fusedrnn.weights import Weights, checked, infer, initialise
 
@@ -60,7 +61,7 @@ class Layer(Generic[StateT]):
         if isinstance(bias, bool):
             bias = "single" if bias else "none"
         for option, value in (("peephole", peephole), ("coupled", coupled)):
-            if value:
+            if value is not False:
                 raise UnsupportedError(f"{option} is not supported yet, got {value!r}")
         architecture = Architecture(
             self.cell, input_size, hidden_size, num_layers, bidirectional, proj_size, bias
@@ -129,9 +130,9 @@ class Layer(Generic[StateT]):
             raise UnsupportedError(
                 f"proj_size is not supported in layers yet, got {architecture.proj_size}"
             )
-        if weights != "float32":
+        if not isinstance(weights, str) or weights != "float32":
             raise UnsupportedError(f"weights must be 'float32' in this version, got {weights!r}")
-        if isinstance(threads, bool) or threads != 1:
+        if type(threads) is not int or threads != 1:
             raise UnsupportedError(f"threads must be 1 in this version, got {threads!r}")
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first must be True or False, not {type(batch_first).__name__}")
@@ -302,6 +303,8 @@ class Layer(Generic[StateT]):
     def _zero_state(self, batch: int) -> list[Array]:
         a = self._architecture
         rows = a.num_layers * a.directions
+        for state in a.table.states:
+            size_gate(f"state.{state.name}", (rows, batch, a.state_width(state)), self._dtype)
         return [
             np.zeros((rows, batch, a.state_width(state)), self._dtype) for state in a.table.states
         ]
@@ -326,7 +329,7 @@ class Layer(Generic[StateT]):
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
-    if name not in ("float32", "float64"):
+    if not isinstance(name, str) or name not in ("float32", "float64"):
         raise ValueError(f"dtype must be 'float32' or 'float64', got {name!r}")
     kind: np.dtype[Any] = np.dtype(name)
     return kind

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import FLOAT32, Array, Compiled, Engine, gate
+from fusedrnn.backends import Compiled, Engine
 from fusedrnn.errors import StreamBusyError
+from fusedrnn.gate import FLOAT32, Array, gate, size_gate
 
 if TYPE_CHECKING:
     from fusedrnn.layers import Layer
@@ -33,21 +35,33 @@ class Stream:
         What ``step`` returns: a read-only view (B, R) that the next step overwrites.
     """
 
-    __slots__ = ("_entry", "_handle", "_layer", "_state", "_step", "_step_array", "input", "output")
+    __slots__ = (
+        "_entry",
+        "_handle",
+        "_input",
+        "_layer",
+        "_output",
+        "_state",
+        "_step",
+        "_step_array",
+    )
 
     def __init__(self, layer: Layer[Any], batch_size: int) -> None:
         architecture = layer.architecture
         self._layer = layer
         self._state: list[Array] = layer._zero_state(batch_size)
-        self.input: Array = np.zeros((batch_size, architecture.input_size), layer.dtype)
+        size_gate("stream.input", (batch_size, architecture.input_size), layer.dtype)
+        size_gate("stream.output", (batch_size, architecture.output_size), layer.dtype)
+        self._input: Array = np.zeros((batch_size, architecture.input_size), layer.dtype)
         y = np.zeros((1, batch_size, architecture.output_size), layer.dtype)
-        self.output: Array = y[0]
-        self.output.setflags(write=False)
+        # Over a read-only view, so that nobody can make it writable.
+        read_only = np.frombuffer(memoryview(y).toreadonly(), layer.dtype)
+        self._output: Array = read_only.reshape(y.shape[1:])
         engine = layer._engine
         self._entry: _Compiled | _Python = (
-            _Compiled(engine, self.input[None], y, self._state)
+            _Compiled(engine, self._input[None], y, self._state)
             if isinstance(engine, Compiled)
-            else _Python(engine, self.input[None], y, self._state)
+            else _Python(engine, self._input[None], y, self._state)
         )
         # Bound here because an attribute of an attribute costs as much as a check.
         self._handle: Any = self._entry.handle
@@ -57,7 +71,17 @@ class Stream:
     @property
     def batch_size(self) -> int:
         """B: how many independent sequences advance together."""
-        return len(self.input)
+        return len(self._input)
+
+    @property
+    def input(self) -> Array:
+        """The bound input buffer: write to it, ``stream.input[...] = x``, before ``step()``."""
+        return self._input
+
+    @property
+    def output(self) -> Array:
+        """The last output: read-only, overwritten by the next step."""
+        return self._output
 
     def step(self, x: Array | None = None) -> Array:
         """Advance by one step.
@@ -84,11 +108,11 @@ class Stream:
                 raise _busy()
         elif type(x) is not ndarray or self._step_array(self._handle, id(x)):
             self._step_otherwise(x)
-        return self.output
+        return self._output
 
     def _step_otherwise(self, x: Any) -> None:
         """A step whose array the fast check did not take: an error, or an array worth a copy."""
-        array = gate("x", x, self.input.shape, self._layer.dtype)
+        array = gate("x", x, self._input.shape, self._layer.dtype)
         if not x.flags.c_contiguous:
             raise ValueError(
                 f"x must be C-contiguous, got strides {x.strides}; use numpy.ascontiguousarray(x)"
@@ -140,6 +164,11 @@ class Stream:
         finally:
             self._entry.release()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Stream cannot be copied or pickled: make another of the layer, and reset it to this state"
+        )
+
     def __repr__(self) -> str:
         return f"<Stream of {self._layer!r}, batch_size={self.batch_size}>"
 
@@ -147,6 +176,25 @@ class Stream:
 def _busy() -> StreamBusyError:
     return StreamBusyError(
         "this stream is in use by another thread: give each thread a stream of its own, or a lock"
+    )
+
+
+@cache
+def reads_arrays() -> bool:
+    """Whether ``fr_step_array`` reads this interpreter's and this NumPy's arrays rightly."""
+    array = np.zeros((2, 3), FLOAT32)
+    others = (
+        array.astype(FLOAT32.newbyteorder()),
+        array.astype(np.int32),
+        array.astype(np.float64),
+        array.T,
+        np.zeros((2, 6), FLOAT32)[:, ::2],
+        array[0],
+    )
+    data = ffi.from_buffer(array)
+    return bool(lib.fr_reads_array(id(array), data, 2, 3)) and not any(
+        lib.fr_reads_array(id(other), ffi.cast("void *", other.ctypes.data), 2, 3)
+        for other in others
     )
 
 
@@ -162,16 +210,13 @@ class _Compiled:
         self.handle.plan = engine.plan
         self.handle.io = io[0]
         self.handle.inputs = x.shape[2]
-        self.handle.dtype = id(FLOAT32)
         spans = ffi.new("fr_span[]", engine.plan.layers)
         self.handle.spans = spans
         lib.fr_stream_bind(self.handle)
         self._alive = (engine, x, y, workspace, spans)
         self.step: Callable[[Any], bool] = lib.fr_step
-        array = x[0]
-        reads = lib.fr_reads_arrays(id(array), ffi.from_buffer(array), *array.shape, id(FLOAT32))
         self.step_array: Callable[[Any, int], bool] = (
-            lib.fr_step_array if reads else lambda handle, array: True
+            lib.fr_step_array if reads_arrays() else lambda handle, array: True
         )
 
     def step_from(self, x: Array) -> bool:

@@ -13,13 +13,13 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fusedrnn.cells import CELLS, Architecture, Bias
+from fusedrnn.gate import FLOAT32, Array, array_gate, size_gate
 
 __all__ = ["Weights", "checked", "infer", "initialise"]
 
-Weights = Mapping[str, npt.NDArray[np.floating[Any]]]
+Weights = Mapping[str, Array]
 
 _NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d{0,4})(_reverse)?")
 
@@ -29,7 +29,12 @@ def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any
 
     The same ``seed`` gives the same weights on every machine and in every dtype (up to rounding).
     """
-    random = np.random.default_rng(seed)
+    for weight in architecture.weights():
+        size_gate(weight.name, weight.shape, dtype)
+    try:
+        random = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed must be None or an int of 0 or more, got {seed!r}") from None
     bound = architecture.hidden_size**-0.5
     drawn = {
         weight.name: random.uniform(-bound, bound, weight.shape).astype(dtype)
@@ -62,8 +67,9 @@ def infer(cell: str, weights: Weights) -> Architecture:
 
     def shape(name: str) -> tuple[int, int]:
         if name not in weights:
-            raise ValueError(f"weights: {name!r} is missing; given are {_listed(weights)}")
-        array_shape = np.shape(weights[name])
+            given = _listed(weights) or "no arrays"
+            raise ValueError(f"weights: {name!r} is missing; given are {given}")
+        array_shape = array_gate(f"weights: {name!r}", weights[name], FLOAT32).shape
         if len(array_shape) != 2:
             raise ValueError(f"weights: {name!r} must have 2 axes, got shape {array_shape}")
         return int(array_shape[0]), int(array_shape[1])
@@ -108,10 +114,7 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     accepted = {np.dtype(np.float32), dtype}
     copies = {}
     for name, shape in wanted.items():
-        array = weights[name]
-        if not isinstance(array, np.ndarray):
-            kind = type(array).__name__
-            raise TypeError(f"weights: {name!r} must be a numpy.ndarray, not {kind}")
+        array = array_gate(f"weights: {name!r}", weights[name], dtype)
         if array.dtype not in accepted:
             names = " or ".join(sorted(str(kind) for kind in accepted))
             raise TypeError(
@@ -124,10 +127,13 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     return _frozen(copies)
 
 
-def _frozen(arrays: dict[str, npt.NDArray[np.floating[Any]]]) -> Weights:
-    for array in arrays.values():
-        array.setflags(write=False)
-    return MappingProxyType(arrays)
+def _frozen(arrays: dict[str, Array]) -> Weights:
+    # Over bytes, which nobody can make writable.
+    frozen = {
+        name: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+        for name, array in arrays.items()
+    }
+    return MappingProxyType(frozen)
 
 
 def _listed(names: Any) -> str:
