@@ -1,7 +1,8 @@
 """The command ``fusedrnn``: what the library knows, from a shell.
 
-Starts fast: each subcommand imports what it needs when it runs. Exit codes: 0 done, 2 an error that
-one line on standard error explains, 130 interrupted, 141 the reader of a pipe went away.
+Starts fast: each subcommand imports what it needs when it runs. Exit codes: 0 done, 1 a figure is
+not what it should be (verify), 2 an error that one line on standard error explains, 130 interrupted,
+141 the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -15,25 +16,37 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, Protocol, TypeAlias
 
 from fusedrnn import __version__
 from fusedrnn.cells import BIASES, CELLS, RESETS
-from fusedrnn.complexity import WEIGHT_BYTES, Complexity, aligned, count
+from fusedrnn.complexity import WEIGHT_BYTES, aligned, count
 from fusedrnn.errors import MissingExtraError
 
 __all__ = ["main"]
 
-ERROR, INTERRUPTED, READER_GONE = 2, 130, 141
-#: The format of a count when only the output file's name tells.
+FAILED, ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141
+#: The format of a result when only the output file's name tells.
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
-FORMATS: dict[str, Callable[[Complexity], str]] = {
-    "table": lambda complexity: f"{complexity}\n",
-    "json": Complexity.to_json,
-    "csv": Complexity.to_csv,
-    "markdown": Complexity.to_markdown,
+
+
+class Result(Protocol):
+    """What a command prints: a table for people as ``str()``, and three other formats."""
+
+    def to_json(self) -> str: ...
+    def to_csv(self) -> str: ...
+    def to_markdown(self) -> str: ...
+
+
+FORMATS: dict[str, Callable[[Result], str]] = {
+    "table": lambda result: f"{result}\n",
+    "json": lambda result: result.to_json(),
+    "csv": lambda result: result.to_csv(),
+    "markdown": lambda result: result.to_markdown(),
 }
 
+#: The command that ``count ... --spec`` is.
+COUNT_SPEC = "count --spec"
 Subcommands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 
@@ -66,11 +79,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
     except SystemExit:  # argparse has printed the help or the version
         return 0
     status: int = arguments.run(arguments)
     return status
+
+
+def _words(argv: Sequence[str]) -> list[str]:
+    """The arguments, with ``count ... --spec`` as a command of its own: it has other options."""
+    words = list(argv)
+    if words[:1] == ["count"] and any(word.split("=")[0] == "--spec" for word in words):
+        words[0] = COUNT_SPEC
+    return words
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="examples:\n"
         "  fusedrnn count lstm --input 128 --hidden 256\n"
         "  fusedrnn count lstm --input 1500 --hidden 1500 --explain\n"
+        "  fusedrnn verify\n"
         "  fusedrnn info\n"
         "  fusedrnn bench --quick --report report\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -98,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"fusedrnn {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_add_count, _add_info, _add_bench, _add_demo):
+    for add in (_add_count, _add_count_spec, _add_verify, _add_info, _add_bench, _add_demo):
         add(subcommands)
     return parser
 
@@ -107,7 +129,8 @@ def _add_count(subcommands: Subcommands) -> None:
     parser = subcommands.add_parser(
         "count",
         help="count parameters, MACs, FLOPs and bytes of a network from its sizes",
-        description="Count parameters, MACs, FLOPs, activations and bytes from a network's sizes.",
+        description="Count parameters, MACs, FLOPs, activations and bytes from a network's sizes. "
+        "A whole network that a file describes: fusedrnn count --spec FILE (count --spec --help).",
         epilog="examples:\n"
         "  fusedrnn count lstm --input 128 --hidden 256\n"
         "  fusedrnn count lstm --input 40 --hidden 64 --proj 16 --layers 2 --bidirectional\n"
@@ -169,25 +192,25 @@ def _add_count(subcommands: Subcommands) -> None:
         "--backward", action="store_true", help="add the matrix products of the backward pass"
     )
     parser.add_argument(
+        "--explain", action="store_true", help="add each formula with its numbers to the table"
+    )
+    _add_output(parser)
+    parser.set_defaults(run=_count)
+
+
+def _add_output(parser: _Parser) -> None:
+    parser.add_argument(
         "--format",
         choices=FORMATS,
         help="default: by the suffix of --output (.json, .csv, .md), or else table",
     )
     parser.add_argument(
-        "--explain", action="store_true", help="add each formula with its numbers to the table"
-    )
-    parser.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="write to FILE; replaces it at once"
     )
-    parser.set_defaults(run=_count)
 
 
 def _count(arguments: argparse.Namespace) -> int:
-    output: Path | None = arguments.output
-    suffix = output.suffix.lower() if output else ""
-    style: str = arguments.format or SUFFIXES.get(suffix, "table")
-    if arguments.explain and style != "table":
-        raise ValueError(f"--explain goes with --format table, not {style}")
+    style = _style(arguments)
     options = [name for _, name, _, _ in _CELL_OPTIONS]
     complexity = count(
         arguments.cell,
@@ -207,11 +230,96 @@ def _count(arguments: argparse.Namespace) -> int:
     text = FORMATS[style](complexity)
     if arguments.explain:
         text += f"\n{complexity.explain()}\n"
+    _put(arguments.output, text)
+    return 0
+
+
+def _style(arguments: argparse.Namespace) -> str:
+    """The format of the output; an error if it goes with no explanation and one is asked for."""
+    output: Path | None = arguments.output
+    suffix = output.suffix.lower() if output else ""
+    style: str = arguments.format or SUFFIXES.get(suffix, "table")
+    if getattr(arguments, "explain", False) and style != "table":
+        raise ValueError(f"--explain goes with --format table, not {style}")
+    return style
+
+
+def _put(output: Path | None, text: str) -> None:
     if output is None:
         _write(text)
     else:
         _write_file(output, text)
+
+
+def _add_count_spec(subcommands: Subcommands) -> None:
+    text = "count parameters and MACs of a whole network that a TOML file describes"
+    parser = subcommands.add_parser(
+        COUNT_SPEC,
+        prog="fusedrnn count",
+        help=text,
+        description=f"{text.capitalize()}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--spec", metavar="FILE", nargs="?", help="the network (docs/spec.md); - reads it in"
+    )
+    parser.add_argument("--steps", metavar="T", type=int, default=1, help="steps (default: 1)")
+    parser.add_argument(
+        "--batch", metavar="B", type=int, default=1, help="sequences side by side (default: 1)"
+    )
+    parser.add_argument(
+        "--tied",
+        choices=("once", "twice"),
+        default="once",
+        help="count weights that two layers share once or twice (default: once)",
+    )
+    parser.add_argument(
+        "--explain", action="store_true", help="add each array with its shape to the table"
+    )
+    _add_output(parser)
+    parser.set_defaults(run=_count_spec)
+
+
+def _count_spec(arguments: argparse.Namespace) -> int:
+    from fusedrnn.spec import load
+
+    style = _style(arguments)
+    if arguments.spec is None:
+        raise ValueError("--spec needs a FILE, or - for standard input")
+    complexity = load(arguments.spec).count(
+        steps=arguments.steps, batch=arguments.batch, tied=arguments.tied
+    )
+    text = FORMATS[style](complexity)
+    if arguments.explain:
+        text += f"\n{complexity.explain()}\n"
+    _put(arguments.output, text)
     return 0
+
+
+def _add_verify(subcommands: Subcommands) -> None:
+    text = "check published figures against what is counted"
+    parser = subcommands.add_parser(
+        "verify",
+        help=text,
+        description=f"{text.capitalize()}; exit code 1 if one is wrong.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="*",
+        help="a network with [[published]] figures (docs/spec.md); default: those that come with it",
+    )
+    _add_output(parser)
+    parser.set_defaults(run=_verify)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from fusedrnn.verify import verify
+
+    verification = verify(arguments.files or None)
+    _put(arguments.output, FORMATS[_style(arguments)](verification))
+    return FAILED if verification.failed else 0
 
 
 def _add_info(subcommands: Subcommands) -> None:

@@ -1096,7 +1096,9 @@ def _chosen(architecture: Architecture) -> Iterator[tuple[str, str]]:
         value = getattr(architecture, field.name)
         named = field.name in architecture.table.options - {"coupled", "reset"}
         if named and value != field.default:
-            yield field.name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            every = value if isinstance(value, tuple) else (value,)
+            words = (f"{one:g}" if isinstance(one, float) else str(one) for one in every)
+            yield field.name, ",".join(words)
 
 
 def _elements(architecture: Architecture) -> dict[tuple[int, int], Counter[str]]:
