@@ -44,7 +44,7 @@ double fr_probe(int64_t isa, const char *probe, const float *buffer, int64_t flo
     const double begin = seconds_now();
     for (int rounds = 0;;) {
         /* Values that stay where they are: neither denormal nor infinite after any number of repeats. */
-        float io[FR_PROBE_FLOATS];
+        _Alignas(64) float io[FR_PROBE_FLOATS];
         for (int k = 0; k < FR_PROBE_FLOATS; k++)
             io[k] = 0.5f;
         const double start = seconds_now();

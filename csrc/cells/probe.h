@@ -11,34 +11,37 @@
 #ifndef FR_PROBE_H
 #define FR_PROBE_H
 
+/* Enough that none waits for itself, even where an FMA is a product and a sum; divisible by 4, for the streams. */
+#define FR_PROBE_SUMS (VF_REGISTERS < 32 ? 12 : 24)
+
 static int64_t fr_probe_fma(int64_t repeats, const float *from, int64_t floats, float *io)
 {
     (void)from, (void)floats;
     const vf a = vf_set1(io[0]), b = vf_set1(io[1]);
-    vf sum[VF_ACCUMULATORS];
+    vf sum[FR_PROBE_SUMS];
     FR_UNROLL
-    for (int k = 0; k < VF_ACCUMULATORS; k++)
+    for (int k = 0; k < FR_PROBE_SUMS; k++)
         sum[k] = vf_set1(io[2 + k]); /* as far as a compiler knows, all different: none is computed for another */
     for (int64_t k = 0; k < repeats; k++) {
         FR_UNROLL
-        for (int j = 0; j < VF_ACCUMULATORS; j++)
+        for (int j = 0; j < FR_PROBE_SUMS; j++)
             sum[j] = vf_fma(sum[j], a, b);
     }
     FR_UNROLL
-    for (int k = 1; k < VF_ACCUMULATORS; k++)
+    for (int k = 1; k < FR_PROBE_SUMS; k++)
         sum[0] = vf_add(sum[0], sum[k]);
     vf_store(io, sum[0]);
-    return 2 * VF_LANES * VF_ACCUMULATORS * repeats;
+    return 2 * VF_LANES * FR_PROBE_SUMS * repeats;
 }
 
 FR_INLINE int64_t fr_probe_read(int streams, int64_t repeats, const float *from, int64_t floats, float *io)
 {
-    const int vectors = VF_ACCUMULATORS / streams;
+    const int vectors = FR_PROBE_SUMS / streams;
     const int64_t stream = floats / streams / (vectors * VF_LANES) * (vectors * VF_LANES);
     const vf scale = vf_set1(io[0]);
-    vf sum[VF_ACCUMULATORS];
+    vf sum[FR_PROBE_SUMS];
     FR_UNROLL
-    for (int k = 0; k < VF_ACCUMULATORS; k++)
+    for (int k = 0; k < FR_PROBE_SUMS; k++)
         sum[k] = vf_set1(io[1]);
     for (int64_t repeat = 0; repeat < repeats; repeat++)
         for (int64_t at = 0; at < stream; at += vectors * VF_LANES) {
@@ -49,7 +52,7 @@ FR_INLINE int64_t fr_probe_read(int streams, int64_t repeats, const float *from,
             }
         }
     FR_UNROLL
-    for (int k = 1; k < VF_ACCUMULATORS; k++)
+    for (int k = 1; k < FR_PROBE_SUMS; k++)
         sum[0] = vf_add(sum[0], sum[k]);
     vf_store(io, sum[0]);
     return (int64_t)sizeof(float) * streams * stream * repeats;

@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fusedrnn.backends import info as info
+    from fusedrnn.bound import Bound as Bound
+    from fusedrnn.bound import floor_seconds as floor_seconds
+    from fusedrnn.bound import roofline as roofline
     from fusedrnn.cells import Architecture as Architecture
     from fusedrnn.complexity import Complexity as Complexity
     from fusedrnn.complexity import count as count
@@ -25,20 +28,27 @@ if TYPE_CHECKING:
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import LSTMState as LSTMState
     from fusedrnn.layers import lstm_step as lstm_step
+    from fusedrnn.machine import Machine as Machine
+    from fusedrnn.machine import this_machine as this_machine
     from fusedrnn.stream import Stream as Stream
 
 _HOME = {
     "Architecture": "cells",
+    "Bound": "bound",
     "Complexity": "complexity",
     "LSTM": "layers",
     "LSTMState": "layers",
+    "Machine": "machine",
     "MissingExtraError": "errors",
     "Stream": "stream",
     "StreamBusyError": "errors",
     "UnsupportedError": "errors",
     "count": "complexity",
+    "floor_seconds": "bound",
     "info": "backends",
     "lstm_step": "layers",
+    "roofline": "bound",
+    "this_machine": "machine",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

@@ -24,7 +24,7 @@ from typing import Any
 from fusedrnn import __version__
 from fusedrnn.errors import UnsupportedError
 
-__all__ = ["MEMORY", "Limits", "Machine", "cache_file", "load", "measure", "this_machine"]
+__all__ = ["MEMORY", "Limits", "Machine", "cache_file", "load", "measure", "same_machine", "this_machine"]
 
 SCHEMA_VERSION = 1
 #: The level behind all caches.
@@ -35,7 +35,7 @@ LATENCIES = ("exchange", "sigmoid", "tanh")
 #: Processor seconds for each thing that is measured; it takes its best round.
 PATIENCE = 0.008
 #: How often, one thing after the other: what slows a machine down for a while then hits one of them, and not all.
-PASSES = 3
+PASSES = 2
 READS = ("read_1", "read_2", "read_4")
 #: Memory is read through a buffer of twice the last cache, but within these bytes: making a large one takes longer
 #: than reading it.
@@ -277,6 +277,11 @@ def this_machine(*, again: bool = False) -> Machine:
     return machine
 
 
+def same_machine(machine: Machine) -> bool:
+    """Whether these are the limits of this machine and of this version of the probe."""
+    return machine.identity() == _identity()
+
+
 def measure() -> Machine:
     """Measure this machine, now, in about two seconds of one core; nothing is read or kept."""
     return _measured(_identity())
@@ -382,12 +387,13 @@ def _measured(identity: Mapping[str, Any]) -> Machine:
 
     first = next(iter(isas()))
     rates: dict[tuple[str, str], float] = {}
+    memory = 0.0  # no instruction set makes it any faster than the best one
     for _ in range(PASSES):
+        memory = max(memory, best(first, READS, size))
         for isa in isas():
             found = {name: best(isa, (name,)) for name in ("fma", *LATENCIES)}
             for level in caches:
                 found[level] = max(best(isa, READS, over) for over in _sizes(caches, level))
-            found[MEMORY] = best(first, READS, size)
             for name, rate in found.items():
                 rates[isa, name] = max(rate, rates.get((isa, name), 0.0))
 
@@ -395,7 +401,7 @@ def _measured(identity: Mapping[str, Any]) -> Machine:
     if len(caches) > 1:
         # The last cache may be shared with others, unseen: it ends where reading is nearer to memory's speed.
         (_, before), (name, _) = list(caches.items())[-2:]
-        between = math.sqrt(rates[first, name] * rates[first, MEMORY])
+        between = math.sqrt(rates[first, name] * memory)
         over = 8 * before
         while over < min(last, size) and best(first, READS, 2 * over) > between:
             over *= 2
@@ -408,7 +414,7 @@ def _measured(identity: Mapping[str, Any]) -> Machine:
         limits={
             isa: Limits(
                 flops=rates[isa, "fma"],
-                bandwidth={level: rates[isa, level] for level in (*caches, MEMORY)},
+                bandwidth={level: rates[isa, level] for level in caches} | {MEMORY: memory},
                 latency={name: 1 / rates[isa, name] for name in LATENCIES},
             )
             for isa in isas()
