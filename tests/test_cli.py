@@ -219,7 +219,7 @@ def documented_figures() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("line", "figure"), documented_figures())
 def test_the_figures_of_the_documentation(line: str, figure: str, capsys: Capture) -> None:
     assert cli.main(line.split()) == 0
-    assert figure in capsys.readouterr().out
+    assert re.search(rf"(?<![\d,.]){re.escape(figure)}(?![.,]?\d)", capsys.readouterr().out)
 
 
 def test_info_lists_and_dumps_the_facts(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

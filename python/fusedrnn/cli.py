@@ -257,7 +257,7 @@ def _add_count_spec(subcommands: Subcommands) -> None:
         COUNT_SPEC,
         prog="fusedrnn count",
         help=text,
-        description=f"{text.capitalize()}.",
+        description=f"{text[0].upper()}{text[1:]}.",
         allow_abbrev=False,
     )
     parser.add_argument(
