@@ -252,7 +252,8 @@ class Bound:
             | {"name": "total", "flops": flops, "bytes_read": read, "intensity": flops / read}
         )
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         return text.getvalue()
@@ -508,9 +509,7 @@ def _weight_bytes(operations: Any) -> tuple[int, int]:
     return FLOAT_BYTES * int(entered), FLOAT_BYTES * int(carried)
 
 
-def _work(
-    complexity: Complexity, row: LayerCounts
-) -> Iterator[tuple[str, list[_Reads], int, int]]:
+def _work(complexity: Complexity, row: LayerCounts) -> Iterator[tuple[str, list[_Reads], int, int]]:
     """Name, reads, FLOPs, and steps that wait for each other, of the parts of a layer and direction."""
     steps, batch = complexity.steps, complexity.batch
     entered: list[_Reads] = []
@@ -544,7 +543,9 @@ def _step_latency(architecture: Architecture, limits: Limits) -> float:
         name, expression = match.groups()
         used = re.findall(r"[A-Za-z_]\w*'?", expression)
         seconds = max((ready[word] for word in used if word in ready), default=0.0)
-        if re.search(r"R_\w+ \(", expression):  # a product with what this step has made: through memory again
+        if re.search(
+            r"R_\w+ \(", expression
+        ):  # a product with what this step has made: through memory again
             seconds += exchange
         calls = re.findall(r"(sigmoid|tanh)\((.*)\)", expression)
         for function, argument in calls:
@@ -580,12 +581,17 @@ def _measured(bound: Bound, seconds: float) -> float:
             f"the kernels use {active_isa()}, and these are the limits of {bound.isa}; set FUSEDRNN_ISA"
         )
     layer = kind(
-        architecture.input_size, architecture.hidden_size, backend="c", seed=0, **_options(architecture)
+        architecture.input_size,
+        architecture.hidden_size,
+        backend="c",
+        seed=0,
+        **_options(architecture),
     )
     steps, batch = bound.complexity.steps, bound.complexity.batch
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)
-    if steps == 1 and not architecture.bidirectional:
+    # The modules of a Clockwork RNN rest in most steps of a stream: the step that is meant here is that of t = 0.
+    if steps == 1 and not architecture.bidirectional and not architecture.periods:
         stream = layer.stream(batch)
         stream.input[...] = x[0]
 

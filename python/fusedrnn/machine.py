@@ -24,7 +24,16 @@ from typing import Any
 from fusedrnn import __version__
 from fusedrnn.errors import UnsupportedError
 
-__all__ = ["MEMORY", "Limits", "Machine", "cache_file", "load", "measure", "same_machine", "this_machine"]
+__all__ = [
+    "MEMORY",
+    "Limits",
+    "Machine",
+    "cache_file",
+    "load",
+    "measure",
+    "same_machine",
+    "this_machine",
+]
 
 SCHEMA_VERSION = 1
 #: The level behind all caches.
@@ -114,7 +123,9 @@ class Machine:
             raise ValueError("capacity: must hold at least one cache, got none")
         for level in self.capacity:
             if level not in self.caches:
-                raise ValueError(f"capacity.{level}: unknown key; there are {', '.join(self.caches)}")
+                raise ValueError(
+                    f"capacity.{level}: unknown key; there are {', '.join(self.caches)}"
+                )
         if MEMORY in self.capacity:
             raise ValueError(f"capacity.{MEMORY}: is not a cache")
         sizes = list(self.capacity.values())
@@ -233,6 +244,8 @@ def load(path: str | os.PathLike[str]) -> Machine:
         return Machine.from_dict(json.loads(raw, object_pairs_hook=_once))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not JSON: not UTF-8") from None
     except RecursionError:
         raise ValueError(f"{path}: not a machine: nested too deeply") from None
     except (TypeError, ValueError) as error:
@@ -361,11 +374,14 @@ def _hypervisor(described: Mapping[str, str]) -> str | None:
 
 def _measured(identity: Mapping[str, Any]) -> Machine:
     from fusedrnn._native import ffi, lib
-    from fusedrnn.backends import FLOAT32, aligned, isas
+    from fusedrnn.backends import aligned, isas
+    from fusedrnn.gate import FLOAT32
 
     caches: dict[str, int] = {}
     for level, held in identity["caches"].items():
-        if held > max(caches.values(), default=0):  # one that is no larger than the one before hides behind it
+        if held > max(
+            caches.values(), default=0
+        ):  # one that is no larger than the one before hides behind it
             caches[level] = held
     if not caches:
         raise UnsupportedError(
