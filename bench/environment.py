@@ -10,6 +10,7 @@ import platform
 import subprocess
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,9 @@ def busy(load: float, cores: int) -> bool:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the checkout that fusedrnn is imported from; empty if it is not from one."""
+    """The commit of the checkout that fusedrnn is imported from or was built in, if there is one."""
     if not ((_ROOT / ".git").exists() and (_ROOT / "csrc" / "api.h").is_file()):
-        return {}
+        return _built_commit()
     try:
         return {
             "id": _git("rev-parse", "HEAD"),
@@ -63,6 +64,13 @@ def commit() -> dict[str, Any]:
         }
     except (OSError, subprocess.CalledProcessError):
         return {}
+
+
+def _built_commit() -> dict[str, Any]:
+    """What CMakeLists.txt noted: the commit, its time, and perhaps "dirty"; nothing outside git."""
+    note = files("fusedrnn") / "_commit.txt"
+    words = note.read_text(encoding="ascii").split() if note.is_file() else []
+    return {"id": words[0], "time": words[1], "dirty": "dirty" in words} if words else {}
 
 
 def _git(*arguments: str) -> str:

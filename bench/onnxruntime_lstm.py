@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 
 import fusedrnn as fr
+from fusedrnn.bench.console import console
 from fusedrnn.bench.interleave import Quartiles, calls, interleaved
 from fusedrnn.bench.measure import CHECKED_STEPS, LARGEST_ERROR, WrongResultError
 from fusedrnn.bench.peers import Array
+from fusedrnn.cli import guarded
 from fusedrnn.errors import MissingExtraError
+from fusedrnn.files import write_file
 
 SEQUENCES = (32, 64, 128, 256)
 STEPS = (8, 16, 32, 64, 128)
@@ -288,10 +291,11 @@ def main(arguments: list[str] | None = None) -> int:
         import onnxruntime
     except ImportError as missing:
         raise MissingExtraError(str(missing.name), "peers", "this comparison") from missing
-    from rich.console import Console
-    from rich.table import Table
+    try:
+        from rich.table import Table
+    except ImportError as missing:
+        raise MissingExtraError("rich", "bench", "this comparison") from missing
 
-    from fusedrnn.report import write_file
     from fusedrnn.report.text import duration, ratio
 
     table = Table(box=None)
@@ -314,13 +318,13 @@ def main(arguments: list[str] | None = None) -> int:
             said,
         )
     facts = fr.info()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(
+    out = console(width=None if sys.stdout.isatty() else 120)
+    out.print(
         f"{facts['cpu']}, {facts['isa']}; fusedrnn {facts['version']}, ONNX Runtime "
         f"{onnxruntime.__version__}, ONNX {onnx.__version__}; one thread each, {args.rounds} pairs"
     )
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         "Ratio: ONNX Runtime's time by fusedrnn's, round by round. Errors: the largest against float64, "
         "of fusedrnn and of ONNX Runtime."
     )
@@ -336,4 +340,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

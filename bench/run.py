@@ -54,15 +54,19 @@ def run(args: argparse.Namespace) -> int:
     ------
     ValueError
         For a file or folder that cannot be read or written: found before anything is measured.
+    RuntimeError
+        If nothing could be measured, or the measurement broke off.
+    BrokenPipeError
+        If the reader of the output went away; nothing is written then.
     MissingExtraError
         If a package of the extra is not installed.
     """
     for package in PACKAGES:
         if find_spec(package) is None:
             raise MissingExtraError(package, "bench", "fusedrnn bench")
-    from rich.console import Console
+    from fusedrnn.bench.console import console as make_console
 
-    console = Console(highlight=False)
+    console = make_console()
     if args.compare:
         if args.quick or args.report or args.json or args.isa:
             raise ValueError("--compare measures nothing: it takes no other option")
@@ -73,11 +77,13 @@ def run(args: argparse.Namespace) -> int:
     report = Path(args.report) if args.report else None
     file = Path(args.json) if args.json else None
     if report:
+        _make_folder("--report", report)
         _writable_folder("--report", report)
     if file:
         if file.is_dir():
             raise ValueError(f"--json: {file} is a folder")
-        _writable_folder("--json", file.absolute().parent)
+        if file.is_file() or not file.exists():  # a pipe or device is not replaced
+            _writable_folder("--json", Path(os.path.realpath(file)).parent)
     results = _measured(console, quick=args.quick, isa=args.isa)
     if results is None:
         console.print("interrupted: nothing was written")
@@ -126,15 +132,20 @@ def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, An
         options += [f"--benchmark-storage=file://{folder}"]
         options += ["-mquick"] if quick else []
         status = pytest.main(options, plugins=[session])
-        if status == pytest.ExitCode.INTERRUPTED and not progress.complete:
+        if progress.reader_gone:
+            raise BrokenPipeError
+        if status == pytest.ExitCode.INTERRUPTED:
             return None
-        if not output.exists():
-            reasons = "; ".join(f"{name}: {why}" for name, why in session.failures.items())
-            raise RuntimeError(
-                f"nothing was measured: {reasons or f'pytest ended with {status!r}'}"
-            )
-        results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
-        return results
+        ended = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if not (ended and progress.complete):
+            raise RuntimeError(f"the measurement broke off: pytest ended with {status!r}")
+        # pytest-benchmark writes no file if there is nothing to write.
+        if output.exists():
+            results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
+            if results["benchmarks"]:
+                return results
+        reasons = "; ".join(f"{name}: {why}" for name, why in session.failures.items())
+        raise RuntimeError(f"nothing was measured: {reasons}")
 
 
 @contextmanager
@@ -177,6 +188,8 @@ class _Progress:
         )
         self._task = self.bar.add_task("measuring", total=None)
         self._pass = -1
+        #: Whether a line could not be printed because nobody reads them any more.
+        self.reader_gone = False
 
     @property
     def complete(self) -> bool:
@@ -196,16 +209,27 @@ class _Progress:
         self.bar.refresh()
         if turn != self._pass and not self._console.is_terminal:
             self._pass = turn
-            self._console.print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done")
+            try:
+                self._console.print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done")
+            except BrokenPipeError:
+                # What else is raised here is a fault to pytest, with a traceback; this ends it.
+                self.reader_gone = True
+                raise KeyboardInterrupt from None
 
 
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def _writable_folder(option: str, folder: Path) -> None:
-    """Make the folder, and try to write into it, while nothing has been measured yet."""
+def _make_folder(option: str, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write to {folder}: {error.strerror}") from error
+
+
+def _writable_folder(option: str, folder: Path) -> None:
+    """Try to write into the folder, while nothing has been measured yet."""
+    try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -215,7 +239,8 @@ def _writable_folder(option: str, folder: Path) -> None:
 def _write(
     console: Console, results: dict[str, Any], report: Path | None, file: Path | None
 ) -> None:
-    from fusedrnn.report import render, write_file
+    from fusedrnn.files import write_file
+    from fusedrnn.report import render
 
     if file:
         write_file(file, (json.dumps(results, indent=1) + "\n").encode())

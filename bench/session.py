@@ -20,7 +20,7 @@ from fusedrnn.bench.cases import CASES, Group, in_group
 from fusedrnn.bench.clock import clock
 from fusedrnn.bench.environment import commit, environment
 from fusedrnn.bench.measure import LARGEST_ERROR
-from fusedrnn.bench.peers import ENGINES
+from fusedrnn.bench.peers import ENGINES, one_thread
 
 __all__ = [
     "FULL_PASSES",
@@ -88,8 +88,10 @@ class Session:
         self.failures: dict[str, str] = {}
         self._started = started
         self._finished = finished
-        self._environment = environment()
+        with one_thread():  # as everything is measured
+            self._environment = environment()
         self._turns: dict[str, int] = {}
+        self._rows: dict[str, str] = {}
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if "turn" in metafunc.fixturenames:
@@ -99,6 +101,7 @@ class Session:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         items[:] = sorted(items, key=self._position)
         self._turns = {item.nodeid: _parameters(item)["turn"] for item in items}
+        self._rows = {item.nodeid: _row(item.nodeid, _parameters(item)) for item in items}
         self._started(len(items))
 
     def _position(self, item: pytest.Item) -> tuple[int, int, str, int]:
@@ -111,17 +114,16 @@ class Session:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            name, _, parameters = report.nodeid.partition("::")[2].partition("[")
-            row = f"{name}[{parameters.rpartition('-')[0]}]"
             crash = getattr(report.longrepr, "reprcrash", None)
             reason = crash.message if crash else report.longreprtext
-            self.failures.setdefault(row, reason.strip().splitlines()[0])
+            self.failures.setdefault(self._rows[report.nodeid], reason.strip().splitlines()[0])
         if report.when == "teardown":
             self._finished(self._turns[report.nodeid])
 
-    @pytest.hookimpl(optionalhook=True)
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
-        # pytest-benchmark describes the folder it is started in, which may be anybody's.
+        # The first answer counts, and pytest-benchmark's is about the folder it is started in,
+        # which may be anybody's.
         return commit()
 
     @pytest.hookimpl(optionalhook=True)
@@ -129,7 +131,10 @@ class Session:
         self, config: pytest.Config, output_json: dict[str, Any]
     ) -> None:
         output_json["machine_info"].pop("node", None)
-        output_json["benchmarks"] = merged(output_json["benchmarks"])
+        # A row that failed in one pass has no time, though other passes have.
+        output_json["benchmarks"] = [
+            row for row in merged(output_json["benchmarks"]) if row["name"] not in self.failures
+        ]
         output_json["fusedrnn"] = {
             "passes": self.passes,
             "largest_error": LARGEST_ERROR,
@@ -182,10 +187,14 @@ def _one(fullname: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
 def _without_turn(fullname: str, parameters: dict[str, Any]) -> str:
     """The full name without the turn, and without the folder of whoever ran it."""
     path, _, name = fullname.partition("::")
-    function = _function(fullname)
     if "turn" in parameters:
-        name = f"{function}[{parameters['case']}-{parameters['engine']}]"
+        name = _row(fullname, parameters)
     return f"{Path(path).name}::{name}"
+
+
+def _row(nodeid: str, parameters: dict[str, Any]) -> str:
+    """The name of what all turns of a test measure."""
+    return f"{_function(nodeid)}[{parameters['case']}-{parameters['engine']}]"
 
 
 def _function(nodeid: str) -> str:

@@ -17,8 +17,12 @@ import numpy as np
 import fusedrnn as fr
 from fusedrnn._native import lib
 from fusedrnn.bench.clock import clock
+from fusedrnn.bench.console import console
 from fusedrnn.bench.interleave import Quartiles, Timer, interleaved
 from fusedrnn.bench.peers import FusedLSTM
+from fusedrnn.cli import guarded
+from fusedrnn.errors import MissingExtraError
+from fusedrnn.files import write_file
 
 HIDDEN = (1, 8, 16, 32, 64)
 ARRAYS = 64
@@ -128,10 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1")
-    from rich.console import Console
-    from rich.table import Table
+    try:
+        from rich.table import Table
+    except ImportError as missing:
+        raise MissingExtraError("rich", "bench", "this measurement") from missing
 
-    from fusedrnn.report import write_file
     from fusedrnn.report.text import duration
 
     table = Table(box=None)
@@ -150,14 +155,14 @@ def main(arguments: list[str] | None = None) -> int:
             cells += [duration(row.seconds[name]), beyond, met]
         table.add_row(*cells)
     facts = fr.info()
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    console.print(f"{facts['cpu']}, {facts['isa']}, {facts['python']}, {args.rounds} rounds")
-    console.print(table)
-    console.print(f"step(x): {ARRAYS} distinct arrays in turn; step(): the bound input buffer.")
+    out = console(width=None if sys.stdout.isatty() else 120)
+    out.print(f"{facts['cpu']}, {facts['isa']}, {facts['python']}, {args.rounds} rounds")
+    out.print(table)
+    out.print(f"step(x): {ARRAYS} distinct arrays in turn; step(): the bound input buffer.")
     if args.json:
         write_file(args.json, (json.dumps([asdict(row) for row in rows], indent=1) + "\n").encode())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -248,7 +248,24 @@ class TestEnvironment:
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         monkeypatch.setattr(environment_module, "_ROOT", tmp_path)
+        monkeypatch.setattr(environment_module, "files", lambda package: tmp_path)
         assert environment_module.commit() == {}
+        (tmp_path / "_commit.txt").write_text("\n")  # built outside a checkout
+        assert environment_module.commit() == {}
+
+    @pytest.mark.parametrize("dirty", [False, True])
+    def test_the_commit_of_an_installed_package(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, dirty: bool
+    ) -> None:
+        monkeypatch.setattr(environment_module, "_ROOT", tmp_path)
+        monkeypatch.setattr(environment_module, "files", lambda package: tmp_path)
+        note = "0123456789abcdef 2026-01-02T03:04:05+00:00"
+        (tmp_path / "_commit.txt").write_text(note + (" dirty\n" if dirty else "\n"))
+        assert environment_module.commit() == {
+            "id": "0123456789abcdef",
+            "time": "2026-01-02T03:04:05+00:00",
+            "dirty": dirty,
+        }
 
 
 class TestActs:
@@ -279,6 +296,9 @@ class TestBadInput:
             run(arguments(report=file))
         with pytest.raises(ValueError, match="^--json: .* is a folder$"):
             run(arguments(json=tmp_path))
+        with pytest.raises(ValueError, match="^--json: cannot write to .*: No such file"):
+            run(arguments(json=tmp_path / "new" / "results.json"))
+        assert not (tmp_path / "new").exists()
 
     def test_compare_takes_no_other_option(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="--compare measures nothing"):
@@ -312,3 +332,24 @@ class TestBadInput:
         monkeypatch.setattr("fusedrnn.bench.run.find_spec", lambda name: None)
         with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[bench\]"):
             run(arguments())
+
+    @pytest.mark.parametrize(
+        ("script", "package", "extra"),
+        [
+            ("step_overhead", "rich", "bench"),
+            ("onnxruntime_lstm", "onnx", "peers"),
+        ],
+    )
+    def test_scripts_without_their_packages(self, script: str, package: str, extra: str) -> None:
+        code = (
+            "import runpy, sys\n"
+            f"sys.modules[{package!r}] = None\n"
+            f"runpy.run_module('fusedrnn.bench.{script}', run_name='__main__')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert done.stderr.startswith("fusedrnn: error: ")
+        assert f"needs the package {package!r}: pip install 'fusedrnn[{extra}]'" in done.stderr
+        assert done.stderr.count("\n") == 1

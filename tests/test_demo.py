@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,7 +32,8 @@ def test_the_data_is_small_and_fits_the_model() -> None:
 
 def test_backends_agree_on_the_text_and_with_the_training_script() -> None:
     model = demo.load_model()
-    engines = demo._read(model, demo.held_out_text()[:3000], progress=False)
+    text = demo.held_out_text()[:3000]
+    engines = demo._read(demo._engines(model), model, text, progress=False)
     bits = {name: row["bits_per_character"] for name, row in engines.items()}
     assert set(bits) == {"naive NumPy", "numpy", "numba", "c"}
     assert max(bits.values()) - min(bits.values()) <= 1e-4 * min(bits.values())
@@ -73,6 +77,19 @@ def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert main(["demo", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_run_fails_before_anything_is_said() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fusedrnn.cli", "demo"],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "NUMBA_DISABLE_JIT" in done.stderr
 
 
 def test_the_training_script_is_there() -> None:

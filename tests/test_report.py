@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,17 +19,39 @@ from typing import Any
 
 import pytest
 
+from fusedrnn.bench.environment import commit
 from fusedrnn.bench.run import run
-from fusedrnn.report import compare, load, parse, render, write_file
+from fusedrnn.files import write_file
+from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
 from fusedrnn.report.results import GROUPS, LABELS, Measure
 from fusedrnn.report.text import duration, error, ratio, size, span
+
+
+def foreign_checkout(folder: Path) -> None:
+    """Make the folder somebody else's repository, with a commit of its own, if there is git."""
+    if shutil.which("git"):
+        who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+        for arguments in (["init", "--quiet"], [*who, "commit", "--quiet", "--allow-empty", "-mx"]):
+            subprocess.run(["git", *arguments], cwd=folder, check=True)
+
+
+def from_process(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fusedrnn.cli", "bench", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+        **options,
+    )
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """One shape of each kind, measured as anybody would who has pytest and the installed package."""
     folder = tmp_path_factory.mktemp("results")
+    foreign_checkout(folder)
     command = [sys.executable, "-m", "pytest", "-q", "-ppytest_benchmark.plugin"]
     command += ["-pno:cacheprovider", "--pyargs", "fusedrnn.bench", "--benchmark-json=out.json"]
     command += ["-k", "X32-H32 or X65-H200 and step or X40-H96 and batch or beginning"]
@@ -94,6 +117,15 @@ class TestResults:
         assert str(Path(__file__).parents[1]) not in text
         assert str(Path.home()) + "/" not in text
 
+    def test_the_commit_is_that_of_fusedrnn(self, results: dict[str, Any]) -> None:
+        # The run was started in a repository of somebody else's.
+        assert results["commit_info"] == commit()
+        assert results["fusedrnn"]["environment"]["commit"] == commit()
+
+    def test_says_how_many_threads_blas_had(self, results: dict[str, Any]) -> None:
+        threads = [each["num_threads"] for each in results["fusedrnn"]["environment"]["blas"]]
+        assert set(threads) == {1}
+
     def test_read_by_pytest_benchmark(self, results: dict[str, Any], tmp_path: Path) -> None:
         path = tmp_path / "0001_results.json"
         path.write_text(json.dumps(results))
@@ -135,6 +167,21 @@ class TestReport:
                     assert duration(measure.median) in text
                     assert error(measure.error) in text
                     assert engine == "naive" or ratio(row.speedup(engine)) in text
+
+    def test_c_stands_before_numba(self, results: dict[str, Any]) -> None:
+        # On a small screen the first columns are seen first.
+        files = render(results)
+        heads = re.findall(r'<th colspan="\d" class="first (\w+)">', files["index.html"].decode())
+        assert len(heads) == 3 * len(GROUPS) - 1
+        assert "".join(heads).replace("naive", "") == "cnumba" * len(GROUPS)
+        plot = files["speedup.svg"].decode()
+        assert plot.rindex("fusedrnn C") < plot.rindex("fusedrnn Numba")
+
+    def test_ranges_are_in_the_unit_of_the_time_above(self, results: dict[str, Any]) -> None:
+        odd = copy.deepcopy(results)
+        odd["benchmarks"][0]["stats"].update(q1=9.86e-7, median=1.01e-6, q3=1.094e-6)
+        text = render(odd)["report.md"].decode().replace("\N{NO-BREAK SPACE}", " ")
+        assert "1.01 µs (0.99\N{EN DASH}1.09 µs)" in text
 
     def test_plots(self, results: dict[str, Any]) -> None:
         files = render(results)
@@ -218,6 +265,27 @@ class TestCompare:
             assert verdict_ in said
         assert "isa was" in said
 
+    def test_in_ascii(self, results: dict[str, Any], tmp_path: Path) -> None:
+        (tmp_path / "a.json").write_text(json.dumps(results))
+        done = from_process(
+            *("--compare", "a.json", "a.json"),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"\d us .* 1\.00x ", done.stdout)
+
+    def test_a_reader_that_goes_away_is_no_error(
+        self, results: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.json").write_text(json.dumps(results))
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = from_process("--compare", "a.json", "a.json", cwd=tmp_path, stdout=writing)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, "")
+
 
 class TestRun:
     def test_writes_everything(
@@ -280,6 +348,60 @@ class TestRun:
         assert "fusedrnn bench --quick" in page
         assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "report"}
 
+    @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+    def test_a_reader_that_goes_away_ends_it(self, tmp_path: Path, encoding: str) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        done = from_process(
+            *("--quick", "--json", "new.json"), cwd=tmp_path, stdout=writing, env=environment
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (141, "")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_engine_that_fails_is_named_once_a_row(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "pytest", "-q", "-ppytest_benchmark.plugin"]
+        command += ["-pno:cacheprovider", "--pyargs", "fusedrnn.bench", "--benchmark-json=out.json"]
+        command += ["-k", "X32-H32 or beginning"]
+        environment = {
+            **os.environ,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "NUMBA_DISABLE_JIT": "1",
+        }
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        written = load(tmp_path / "out.json")
+        failures = written["fusedrnn"]["failures"]
+        assert list(failures) == [
+            "test_step_from_python[lstm-T1-B1-X32-H32-numba]",
+            "test_step_kernel[lstm-T1-B1-X32-H32-numba]",
+            "test_sequence[lstm-T100-B1-X32-H32-numba]",
+            "test_acts[beginning-numba]",
+        ]
+        assert all("NUMBA_DISABLE_JIT" in reason for reason in failures.values())
+        assert parse(written).engines == ["naive", "c"]
+
+    @pytest.mark.parametrize("status", [pytest.ExitCode.INTERNAL_ERROR, pytest.ExitCode.OK])
+    def test_an_incomplete_session_is_no_result(
+        self,
+        results: dict[str, Any],
+        status: pytest.ExitCode,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        def session(options: list[str], **_: object) -> pytest.ExitCode:
+            (output,) = (each for each in options if each.startswith("--benchmark-json="))
+            Path(output.partition("=")[2]).write_text(json.dumps(results))
+            return status
+
+        monkeypatch.setattr("pytest.main", session)
+        with pytest.raises(RuntimeError, match="the measurement broke off"):
+            run(arguments(json=tmp_path / "new.json"))
+        assert list(tmp_path.iterdir()) == []
+
     def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
         code = "import sys; from fusedrnn.cli import main; sys.exit(main())"
         command = [sys.executable, "-u", "-c", code, "bench", "--report", "report"]
@@ -320,7 +442,8 @@ class TestText:
         assert duration(3e-11) == "0.03\N{NO-BREAK SPACE}ns"
 
     def test_a_span_has_one_unit(self) -> None:
-        assert span(9e-7, 1.1e-6) == "900\N{EN DASH}1,100\N{NO-BREAK SPACE}ns"
+        assert span(9e-7, 1.1e-6, 9.5e-7) == "900\N{EN DASH}1,100\N{NO-BREAK SPACE}ns"
+        assert span(9e-7, 1.1e-6, 1e-6) == "0.90\N{EN DASH}1.10\N{NO-BREAK SPACE}µs"
 
     def test_ratios_and_sizes(self) -> None:
         assert ratio(12.34) == "12.3×"

@@ -436,7 +436,7 @@ def test_the_formats(capsys: Capture, tmp_path: Path) -> None:
         ("lsmt --input 3 --hidden 4", "invalid choice: 'lsmt'"),
         ("gru --input 3 --hidden 4 --proj 2", "proj_size is not an option of gru"),
         ("lstm --input 3 --hidden 0", "hidden_size must be at least 1"),
-        ("lstm --input 3 --hidden 4 --rate 0", "rate must be above 0"),
+        ("lstm --input 3 --hidden 4 --rate 0", "--rate: must be above 0"),
         ("lstm --input 3 --hidden 4 --machine /no/such/file", "/no/such/file: No such file"),
         ("lstm --input 3 --hidden 4 --machine /dev/null", "/dev/null: not JSON"),
         (f"lstm --input 3 --hidden 4 --machine {EXAMPLE} --again", "leave one out"),

@@ -19,7 +19,16 @@ from functools import cached_property
 from typing import Any
 
 from fusedrnn.cells import Architecture
-from fusedrnn.complexity import DIRECTIONS, FLOAT_BYTES, Complexity, LayerCounts, aligned, count
+from fusedrnn.complexity import (
+    DIRECTIONS,
+    FLOAT_BYTES,
+    Complexity,
+    Counts,
+    LayerCounts,
+    Operations,
+    aligned,
+    count,
+)
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.machine import MEMORY, Limits, Machine, this_machine
 
@@ -279,9 +288,15 @@ class Bound:
         size = self.complexity.architecture
         layers = f"{size.num_layers} layer" + ("s" if size.num_layers > 1 else "")
         directions = "two directions" if size.bidirectional else "one direction"
+        said = ("num_layers", "bidirectional", "coupled", "reset")  # here or in the table's title
+        options = "".join(
+            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}, "
+            for name, value in _options(size).items()
+            if name not in said
+        )
         return (
             f"{size.table.title}: input_size {size.input_size}, hidden_size {size.hidden_size}, "
-            f"{layers}, {directions}; steps {self.complexity.steps:,}, "
+            f"{options}{layers}, {directions}; steps {self.complexity.steps:,}, "
             f"batch {self.complexity.batch:,}, float32 weights"
         )
 
@@ -463,35 +478,20 @@ def _holder(machine: Machine, size: int) -> str:
 
 def _bound(complexity: Complexity, machine: Machine, isa: str) -> Bound:
     limits, nearer = machine.limits[isa], _nearer(machine)
-    latency = _step_latency(complexity.architecture, limits)
-    parts, again, weights = [], dict.fromkeys(nearer, 0), 0
+    parts: list[Part] = []
+    kinds: dict[Counts, tuple[list[Part], dict[str, int]]] = {}
+    weights, again = 0, dict.fromkeys(nearer, 0)
     for row in complexity.layers:
-        weights += sum(size for part in row.work.parts for size in _weight_bytes(part.operations))
-        for name, reads, flops, chain in _work(complexity, row):
-            times = {"compute": flops / limits.flops}
-            for level, held in nearer.items():
-                times[level] = _beyond(reads, held) / limits.bandwidth[level]
-                again[level] += _beyond([(often - 1, size) for often, size in reads], held)
-            if chain:
-                times["latency"] = chain * latency
-            size = sum(size for _, size in reads)
-            read = sum(often * size for often, size in reads)
-            holder = _holder(machine, size)
-            parts.append(
-                Part(
-                    name=name,
-                    layer=row.layer,
-                    direction=row.direction,
-                    reads=max(often for often, _ in reads),
-                    weight_bytes=size,
-                    bytes_read=read,
-                    flops=flops,
-                    held_by=holder,
-                    intensity=flops / read,
-                    ridge=limits.flops / limits.bandwidth[holder],
-                    times=times,
-                )
+        if row.counts not in kinds:  # layers that hold the same do the same
+            kinds[row.counts] = (
+                list(_parts(complexity, row, machine, isa)),
+                {level: _reread(complexity, row, held) for level, held in nearer.items()},
             )
+        alike, beyond = kinds[row.counts]
+        parts += [replace(part, layer=row.layer, direction=row.direction) for part in alike]
+        weights += sum(part.weight_bytes for part in alike)
+        for level, size in beyond.items():
+            again[level] += size
     architecture = complexity.architecture
     rows = complexity.steps * complexity.batch
     once = weights + FLOAT_BYTES * rows * (architecture.input_size + architecture.output_size)
@@ -502,7 +502,42 @@ def _bound(complexity: Complexity, machine: Machine, isa: str) -> Bound:
     return Bound(complexity, machine, isa, tuple(parts), whole)
 
 
-def _weight_bytes(operations: Any) -> tuple[int, int]:
+def _parts(complexity: Complexity, row: LayerCounts, machine: Machine, isa: str) -> Iterator[Part]:
+    limits = machine.limits[isa]
+    latency = _step_latency(complexity.architecture, limits)
+    for name, reads, flops, chain in _work(complexity, row):
+        times = {"compute": flops / limits.flops}
+        for level, held in _nearer(machine).items():
+            times[level] = _beyond(reads, held) / limits.bandwidth[level]
+        if chain:
+            times["latency"] = chain * latency
+        size = sum(size for _, size in reads)
+        read = sum(often * size for often, size in reads)
+        holder = _holder(machine, size)
+        yield Part(
+            name=name,
+            layer=row.layer,
+            direction=row.direction,
+            reads=max(often for often, _ in reads),
+            weight_bytes=size,
+            bytes_read=read,
+            flops=flops,
+            held_by=holder,
+            intensity=flops / read,
+            ridge=limits.flops / limits.bandwidth[holder],
+            times=times,
+        )
+
+
+def _reread(complexity: Complexity, row: LayerCounts, held: int) -> int:
+    """Bytes from beyond so large a cache, after each weight was read once."""
+    return sum(
+        _beyond([(often - 1, size) for often, size in reads], held)
+        for _, reads, _, _ in _work(complexity, row)
+    )
+
+
+def _weight_bytes(operations: Operations) -> tuple[int, int]:
     """Of the input part and of the recurrent part: one multiply-add or product per weight."""
     entered = operations.input_macs + operations.bias_adds
     carried = operations.recurrent_macs + operations.projection_macs + operations.peephole_products

@@ -458,16 +458,19 @@ class Architecture:
             if self.reset not in RESETS:
                 raise ValueError(f"reset must be 'after' or 'before', got {self.reset!r}")
         possible = "".join(gate.name for gate in self.table.gates if gate.peephole)
-        wanted = possible if self.peephole is True else self.peephole or ""
+        given = self.peephole
+        if isinstance(given, bool):
+            given = possible if given else ""
         if (
-            not isinstance(wanted, str)
-            or not set(wanted) <= set(possible)
-            or len(set(wanted)) < len(wanted)
+            not isinstance(given, str)
+            or not set(given) <= set(possible)
+            or len(set(given)) < len(given)
         ):
             raise ValueError(
-                f"peephole must be True, False or some of the letters {possible!r}, got {self.peephole!r}"
+                f"peephole must be True, False or some of the letters {possible!r}, "
+                f"got {self.peephole!r}"
             )
-        self._set("peephole", "".join(letter for letter in possible if letter in wanted))
+        self._set("peephole", "".join(letter for letter in possible if letter in given))
 
     def _check_periods(self) -> None:
         if self.cell != "clockwork":

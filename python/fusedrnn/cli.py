@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -22,8 +22,9 @@ from fusedrnn import __version__
 from fusedrnn.cells import BIASES, CELLS, RESETS
 from fusedrnn.complexity import WEIGHT_BYTES, aligned, count
 from fusedrnn.errors import MissingExtraError
+from fusedrnn.files import write_file
 
-__all__ = ["main"]
+__all__ = ["guarded", "main"]
 
 FAILED, ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 #: The format of a result when only the output file's name tells.
@@ -63,14 +64,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code.
     """
+    return guarded(lambda: _run(argv))
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """Run what a command does; what goes wrong becomes one line and an exit code.
+
+    Parameters
+    ----------
+    run
+        Returns the exit code if nothing goes wrong.
+    """
     try:
-        status = _run(argv)
+        status = run()
         _flush()
     except BrokenPipeError:
         status = READER_GONE
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except (ValueError, TypeError, OSError, MissingExtraError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, RuntimeError, MissingExtraError) as error:
         print(f"fusedrnn: error: {_one_line(error)}", file=sys.stderr)
         status = ERROR
     _settle_output()
@@ -208,7 +220,7 @@ def _add_network(parser: _Parser) -> None:
         help="bias vectors of a gate block, as stored (default: single)",
     )
     parser.add_argument(
-        "--rate", metavar="HZ", type=_number, help="steps per second: adds figures per second"
+        "--rate", metavar="HZ", type=_positive, help="steps per second: adds figures per second"
     )
 
 
@@ -231,6 +243,13 @@ def _count(arguments: argparse.Namespace) -> int:
         dtype=arguments.dtype,
         backward=arguments.backward,
     )
+    figures = (
+        complexity.macs_per_second,
+        complexity.bytes_per_second,
+        complexity.bytes_per_second_cached,
+    )
+    if math.inf in figures:
+        raise ValueError(f"argument --rate: too high for figures per second, got {arguments.rate}")
     text = FORMATS[style](complexity)
     if arguments.explain:
         text += f"\n{complexity.explain()}\n"
@@ -269,7 +288,7 @@ def _put(output: Path | None, text: str) -> None:
     if output is None:
         _write(text)
     else:
-        _write_file(output, text)
+        write_file(output, text.encode())
 
 
 def _add_count_spec(subcommands: Subcommands) -> None:
@@ -474,12 +493,17 @@ def _later(module: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
-def _number(text: str) -> float:
-    """A number; one without a fraction stays an int and so exact."""
+def _positive(text: str) -> float:
+    """A positive number; one without a fraction stays an int and so exact."""
     for kind in (int, float):
         with suppress(ValueError):
-            return kind(text)
-    raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+            number = kind(text)
+            break
+    else:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be above 0 and finite, got {text!r}")
+    return number
 
 
 def _integers(text: str) -> tuple[int, ...]:
@@ -537,8 +561,8 @@ _CELL_OPTIONS: tuple[tuple[str, str, dict[str, Any], str], ...] = (
         {"metavar": "NAME"},
         "of the cell's state before it is shown; default: tanh",
     ),
-    ("--clip", "clip", {"metavar": "C", "type": _number}, "limit of sums before activations"),
-    ("--cell-clip", "cell_clip", {"metavar": "C", "type": _number}, "limit of the cell's state"),
+    ("--clip", "clip", {"metavar": "C", "type": _positive}, "limit of sums before activations"),
+    ("--cell-clip", "cell_clip", {"metavar": "C", "type": _positive}, "limit of the cell's state"),
 )
 
 
@@ -554,27 +578,6 @@ def _write(text: str) -> None:
     rest = memoryview(text.encode(sys.stdout.encoding))
     while rest:
         rest = rest[stream.write(rest) :]
-
-
-def _write_file(path: Path, text: str) -> None:
-    """Write all of a file or leave it as it was. A pipe or device is written to as it is."""
-    if path.exists() and not path.is_file():
-        path.write_text(text)
-        return
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".fusedrnn-{os.getpid()}")
-    try:
-        with draft.open("x") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            draft.chmod(stat.S_IMODE(target.stat().st_mode))
-        draft.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _flush() -> None:
@@ -597,7 +600,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
-        message = str(error)
+        message = str(error) or type(error).__name__  # a MemoryError often says nothing
     return " ".join(message.split())
 
 

@@ -10,18 +10,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.backends import BACKENDS
-from fusedrnn.gate import Array
 from fusedrnn.errors import MissingExtraError
+from fusedrnn.gate import Array
 from fusedrnn.weights import Weights
 
 __all__ = ["CharacterModel", "held_out_text", "load_model", "run"]
@@ -107,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--temperature must not be negative, got {arguments.temperature}")
     model = load_model()
     writer = fr.LSTM.from_weights(model.weights, backend=arguments.backend)
+    engines = _engines(model)
     text = held_out_text()
     say: Callable[[str], Any] = (lambda line: None) if arguments.json else print
 
@@ -116,15 +118,15 @@ def run(arguments: argparse.Namespace) -> int:
         f"{cost.parameters:,} parameters in the LSTM) reads the Acts of the Apostles,\n"
         f"which it has never seen: {len(text):,} characters, one by one.\n"
     )
-    engines = _read(model, text, progress=sys.stderr.isatty() and not arguments.json)
-    naive = engines["naive NumPy"]["microseconds_per_character"]
+    figures = _read(engines, model, text, progress=sys.stderr.isatty() and not arguments.json)
+    naive = figures["naive NumPy"]["microseconds_per_character"]
     say(f"{'engine':<14}{'bits per character':>20}{'us per character':>20}{'against naive':>16}")
-    for name, row in engines.items():
+    for name, row in figures.items():
         say(
             f"{name:<14}{row['bits_per_character']:>20.6f}{row['microseconds_per_character']:>20.2f}"
             f"{naive / row['microseconds_per_character']:>15.1f}x"
         )
-    bits = [row["bits_per_character"] for row in engines.values()]
+    bits = [row["bits_per_character"] for row in figures.values()]
     agree = max(bits) - min(bits) <= AGREEMENT * min(bits)
     say(
         "\nEvery engine agrees to one part in ten thousand."
@@ -145,7 +147,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = {
             "schema_version": 1,
             "characters": len(text),
-            "engines": engines,
+            "engines": figures,
             "agree": agree,
             "sample": "".join(written),
             "sample_microseconds_per_character": 1e6 * seconds / max(len(written), 1),
@@ -154,22 +156,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if agree else 1
 
 
-def _read(model: CharacterModel, text: str, *, progress: bool) -> dict[str, dict[str, float]]:
-    """Bits and microseconds per character of every engine, taking turns over pieces of the text."""
-    try:
-        from fusedrnn.bench.peers import NaiveLSTM, one_thread
+def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
+    """Everything that reads the text, from x to y, by name; made before anything is said."""
+    if find_spec("threadpoolctl") is None:
+        raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo")
+    from fusedrnn.bench.peers import NaiveLSTM
 
-        alone = one_thread()
-    except ImportError as error:
-        raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo") from error
     engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": NaiveLSTM(model.weights).run}
     for backend in reversed(BACKENDS):
         # A layer, not a stream, for all: the numbers are those of the same call.
         engines[backend] = _Continued(fr.LSTM.from_weights(model.weights, backend=backend))
+    return engines
+
+
+def _read(
+    engines: Mapping[str, Callable[[Array], Array]],
+    model: CharacterModel,
+    text: str,
+    *,
+    progress: bool,
+) -> dict[str, dict[str, float]]:
+    """Bits and microseconds per character of every engine, taking turns over pieces of the text."""
+    from fusedrnn.bench.peers import one_thread
+
     bits = dict.fromkeys(engines, 0.0)
     seconds = dict.fromkeys(engines, 0.0)
     last = len(text) - 1
-    with alone:
+    with one_thread():
         for start in range(0, last, PIECE):
             end = min(start + PIECE, last)
             x = model.one_hot(text[start:end])

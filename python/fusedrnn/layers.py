@@ -192,9 +192,9 @@ class Layer(Generic[StateT]):
         for name in given:
             if name not in has:
                 close = difflib.get_close_matches(name, has, 1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"did you mean {close[0]!r}? " if close else ""
                 raise TypeError(
-                    f"{cls.__name__} has no option {name!r}{hint} It has {', '.join(sorted(has))}"
+                    f"{cls.__name__} has no option {name!r}; {hint}it has {', '.join(sorted(has))}"
                 )
         return given
 

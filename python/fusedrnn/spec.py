@@ -14,7 +14,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from fractions import Fraction
@@ -51,6 +51,7 @@ MOST_BYTES = 256 * 1024
 MOST_LAYERS = 10_000
 MOST_ENTRIES = 1_000
 MOST_CHARACTERS = 1_000
+MOST_DOTS = 200
 DEEPEST = 4
 MOST = 2**31
 
@@ -318,7 +319,10 @@ class NetworkComplexity:
         """The tables of ``str()`` in Markdown."""
         parts = [f"## {markdown_text(self._title())}"]
         for caption, header, rows, left in self._tables():
-            parts += [f"**{caption}**", markdown_table(header, rows, left=left)]
+            parts += [
+                f"**{caption}**",
+                markdown_table(header, rows, numbers=range(left, len(header))),
+            ]
         parts.append(FOOTNOTE)
         return "\n\n".join(parts) + "\n"
 
@@ -432,9 +436,11 @@ def markdown_text(text: str) -> str:
     return re.sub(r"([\\|<>`*_\[\]])", r"\\\1", text)
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> str:
-    """A table in Markdown, its first ``left`` columns to the left."""
-    rule = [":--" if column < left else "--:" for column in range(len(header))]
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Collection[int]
+) -> str:
+    """A table in Markdown, its columns of ``numbers`` to the right."""
+    rule = ["--:" if column in numbers else ":--" for column in range(len(header))]
     escaped = [[markdown_text(cell) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *escaped))
 
@@ -523,6 +529,9 @@ def parse(text: str, *, name: str = "network") -> Network:
     else:
         import tomli as tomllib
 
+    # The reader needs time in the square of the parts of a dotted key.
+    if any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ValueError("not a network: nested too deeply")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -685,8 +694,8 @@ class _Layers:
         # Its kind decides which keys are known: all others can only be checked after it.
         probe = _Table(path, values, tuple(values), "a layer")
         kind = probe.choice("kind", tuple(KINDS))
-        keys = ("kind", "name", *(() if kind in SOURCES else ("reads",)), *_keys(kind))
-        table = _Table(path, values, keys, f"{'an' if kind[0] in 'aei' else 'a'} {kind} layer")
+        keys = ("kind", "name", *(() if kind in SOURCES else ("reads",)), *keys_of(kind))
+        table = _Table(path, values, keys, f"{'an' if kind[0] in 'aeilr' else 'a'} {kind} layer")
         name = table.text("name", self._default_name(kind))
         if name in self.by_name:
             raise table.error("name", f"{name!r} is taken: each layer has a name of its own")
@@ -914,7 +923,7 @@ KINDS: dict[str, Callable[[_Table, int, dict[str, Layer]], _Made]] = {
 SOURCES = ("input", "embedding")
 
 
-def _keys(kind: str) -> tuple[str, ...]:
+def keys_of(kind: str) -> tuple[str, ...]:
     """The keys that a kind of layer has beside its name and what it reads."""
     if kind in CELLS:
         return (*_options(kind), "density")

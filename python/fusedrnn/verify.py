@@ -204,7 +204,7 @@ class Verification:
         """The tables of ``str()`` in Markdown."""
         parts = []
         for caption, header, rows in self._tables():
-            parts += [f"**{caption}**", markdown_table(header, rows, left=2)]
+            parts += [f"**{caption}**", markdown_table(header, rows, numbers=(2, 3))]
         return "\n\n".join([*parts, self._summary()]) + "\n"
 
     def __str__(self) -> str:

@@ -4,7 +4,7 @@ Everything here reads the JSON that ``fusedrnn bench`` writes and measures nothi
 """
 
 from fusedrnn.report.compare import Change, compare
-from fusedrnn.report.render import render, write_file
+from fusedrnn.report.render import render
 from fusedrnn.report.results import Measure, Results, Row, load, parse
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "load",
     "parse",
     "render",
-    "write_file",
 ]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from fusedrnn.report import text
 from fusedrnn.report.plots import PLOTS, image, inline
 from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row, parse
 
-__all__ = ["COMMAND", "render", "write_file"]
+__all__ = ["COMMAND", "render"]
 
 #: The command that makes such a report.
 COMMAND = "fusedrnn bench"
@@ -51,21 +48,6 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     for name in ("report.md", "index.html"):
         files[name] = templates.get_template(f"{name}.jinja").render(facts).encode()
     return files
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write all of a file, or leave it as it was."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(draft, 0o666 & ~mask)  # mkstemp keeps its files private
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def _headline(results: Results) -> tuple[Row, str] | None:

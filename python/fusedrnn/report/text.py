@@ -23,9 +23,9 @@ def duration(seconds: float) -> str:
     return f"{_three_digits(seconds / scale)}\N{NO-BREAK SPACE}{unit}"
 
 
-def span(low: float, high: float) -> str:
-    """Two times in one unit: 1.20–1.27 µs."""
-    scale, unit = _unit(low)
+def span(low: float, high: float, beside: float) -> str:
+    """Two times in the unit of the one that they stand beside: 1.20–1.27 µs."""
+    scale, unit = _unit(beside)
     return f"{_three_digits(low / scale)}\N{EN DASH}{_three_digits(high / scale)}\N{NO-BREAK SPACE}{unit}"
 
 
