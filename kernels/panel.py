@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
+from numba.extending import models, register_model
 
 from fusedrnn.kernels import activations
-from fusedrnn.kernels.llvm import INT64, operation
+from fusedrnn.kernels.llvm import FLOAT, INT64, operation
 from fusedrnn.kernels.memory import (
-    Pointer,
     constants,
     copy,
     floats,
@@ -98,6 +98,12 @@ class Sums(NamedTuple):
     at: Any
     row_stride: int
     block_stride: int
+
+
+FACTOR = types.NamedTuple((floats, rows, types.int64), Factor)
+FACTOR_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64])
+SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
+SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
 
 
 def emit_accumulate(
@@ -221,37 +227,66 @@ def emit_product(builder: ir.IRBuilder, isa: InstructionSet, gates: int, values:
     builder.unreachable()
 
 
-def product_of(isa: InstructionSet, gates: int) -> Any:
-    """fr_product_1 to fr_product_4: a function of its own, which no kernel inlines."""
-    size = types.int64
-    sums = types.NamedTuple((floats, size, size), Sums)
-    factor = types.NamedTuple((floats, rows, size), Factor)
+class Function(types.Type):
+    """``fr_product_1`` to ``fr_product_4``: the address of one."""
 
-    @operation(types.void, size, size, sums, factor, factor, sums)
-    def product(
-        builder: ir.IRBuilder,
-        rows: ir.Value,
-        blocks: ir.Value,
-        start: ir.Value,
-        first: ir.Value,
-        second: ir.Value,
-        to: ir.Value,
-    ) -> None:
-        values = [rows, blocks, start, first, second, to]
-        module = builder.module
+    def __init__(self) -> None:
+        super().__init__("fr_product *")
+
+
+@register_model(Function)
+class FunctionModel(models.PrimitiveModel):
+    """Sizes of the tile; where its sums come from; two factors; where its sums go to."""
+
+    declared = ir.FunctionType(
+        ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
+    )
+
+    def __init__(self, manager: Any, function: Function) -> None:
+        super().__init__(manager, function, self.declared.as_pointer())
+
+
+class Product(NamedTuple):
+    """The products of tiles with so many gates.
+
+    A kernel names those it needs and hands them down. Were they named where they are called, each
+    function between would be compiled with a copy of them, to be thrown away once it is inlined.
+    """
+
+    gates: int
+    function: Any
+
+
+def function_of(isa: InstructionSet, gates: int) -> Any:
+    """What a kernel calls to have the products compiled into it, as a function of their own."""
+
+    @operation(Function())
+    def function(builder: ir.IRBuilder) -> ir.Value:
         name = f"fr_product_{gates}_{isa.name}"
-        function = module.globals.get(name)
-        if function is None:
-            declared = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-            function = ir.Function(module, declared, name)
-            function.linkage = "linkonce_odr"
-            function.attributes.add("noinline")
-            function.attributes.add("nounwind")
-            inside = ir.IRBuilder(function.append_basic_block())
-            emit_product(inside, isa, gates, function.args)
-        builder.call(function, values)
+        if name in builder.module.globals:
+            return builder.module.globals[name]
+        made = ir.Function(builder.module, FunctionModel.declared, name)
+        made.linkage = "linkonce_odr"
+        made.attributes.add("noinline")
+        made.attributes.add("nounwind")
+        emit_product(ir.IRBuilder(made.append_basic_block()), isa, gates, made.args)
+        return made
 
-    return product
+    return function
+
+
+@operation(types.void, Function(), types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
+def call_product(
+    builder: ir.IRBuilder,
+    function: ir.Value,
+    rows: ir.Value,
+    blocks: ir.Value,
+    start: ir.Value,
+    first: ir.Value,
+    second: ir.Value,
+    to: ir.Value,
+) -> None:
+    builder.call(function, [rows, blocks, start, first, second, to])
 
 
 # ---- what a cell needs ---------------------------------------------------------------------------
@@ -265,7 +300,7 @@ def functions(isa_name: str) -> ModuleType:
     registers = isa.registers
     activation = activations.functions(isa_name)
     sigmoid, tanh = activation.sigmoid, activation.tanh
-    product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
+    product_1, product_2, product_3, product_4 = (function_of(isa, gates) for gates in GATES)
     local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
     local_rows = local_pointers(MOST_ROWS)
 
@@ -307,16 +342,9 @@ def functions(isa_name: str) -> ModuleType:
             block += blocks
 
     @inlined
-    def product(gates, rows, blocks, start, first, second, to):
+    def product(of, rows, blocks, start, first, second, to):
         """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        if gates == 1:
-            product_1(rows, blocks, start, first, second, to)
-        elif gates == 2:
-            product_2(rows, blocks, start, first, second, to)
-        elif gates == 3:
-            product_3(rows, blocks, start, first, second, to)
-        else:
-            product_4(rows, blocks, start, first, second, to)
+        call_product(of.function, rows, blocks, start, first, second, to)
 
     @inlined
     def nothing_more(v):
@@ -340,7 +368,7 @@ def functions(isa_name: str) -> ModuleType:
         return s.y[row] + (t - 1) * s.y_step if t > 0 else s.h[row]
 
     @inlined
-    def project(gates, w, s, first, steps):
+    def project(of, w, s, first, steps):
         """The x-projection of ``steps`` steps from ``first`` on, to the scratch."""
         z_row = w.blocks * w.block_floats
         count = 0
@@ -350,13 +378,13 @@ def functions(isa_name: str) -> ModuleType:
                 count += 1
         if count == 0:
             return
-        tiling = tile_rows(count, gates)
+        tiling = tile_rows(count, of.gates)
         for block, blocks, row, rows in tiles(tiling, w.blocks):
             bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
             panel = w.x_panels + block * w.inputs * w.block_floats
             z = Sums(s.scratch + row * z_row + block * w.block_floats, z_row, w.block_floats)
             x = Factor(panel, s.scratch_rows + row, w.inputs)
-            product(gates, rows, blocks, bias, x, nothing_more(x.v), z)
+            product(of, rows, blocks, bias, x, nothing_more(x.v), z)
 
     @inlined
     def keep_state(w, s):
@@ -404,6 +432,10 @@ def functions(isa_name: str) -> ModuleType:
         tile_rows=tile_rows,
         tiles=tiles,
         product=product,
+        product_1=product_1,
+        product_2=product_2,
+        product_3=product_3,
+        product_4=product_4,
         nothing_more=nothing_more,
         tile_sums=tile_sums,
         active=active,

@@ -27,7 +27,9 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundsche
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a function into each kernel that calls it."""
-    return njit(forceinline=True, **OPTIONS)(function)
+    return njit(
+        forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, **OPTIONS
+    )(function)
 
 
 def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> Any:
