@@ -18,7 +18,7 @@ from typing import Any
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels import simd
 from fusedrnn.kernels.memory import copy, local_integers
-from fusedrnn.kernels.panel import MOST_ROWS, Factor, Product, Sums
+from fusedrnn.kernels.panel import MOST_ROWS, Factor, Gates, Sums
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["kernel"]
@@ -31,7 +31,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
     local_due = local_integers(MOST_ROWS)
 
     @inlined
-    def clockwork_tile(of, w, s, t, m, block, blocks, due, rows):
+    def clockwork_tile(gates, w, s, t, m, block, blocks, due, rows):
         """The rows of ``due``, in one module's unit blocks."""
         depth = w.hidden - m.reads
         x, h, tile = panel.local_rows(), panel.local_rows(), panel.local_sums()
@@ -43,7 +43,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         R_h = Factor(w.h_panels + m.h_start + block * depth * vf.LANES, h, depth)
         bias = Sums(w.bias + (m.block + block) * vf.LANES, 0, vf.LANES)
         sums = panel.tile_sums(tile, blocks, 1)
-        panel.product(of, rows, blocks, bias, W_x, R_h, sums)
+        panel.product(gates, rows, blocks, bias, W_x, R_h, sums)
         for k in range(rows):
             for j in range(blocks):
                 unit = (block + j) * vf.LANES
@@ -52,7 +52,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 vf.store_n(y_at, panel.written(w, w.plain, sum_), m.units - unit)
 
     @inlined
-    def clockwork_step(of, w, s, t, active):
+    def clockwork_step(gates, w, s, t, active):
         due = local_due()
         for module in range(w.module_count):
             m = w.modules + module
@@ -73,17 +73,17 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 # As many rows as fit one tile of one gate with any instruction set.
                 tiling = panel.tile_rows(count, 1)
                 for block, blocks, _, _ in panel.tiles(tiling, blocks_of_module):
-                    clockwork_tile(of, w, s, t, m, block, blocks, due, count)
+                    clockwork_tile(gates, w, s, t, m, block, blocks, due, count)
         for row in range(active):
             s.t[row][0] += 1
 
     def clockwork(w, s):
-        of = Product(1, panel.product_1())
+        gates = Gates(1, panel.product_1())
         for t in range(s.steps):
             active = panel.active(s, t)
             if active == 0:
                 break
-            clockwork_step(of, w, s, t, active)
+            clockwork_step(gates, w, s, t, active)
         panel.keep_state(w, s)
 
     return clockwork

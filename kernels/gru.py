@@ -19,7 +19,7 @@ from typing import Any
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels import simd
 from fusedrnn.kernels.memory import copy
-from fusedrnn.kernels.panel import Factor, Product, Sums
+from fusedrnn.kernels.panel import Factor, Gates, Sums
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["kernel"]
@@ -36,7 +36,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
 
     # x_part: the x-projection of this step's rows.
     @inlined
-    def gru_after_tile(of, w, s, t, x_part, block, blocks, row, rows):
+    def gru_after_tile(gates, w, s, t, x_part, block, blocks, row, rows):
         H = w.hidden
         x_row = w.blocks * w.block_floats
         h, tile = panel.local_rows(), panel.local_sums()
@@ -50,7 +50,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 copy(sum_, x_part + k * x_row + j * w.block_floats, 2 * vf.LANES)
                 vf.store(sum_ + 2 * vf.LANES, vf.load(w.own_bias + (block + j) * vf.LANES))
         R_h = Factor(w.h_panels + block * H * w.block_floats, h, H)
-        panel.product(of, rows, blocks, sums, R_h, panel.nothing_more(h), sums)
+        panel.product(gates, rows, blocks, sums, R_h, panel.nothing_more(h), sums)
 
         for k in range(rows):
             for j in range(blocks):
@@ -72,7 +72,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         return gru_shown(n, z, before)
 
     @inlined
-    def gru_reset_tile(of, w, s, t, x_part, block, blocks, row, rows):
+    def gru_reset_tile(gates, w, s, t, x_part, block, blocks, row, rows):
         """r * h and z, put aside."""
         H = w.hidden
         x_row = w.blocks * w.block_floats
@@ -86,7 +86,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         R_h = Factor(w.h_panels + block * H * 2 * vf.LANES, h, H)
         projected = Sums(x_part + row * x_row + block * w.block_floats, x_row, w.block_floats)
         sums = panel.tile_sums(tile, blocks, 2)
-        panel.product(of, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
+        panel.product(gates, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
 
         for k in range(rows):
             for j in range(blocks):
@@ -99,7 +99,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 vf.store(update + k * aside_row + unit, z)
 
     @inlined
-    def gru_before_tile(of, w, s, t, x_part, block, blocks, row, rows):
+    def gru_before_tile(gates, w, s, t, x_part, block, blocks, row, rows):
         """n and h', from what was put aside."""
         H = w.hidden
         x_row = w.blocks * w.block_floats
@@ -114,7 +114,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         x_part += row * x_row + block * w.block_floats + 2 * vf.LANES
         projected = Sums(x_part, x_row, w.block_floats)
         sums = panel.tile_sums(tile, blocks, 1)
-        panel.product(of, rows, blocks, projected, R_n, panel.nothing_more(rh), sums)
+        panel.product(gates, rows, blocks, projected, R_n, panel.nothing_more(rh), sums)
 
         for k in range(rows):
             for j in range(blocks):
@@ -127,30 +127,28 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 vf.store_n(y_at, gru_shown(n, z, before), H - unit)
 
     def gru(w, s):
-        once, two, of = (
-            Product(1, panel.product_1()),
-            Product(2, panel.product_2()),
-            Product(3, panel.product_3()),
-        )
+        one = Gates(1, panel.product_1())
+        two = Gates(2, panel.product_2())
+        three = Gates(3, panel.product_3())
         for first in range(0, s.steps, s.chunk):
             steps = min(s.chunk, s.steps - first)
             x_part = s.scratch
-            panel.project(of, w, s, first, steps)
+            panel.project(three, w, s, first, steps)
             for t in range(first, first + steps):
                 active = panel.active(s, t)
                 if active == 0:
                     break
                 if w.form:
-                    tiling = panel.tile_rows(active, 2)
+                    tiling = panel.tile_rows(active, two.count)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
                         gru_reset_tile(two, w, s, t, x_part, block, blocks, row, rows)
-                    tiling = panel.tile_rows(active, 1)
+                    tiling = panel.tile_rows(active, one.count)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                        gru_before_tile(once, w, s, t, x_part, block, blocks, row, rows)
+                        gru_before_tile(one, w, s, t, x_part, block, blocks, row, rows)
                 else:
-                    tiling = panel.tile_rows(active, 3)
+                    tiling = panel.tile_rows(active, three.count)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                        gru_after_tile(of, w, s, t, x_part, block, blocks, row, rows)
+                        gru_after_tile(three, w, s, t, x_part, block, blocks, row, rows)
                 x_part += active * w.blocks * w.block_floats
         panel.keep_state(w, s)
 

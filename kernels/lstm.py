@@ -23,7 +23,7 @@ from typing import Any
 from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels.memory import constants, null, zeros
-from fusedrnn.kernels.panel import Factor, Product, Sums
+from fusedrnn.kernels.panel import Factor, Gates, Sums
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["kernel"]
@@ -68,7 +68,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
 
     # z: the x-projection of this step's rows, or NULL.
     @inlined
-    def lstm_tile(of, w, s, t, z, block, blocks, row, rows):
+    def lstm_tile(gates, w, s, t, z, block, blocks, row, rows):
         H = w.hidden
         z_row = w.blocks * w.block_floats
         x, h, tile = panel.local_rows(), panel.local_rows(), panel.local_sums()
@@ -78,13 +78,13 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
             h[k] = panel.h_before(s, t, row + k)
         W_x = Factor(w.x_panels + block * w.inputs * w.block_floats, x, w.inputs)
         R_h = Factor(w.h_panels + block * w.outputs * w.block_floats, h, w.outputs)
-        sums = panel.tile_sums(tile, blocks, of.gates)
+        sums = panel.tile_sums(tile, blocks, gates.count)
         if z:
             start = Sums(z + row * z_row + block * w.block_floats, z_row, w.block_floats)
-            panel.product(of, rows, blocks, start, R_h, panel.nothing_more(h), sums)
+            panel.product(gates, rows, blocks, start, R_h, panel.nothing_more(h), sums)
         else:
             bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
-            panel.product(of, rows, blocks, bias, W_x, R_h, sums)
+            panel.product(gates, rows, blocks, bias, W_x, R_h, sums)
         for k in range(rows):
             for j in range(blocks):
                 unit = (block + j) * vf.LANES
@@ -102,7 +102,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                     vf.store_n(s.y[row + k] + t * s.y_step + unit, m, H - unit)
 
     @inlined
-    def lstm_project(of, w, s, t):
+    def lstm_project(gates, w, s, t):
         """h' = P m, after all of m."""
         R_blocks = (w.outputs + vf.LANES - 1) // vf.LANES
         tiling = panel.tile_rows(panel.active(s, t), 1)
@@ -114,7 +114,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
             P_m = Factor(w.second_panels + block * w.hidden * vf.LANES, m, w.hidden)
             sums = panel.tile_sums(tile, blocks, 1)
             start = Sums(no_sums(), 0, vf.LANES)
-            panel.product(of, rows, blocks, start, P_m, panel.nothing_more(m), sums)
+            panel.product(gates, rows, blocks, start, P_m, panel.nothing_more(m), sums)
             for k in range(rows):
                 for j in range(blocks):
                     unit = (block + j) * vf.LANES
@@ -122,30 +122,30 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                     vf.store_n(s.y[row + k] + t * s.y_step + unit, shown, w.outputs - unit)
 
     @inlined
-    def lstm_run(of, once, w, s):
+    def lstm_run(gates, one, w, s):
         for first in range(0, s.steps, s.chunk):
             steps = min(s.chunk, s.steps - first)
             z = s.scratch if s.chunk > 1 else null()
             if z:
-                panel.project(of, w, s, first, steps)
+                panel.project(gates, w, s, first, steps)
             for t in range(first, first + steps):
                 active = panel.active(s, t)
                 if active == 0:
                     break
-                tiling = panel.tile_rows(active, of.gates)
+                tiling = panel.tile_rows(active, gates.count)
                 for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                    lstm_tile(of, w, s, t, z, block, blocks, row, rows)
+                    lstm_tile(gates, w, s, t, z, block, blocks, row, rows)
                 if w.second_panels:
-                    lstm_project(once, w, s, t)
+                    lstm_project(one, w, s, t)
                 if z:
                     z += active * w.blocks * w.block_floats
         panel.keep_state(w, s)
 
     def lstm(w, s):
-        once = Product(1, panel.product_1())
+        one = Gates(1, panel.product_1())
         if w.form:
-            lstm_run(Product(3, panel.product_3()), once, w, s)
+            lstm_run(Gates(3, panel.product_3()), one, w, s)
         else:
-            lstm_run(Product(4, panel.product_4()), once, w, s)
+            lstm_run(Gates(4, panel.product_4()), one, w, s)
 
     return lstm

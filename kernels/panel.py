@@ -28,7 +28,7 @@ from fusedrnn.kernels.memory import (
     local_floats,
     local_pointers,
     null,
-    rows,
+    row_pointers,
 )
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
@@ -100,7 +100,7 @@ class Sums(NamedTuple):
     block_stride: int
 
 
-FACTOR = types.NamedTuple((floats, rows, types.int64), Factor)
+FACTOR = types.NamedTuple((floats, row_pointers, types.int64), Factor)
 FACTOR_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64])
 SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
 SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
@@ -246,15 +246,15 @@ class FunctionModel(models.PrimitiveModel):
         super().__init__(manager, function, self.declared.as_pointer())
 
 
-class Product(NamedTuple):
-    """The products of tiles with so many gates.
+class Gates(NamedTuple):
+    """How many gates a tile has, and the product of such tiles.
 
-    A kernel names those it needs and hands them down. Were they named where they are called, each
-    function between would be compiled with a copy of them, to be thrown away once it is inlined.
+    A kernel names the products it needs and hands them down. Were they named where they are called,
+    each function between would be compiled with a copy of them, to be thrown away when it is inlined.
     """
 
-    gates: int
-    function: Any
+    count: int
+    product: Any
 
 
 def function_of(isa: InstructionSet, gates: int) -> Any:
@@ -301,6 +301,7 @@ def functions(isa_name: str) -> ModuleType:
     activation = activations.functions(isa_name)
     sigmoid, tanh = activation.sigmoid, activation.tanh
     product_1, product_2, product_3, product_4 = (function_of(isa, gates) for gates in GATES)
+    it_fits = inlined(fits)
     local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
     local_rows = local_pointers(MOST_ROWS)
 
@@ -313,14 +314,9 @@ def functions(isa_name: str) -> ModuleType:
             rows = count // number
             higher = count % number
         highest = rows + (higher > 0)
-        while blocks < MOST_BLOCKS and fits_here(highest, blocks * 2, gates):
+        while blocks < MOST_BLOCKS and it_fits(highest, blocks * 2, gates, registers):
             blocks *= 2
         return Tiling(number, rows, higher, blocks)
-
-    @inlined
-    def fits_here(rows, blocks, gates):
-        sums = rows * blocks * gates
-        return sums <= 16 and rows * (blocks * gates + 1) + 1 <= registers
 
     @inlined
     def some_blocks(most, left):
@@ -342,9 +338,9 @@ def functions(isa_name: str) -> ModuleType:
             block += blocks
 
     @inlined
-    def product(of, rows, blocks, start, first, second, to):
+    def product(gates, rows, blocks, start, first, second, to):
         """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        call_product(of.function, rows, blocks, start, first, second, to)
+        call_product(gates.product, rows, blocks, start, first, second, to)
 
     @inlined
     def nothing_more(v):
@@ -368,7 +364,7 @@ def functions(isa_name: str) -> ModuleType:
         return s.y[row] + (t - 1) * s.y_step if t > 0 else s.h[row]
 
     @inlined
-    def project(of, w, s, first, steps):
+    def project(gates, w, s, first, steps):
         """The x-projection of ``steps`` steps from ``first`` on, to the scratch."""
         z_row = w.blocks * w.block_floats
         count = 0
@@ -378,13 +374,13 @@ def functions(isa_name: str) -> ModuleType:
                 count += 1
         if count == 0:
             return
-        tiling = tile_rows(count, of.gates)
+        tiling = tile_rows(count, gates.count)
         for block, blocks, row, rows in tiles(tiling, w.blocks):
             bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
             panel = w.x_panels + block * w.inputs * w.block_floats
             z = Sums(s.scratch + row * z_row + block * w.block_floats, z_row, w.block_floats)
             x = Factor(panel, s.scratch_rows + row, w.inputs)
-            product(of, rows, blocks, bias, x, nothing_more(x.v), z)
+            product(gates, rows, blocks, bias, x, nothing_more(x.v), z)
 
     @inlined
     def keep_state(w, s):

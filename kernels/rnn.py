@@ -13,7 +13,7 @@ from typing import Any
 
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels import simd
-from fusedrnn.kernels.panel import Factor, Product, Sums
+from fusedrnn.kernels.panel import Factor, Gates, Sums
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["kernel"]
@@ -25,7 +25,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
     panel = panels.functions(isa)
 
     @inlined
-    def rnn_tile(of, w, s, t, z, block, blocks, row, rows):
+    def rnn_tile(gates, w, s, t, z, block, blocks, row, rows):
         z_row = w.blocks * vf.LANES
         h, tile = panel.local_rows(), panel.local_sums()
 
@@ -34,7 +34,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         R_h = Factor(w.h_panels + block * w.hidden * vf.LANES, h, w.hidden)
         projected = Sums(z + row * z_row + block * vf.LANES, z_row, vf.LANES)
         sums = panel.tile_sums(tile, blocks, 1)
-        panel.product(of, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
+        panel.product(gates, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
         for k in range(rows):
             for j in range(blocks):
                 unit = (block + j) * vf.LANES
@@ -43,18 +43,18 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 vf.store_n(y_at, panel.written(w, w.plain, sum_), w.hidden - unit)
 
     def rnn(w, s):
-        of = Product(1, panel.product_1())
+        gates = Gates(1, panel.product_1())
         for first in range(0, s.steps, s.chunk):
             steps = min(s.chunk, s.steps - first)
             z = s.scratch
-            panel.project(of, w, s, first, steps)
+            panel.project(gates, w, s, first, steps)
             for t in range(first, first + steps):
                 active = panel.active(s, t)
                 if active == 0:
                     break
                 tiling = panel.tile_rows(active, 1)
                 for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                    rnn_tile(of, w, s, t, z, block, blocks, row, rows)
+                    rnn_tile(gates, w, s, t, z, block, blocks, row, rows)
                 z += active * w.blocks * w.block_floats
         panel.keep_state(w, s)
 
