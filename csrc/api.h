@@ -176,5 +176,16 @@ fr_kernel fr_find_kernel(int64_t isa, const char *cell);
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);
 
+/*
+ * The most that the calling thread does of something in a second of its processor time, the best of several rounds that
+ * take about `seconds` together:
+ *   "fma"                         FLOPs, from registers
+ *   "read_1", "read_2", "read_4"  bytes of `buffer`, read and summed in 1, 2 or 4 streams side by side
+ *   "exchange"                    steps whose h passes through memory to all lanes of the next, and is summed
+ *   "sigmoid", "tanh"             evaluations of a vector, each of the result before
+ * Only the reads use the buffer: ordinary numbers, near 1. 0 if it is too small to read; -1 if there is no such probe.
+ */
+double fr_probe(int64_t isa, const char *probe, const float *buffer, int64_t floats, double seconds);
+
 /* The compiler and its flags, for reports. */
 const char *fr_build(void);

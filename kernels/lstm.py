@@ -23,7 +23,7 @@ from typing import Any
 from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels.memory import constants, null, zeros
-from fusedrnn.kernels.panel import Factor, Sums
+from fusedrnn.kernels.panel import Factor, Gates, Sums
 from fusedrnn.kernels.policy import inlined
 
 __all__ = ["kernel"]
@@ -68,7 +68,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
 
     # z: the x-projection of this step's rows, or NULL.
     @inlined
-    def lstm_tile(gates, plain, w, s, t, z, block, blocks, row, rows):
+    def lstm_tile(gates, w, s, t, z, block, blocks, row, rows):
         H = w.hidden
         z_row = w.blocks * w.block_floats
         x, h, tile = panel.local_rows(), panel.local_rows(), panel.local_sums()
@@ -78,7 +78,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
             h[k] = panel.h_before(s, t, row + k)
         W_x = Factor(w.x_panels + block * w.inputs * w.block_floats, x, w.inputs)
         R_h = Factor(w.h_panels + block * w.outputs * w.block_floats, h, w.outputs)
-        sums = panel.tile_sums(tile, blocks, gates)
+        sums = panel.tile_sums(tile, blocks, gates.count)
         if z:
             start = Sums(z + row * z_row + block * w.block_floats, z_row, w.block_floats)
             panel.product(gates, rows, blocks, start, R_h, panel.nothing_more(h), sums)
@@ -91,15 +91,18 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
                 c_at = s.c[row + k] + unit
                 c = vf.load_n(c_at, H - unit)
-                m, c = lstm_unit(w, plain, gates == 3, sum_, block + j, c)
+                if w.plain and not w.form:
+                    m, c = lstm_unit(w, True, False, sum_, block + j, c)
+                else:
+                    m, c = lstm_unit(w, False, w.form == 1, sum_, block + j, c)
                 vf.store_n(c_at, c, H - unit)
-                if not plain and w.second_panels:
+                if w.second_panels:
                     vf.store(s.aside + (row + k) * w.blocks * vf.LANES + unit, m)
                 else:
                     vf.store_n(s.y[row + k] + t * s.y_step + unit, m, H - unit)
 
     @inlined
-    def lstm_project(w, s, t):
+    def lstm_project(gates, w, s, t):
         """h' = P m, after all of m."""
         R_blocks = (w.outputs + vf.LANES - 1) // vf.LANES
         tiling = panel.tile_rows(panel.active(s, t), 1)
@@ -111,7 +114,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
             P_m = Factor(w.second_panels + block * w.hidden * vf.LANES, m, w.hidden)
             sums = panel.tile_sums(tile, blocks, 1)
             start = Sums(no_sums(), 0, vf.LANES)
-            panel.product(1, rows, blocks, start, P_m, panel.nothing_more(m), sums)
+            panel.product(gates, rows, blocks, start, P_m, panel.nothing_more(m), sums)
             for k in range(rows):
                 for j in range(blocks):
                     unit = (block + j) * vf.LANES
@@ -119,7 +122,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                     vf.store_n(s.y[row + k] + t * s.y_step + unit, shown, w.outputs - unit)
 
     @inlined
-    def lstm_run(gates, plain, w, s):
+    def lstm_run(gates, one, w, s):
         for first in range(0, s.steps, s.chunk):
             steps = min(s.chunk, s.steps - first)
             z = s.scratch if s.chunk > 1 else null()
@@ -129,21 +132,20 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 active = panel.active(s, t)
                 if active == 0:
                     break
-                tiling = panel.tile_rows(active, gates)
+                tiling = panel.tile_rows(active, gates.count)
                 for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                    lstm_tile(gates, plain, w, s, t, z, block, blocks, row, rows)
-                if not plain and w.second_panels:
-                    lstm_project(w, s, t)
+                    lstm_tile(gates, w, s, t, z, block, blocks, row, rows)
+                if w.second_panels:
+                    lstm_project(one, w, s, t)
                 if z:
                     z += active * w.blocks * w.block_floats
         panel.keep_state(w, s)
 
     def lstm(w, s):
+        one = Gates(1, panel.product_1())
         if w.form:
-            lstm_run(3, False, w, s)
-        elif w.plain:
-            lstm_run(4, True, w, s)
+            lstm_run(Gates(3, panel.product_3()), one, w, s)
         else:
-            lstm_run(4, False, w, s)
+            lstm_run(Gates(4, panel.product_4()), one, w, s)
 
     return lstm

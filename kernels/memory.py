@@ -38,7 +38,7 @@ __all__ = [
     "local_integers",
     "local_pointers",
     "null",
-    "rows",
+    "row_pointers",
     "struct",
     "zeros",
 ]
@@ -77,7 +77,7 @@ def of_c(declared: Any) -> types.Type:
 
 floats = Pointer(types.float32)
 #: ``const float **``, one for each row of a tile
-rows = Pointer(floats)
+row_pointers = Pointer(floats)
 
 
 @cache
@@ -234,7 +234,7 @@ def _local(item: ir.Type, pointer: types.Type, count: int) -> Any:
 @cache
 def local_pointers(count: int) -> Any:
     """A function that gives room for float pointers on the stack of the kernel."""
-    return _local(FLOAT.as_pointer(), rows, count)
+    return _local(FLOAT.as_pointer(), row_pointers, count)
 
 
 @cache

@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
+from numba.extending import models, register_model
 
 from fusedrnn.kernels import activations
-from fusedrnn.kernels.llvm import INT64, operation
+from fusedrnn.kernels.llvm import FLOAT, INT64, operation
 from fusedrnn.kernels.memory import (
-    Pointer,
     constants,
     copy,
     floats,
     local_floats,
     local_pointers,
     null,
-    rows,
+    row_pointers,
 )
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
@@ -98,6 +98,12 @@ class Sums(NamedTuple):
     at: Any
     row_stride: int
     block_stride: int
+
+
+FACTOR = types.NamedTuple((floats, row_pointers, types.int64), Factor)
+FACTOR_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64])
+SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
+SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
 
 
 def emit_accumulate(
@@ -221,37 +227,66 @@ def emit_product(builder: ir.IRBuilder, isa: InstructionSet, gates: int, values:
     builder.unreachable()
 
 
-def product_of(isa: InstructionSet, gates: int) -> Any:
-    """fr_product_1 to fr_product_4: a function of its own, which no kernel inlines."""
-    size = types.int64
-    sums = types.NamedTuple((floats, size, size), Sums)
-    factor = types.NamedTuple((floats, rows, size), Factor)
+class Function(types.Type):
+    """``fr_product_1`` to ``fr_product_4``: the address of one."""
 
-    @operation(types.void, size, size, sums, factor, factor, sums)
-    def product(
-        builder: ir.IRBuilder,
-        rows: ir.Value,
-        blocks: ir.Value,
-        start: ir.Value,
-        first: ir.Value,
-        second: ir.Value,
-        to: ir.Value,
-    ) -> None:
-        values = [rows, blocks, start, first, second, to]
-        module = builder.module
+    def __init__(self) -> None:
+        super().__init__("fr_product *")
+
+
+@register_model(Function)
+class FunctionModel(models.PrimitiveModel):
+    """Sizes of the tile; where its sums come from; two factors; where its sums go to."""
+
+    declared = ir.FunctionType(
+        ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
+    )
+
+    def __init__(self, manager: Any, function: Function) -> None:
+        super().__init__(manager, function, self.declared.as_pointer())
+
+
+class Gates(NamedTuple):
+    """How many gates a tile has, and the product of such tiles.
+
+    A kernel names the products it needs and hands them down. Were they named where they are called,
+    each function between would be compiled with a copy of them, to be thrown away when it is inlined.
+    """
+
+    count: int
+    product: Any
+
+
+def function_of(isa: InstructionSet, gates: int) -> Any:
+    """What a kernel calls to have the products compiled into it, as a function of their own."""
+
+    @operation(Function())
+    def function(builder: ir.IRBuilder) -> ir.Value:
         name = f"fr_product_{gates}_{isa.name}"
-        function = module.globals.get(name)
-        if function is None:
-            declared = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-            function = ir.Function(module, declared, name)
-            function.linkage = "linkonce_odr"
-            function.attributes.add("noinline")
-            function.attributes.add("nounwind")
-            inside = ir.IRBuilder(function.append_basic_block())
-            emit_product(inside, isa, gates, function.args)
-        builder.call(function, values)
+        if name in builder.module.globals:
+            return builder.module.globals[name]
+        made = ir.Function(builder.module, FunctionModel.declared, name)
+        made.linkage = "linkonce_odr"
+        made.attributes.add("noinline")
+        made.attributes.add("nounwind")
+        emit_product(ir.IRBuilder(made.append_basic_block()), isa, gates, made.args)
+        return made
 
-    return product
+    return function
+
+
+@operation(types.void, Function(), types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
+def call_product(
+    builder: ir.IRBuilder,
+    function: ir.Value,
+    rows: ir.Value,
+    blocks: ir.Value,
+    start: ir.Value,
+    first: ir.Value,
+    second: ir.Value,
+    to: ir.Value,
+) -> None:
+    builder.call(function, [rows, blocks, start, first, second, to])
 
 
 # ---- what a cell needs ---------------------------------------------------------------------------
@@ -265,7 +300,8 @@ def functions(isa_name: str) -> ModuleType:
     registers = isa.registers
     activation = activations.functions(isa_name)
     sigmoid, tanh = activation.sigmoid, activation.tanh
-    product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
+    product_1, product_2, product_3, product_4 = (function_of(isa, gates) for gates in GATES)
+    it_fits = inlined(fits)
     local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
     local_rows = local_pointers(MOST_ROWS)
 
@@ -278,14 +314,9 @@ def functions(isa_name: str) -> ModuleType:
             rows = count // number
             higher = count % number
         highest = rows + (higher > 0)
-        while blocks < MOST_BLOCKS and fits_here(highest, blocks * 2, gates):
+        while blocks < MOST_BLOCKS and it_fits(highest, blocks * 2, gates, registers):
             blocks *= 2
         return Tiling(number, rows, higher, blocks)
-
-    @inlined
-    def fits_here(rows, blocks, gates):
-        sums = rows * blocks * gates
-        return sums <= 16 and rows * (blocks * gates + 1) + 1 <= registers
 
     @inlined
     def some_blocks(most, left):
@@ -309,14 +340,7 @@ def functions(isa_name: str) -> ModuleType:
     @inlined
     def product(gates, rows, blocks, start, first, second, to):
         """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        if gates == 1:
-            product_1(rows, blocks, start, first, second, to)
-        elif gates == 2:
-            product_2(rows, blocks, start, first, second, to)
-        elif gates == 3:
-            product_3(rows, blocks, start, first, second, to)
-        else:
-            product_4(rows, blocks, start, first, second, to)
+        call_product(gates.product, rows, blocks, start, first, second, to)
 
     @inlined
     def nothing_more(v):
@@ -350,7 +374,7 @@ def functions(isa_name: str) -> ModuleType:
                 count += 1
         if count == 0:
             return
-        tiling = tile_rows(count, gates)
+        tiling = tile_rows(count, gates.count)
         for block, blocks, row, rows in tiles(tiling, w.blocks):
             bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
             panel = w.x_panels + block * w.inputs * w.block_floats
@@ -404,6 +428,10 @@ def functions(isa_name: str) -> ModuleType:
         tile_rows=tile_rows,
         tiles=tiles,
         product=product,
+        product_1=product_1,
+        product_2=product_2,
+        product_3=product_3,
+        product_4=product_4,
         nothing_more=nothing_more,
         tile_sums=tile_sums,
         active=active,

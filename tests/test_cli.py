@@ -370,7 +370,10 @@ def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
         ("count lstm --input 3 --hidden 3 --coupled --peephole i", "some of the letters 'fo'"),
         ("count lstm --input 3 --hidden 3 --activation sin", "activation must be one of sigmoid"),
         ("count lstm --input 3 --hidden 3 --clip much", "--clip: must be a number, got 'much'"),
-        ("count lstm --input 3 --hidden 3 --clip -1", "argument --clip: must be above 0 and finite"),
+        (
+            "count lstm --input 3 --hidden 3 --clip -1",
+            "argument --clip: must be above 0 and finite",
+        ),
         ("count lstm --input 3 --hidden 3 --lengths 7,x", "must be integers with commas between"),
         ("count lstm --input 3 --hidden 3 --lengths 7,0", "lengths must be at least 1, got 0"),
         ("count lstm --input 3 --hidden 3 --lengths 7,3 --batch 2", "lengths say how many steps"),

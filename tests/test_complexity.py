@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import re
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import FrozenInstanceError, dataclass, replace
 from fractions import Fraction
 from math import lcm
@@ -645,6 +647,7 @@ def test_pytorch_holds_as_many_parameters(
 
 
 @MODULES
+@pytest.mark.filterwarnings("ignore:TF32")
 def test_pytorch_executes_as_many_matrix_products(
     cell: str, module: str, options: dict[str, Any]
 ) -> None:
@@ -788,6 +791,11 @@ def test_a_complexity_is_a_value() -> None:
     with pytest.raises(FrozenInstanceError):
         done.steps = 2  # type: ignore[misc]
     assert len({done, count("lstm", input_size=4, hidden_size=5)}) == 1
+    clockwork = count("clockwork", input_size=4, hidden_size=6, periods=(1, 2), backward=True)
+    figures = clockwork.to_dict()
+    for copy in (deepcopy(clockwork), pickle.loads(pickle.dumps(clockwork))):
+        assert copy == clockwork
+        assert copy.to_dict() == figures
 
 
 # Formats

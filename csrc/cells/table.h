@@ -9,6 +9,8 @@
 #include "cells/lstm.h"
 #include "cells/rnn.h"
 
+#include "cells/probe.h"
+
 #define FR_PASTE(a, b) a##b
 #define FR_EXPAND(a, b) FR_PASTE(a, b)
 #define FR_STRING(a) #a
@@ -23,6 +25,9 @@ const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
 #undef FR_MEMBER
 #define FR_MEMBER(activation) .activation = fr_##activation##_array,
     FR_ACTIVATIONS(FR_MEMBER)
+#undef FR_MEMBER
+#define FR_MEMBER(probe) .probe_##probe = fr_probe_##probe,
+    FR_PROBES(FR_MEMBER)
 #undef FR_MEMBER
 };
 /* clang-format on */

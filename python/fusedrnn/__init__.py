@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fusedrnn.backends import info as info
+    from fusedrnn.bound import Bound as Bound
+    from fusedrnn.bound import floor_seconds as floor_seconds
+    from fusedrnn.bound import roofline as roofline
     from fusedrnn.cells import Architecture as Architecture
     from fusedrnn.complexity import Complexity as Complexity
     from fusedrnn.complexity import count as count
@@ -35,10 +38,13 @@ if TYPE_CHECKING:
     from fusedrnn.layers import gru_step as gru_step
     from fusedrnn.layers import lstm_step as lstm_step
     from fusedrnn.layers import rnn_step as rnn_step
+    from fusedrnn.machine import Machine as Machine
+    from fusedrnn.machine import this_machine as this_machine
     from fusedrnn.stream import Stream as Stream
 
 _HOME = {
     "Architecture": "cells",
+    "Bound": "bound",
     "Complexity": "complexity",
     "ClockworkRNN": "layers",
     "ClockworkState": "layers",
@@ -47,6 +53,7 @@ _HOME = {
     "LSTM": "layers",
     "LSTMState": "layers",
     "Layer": "layers",
+    "Machine": "machine",
     "MissingExtraError": "errors",
     "RNN": "layers",
     "RNNState": "layers",
@@ -55,10 +62,13 @@ _HOME = {
     "UnsupportedError": "errors",
     "clockwork_step": "layers",
     "count": "complexity",
+    "floor_seconds": "bound",
     "gru_step": "layers",
     "info": "backends",
     "lstm_step": "layers",
     "rnn_step": "layers",
+    "roofline": "bound",
+    "this_machine": "machine",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

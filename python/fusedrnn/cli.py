@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         "  fusedrnn count lstm --input 1500 --hidden 1500 --explain\n"
         "  fusedrnn compare lstm --input 128 --hidden 256 --steps 100\n"
         "  fusedrnn verify\n"
+        "  fusedrnn roofline lstm --input 128 --hidden 256 --steps 100\n"
         "  fusedrnn info\n"
         "  fusedrnn bench --quick --report report\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_count_spec,
         _add_compare,
         _add_verify,
+        _add_roofline,
         _add_info,
         _add_bench,
         _add_demo,
@@ -163,7 +165,7 @@ def _add_count(subcommands: Subcommands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_network(parser, bias="single")
+    _add_network(parser)
     parser.add_argument(
         "--lengths",
         metavar="T,T,...",
@@ -177,9 +179,6 @@ def _add_count(subcommands: Subcommands) -> None:
         help="type of the matrix weights (default: float32)",
     )
     parser.add_argument(
-        "--rate", metavar="HZ", type=_positive, help="steps per second: adds figures per second"
-    )
-    parser.add_argument(
         "--backward", action="store_true", help="add the matrix products of the backward pass"
     )
     parser.add_argument(
@@ -189,8 +188,8 @@ def _add_count(subcommands: Subcommands) -> None:
     parser.set_defaults(run=_count)
 
 
-def _add_network(parser: _Parser, *, bias: str) -> None:
-    """The sizes and options of :func:`_network`; ``bias`` is the default of its option."""
+def _add_network(parser: _Parser, *, bias: str = "single", rate: bool = True) -> None:
+    """A cell with its sizes and options, and what is run: for :func:`_network`."""
     parser.add_argument("cell", choices=CELLS, help=", ".join(CELLS))
     for flag, name, metavar, least, text in (
         ("--input", "input_size", "X", None, "width of an input row (D_x)"),
@@ -222,6 +221,10 @@ def _add_network(parser: _Parser, *, bias: str) -> None:
         default=bias,
         help=f"bias vectors of a gate block, as stored (default: {bias})",
     )
+    if rate:
+        parser.add_argument(
+            "--rate", metavar="HZ", type=_positive, help="steps per second: adds figures per second"
+        )
 
 
 def _add_output(parser: _Parser) -> None:
@@ -241,7 +244,6 @@ def _count(arguments: argparse.Namespace) -> int:
         **_network(arguments),
         lengths=arguments.lengths,
         dtype=arguments.dtype,
-        rate=arguments.rate,
         backward=arguments.backward,
     )
     figures = (
@@ -259,10 +261,19 @@ def _count(arguments: argparse.Namespace) -> int:
 
 
 def _network(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What :func:`_add_network` has read, as keywords."""
-    names = ["input_size", "hidden_size", "num_layers", "bidirectional", "bias", "steps", "batch"]
-    names += [name for _, name, _, _ in _CELL_OPTIONS if hasattr(arguments, name)]
-    return {"model": arguments.cell} | {name: getattr(arguments, name) for name in names}
+    """What :func:`_add_network` has read, as keywords of :func:`~fusedrnn.complexity.count`."""
+    options = ["rate", *(name for _, name, _, _ in _CELL_OPTIONS)]
+    return {
+        "model": arguments.cell,
+        "input_size": arguments.input_size,
+        "hidden_size": arguments.hidden_size,
+        "num_layers": arguments.num_layers,
+        "bidirectional": arguments.bidirectional,
+        "bias": arguments.bias,
+        "steps": arguments.steps,
+        "batch": arguments.batch,
+        **{name: getattr(arguments, name) for name in options if hasattr(arguments, name)},
+    }
 
 
 def _style(arguments: argparse.Namespace) -> str:
@@ -341,7 +352,7 @@ def _add_compare(subcommands: Subcommands) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    _add_network(parser, bias="double")
+    _add_network(parser, bias="double", rate=False)
     parser.add_argument(
         "--tools",
         metavar="NAME,...",
@@ -385,6 +396,55 @@ def _verify(arguments: argparse.Namespace) -> int:
     verification = verify(arguments.files or None)
     _put(arguments.output, FORMATS[_style(arguments)](verification))
     return FAILED if verification.failed else 0
+
+
+def _add_roofline(subcommands: Subcommands) -> None:
+    text = "say how fast a network can be on one core of this machine, and what bounds it"
+    parser = subcommands.add_parser(
+        "roofline",
+        help=text,
+        description=f"{text.capitalize()}. The limits of the machine are measured the first time, in "
+        "about two seconds, and kept in the cache directory. FUSEDRNN_ISA names the instruction set.",
+        epilog="examples:\n"
+        "  fusedrnn roofline lstm --input 128 --hidden 256 --steps 100\n"
+        "  fusedrnn roofline gru --input 40 --hidden 64 --layers 2 --rate 16000\n"
+        "  fusedrnn roofline lstm --input 128 --hidden 256 --batch 8 --measure\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_network(parser)
+    parser.add_argument(
+        "--machine", metavar="FILE", type=Path, help="the limits of another machine, as JSON"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure the limits of this machine again"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="run this package's kernels too: adds the fraction of the limit that they reach",
+    )
+    _add_output(parser)
+    parser.set_defaults(run=_roofline)
+
+
+def _roofline(arguments: argparse.Namespace) -> int:
+    from fusedrnn.bound import roofline
+    from fusedrnn.machine import load, this_machine
+
+    style = _style(arguments)
+    if arguments.machine and arguments.again:
+        raise ValueError(
+            "--again measures this machine, and --machine names another: leave one out"
+        )
+    network = _network(arguments)
+    count(**network)  # a mistake is found before anything is measured
+    machine = load(arguments.machine) if arguments.machine else this_machine(again=arguments.again)
+    bound = roofline(machine=machine, **network)
+    if arguments.measure:
+        bound = bound.measure()
+    _put(arguments.output, FORMATS[style](bound))
+    return FAILED if bound.failed else 0
 
 
 def _add_info(subcommands: Subcommands) -> None:

@@ -594,6 +594,9 @@ def compare(
             raise ValueError(f"tools must be some of {', '.join(TOOLS)}, got {name!r}")
     if not chosen:
         raise ValueError("tools must name at least one tool, got none")
+    for name in ("lengths", "dtype", "rate", "backward"):
+        if name in sizes:
+            raise TypeError(f"{name} is not compared: tools count a forward pass of equal lengths")
     if isinstance(model, str):
         sizes.setdefault("bias", "double")
     exact = count(model, steps=steps, batch=batch, **sizes)

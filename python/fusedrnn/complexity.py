@@ -298,17 +298,17 @@ class Complexity:
     @cached_property
     def average(self) -> Operations:
         """One step of one sequence in all layers and directions, on average."""
-        return _sum((1, row.work.average) for row in self.layers)
+        return _sum((many, row.work.average) for row, many in self._kinds)
 
     @cached_property
     def peak(self) -> Operations:
         """One step of one sequence in all layers and directions, when nothing rests."""
-        return _sum((1, row.work.peak) for row in self.layers)
+        return _sum((many, row.work.peak) for row, many in self._kinds)
 
     @cached_property
     def executed(self) -> Operations:
         """All steps of all sequences in all layers and directions."""
-        return _sum((1, self._executed(row)) for row in self.layers)
+        return _sum((many, self._executed[row.counts]) for row, many in self._kinds)
 
     @property
     def cycle(self) -> int:
@@ -438,7 +438,7 @@ class Complexity:
     @cached_property
     def bytes(self) -> int:
         """Bytes moved by all steps when each reads the weights it needs."""
-        read = _sum((1, row.work.executed(self._reads)) for row in self.layers)
+        read = _sum((many, row.work.executed(self._reads)) for row, many in self._kinds)
         return int(self._read_bytes(read)) + self.bytes_cached
 
     @property
@@ -555,11 +555,20 @@ class Complexity:
         """In how many steps of the batch what has this period runs: sequences start together."""
         return -(-self.steps // period)
 
-    def _executed(self, row: LayerCounts) -> Operations:
-        return row.work.executed(self._runs)
+    @cached_property
+    def _kinds(self) -> list[tuple[LayerCounts, int]]:
+        """One row of each kind, and how many there are: what is held tells what is done."""
+        times = Counter(row.counts for row in self.layers)
+        first = {row.counts: row for row in reversed(self.layers)}
+        return [(first[counts], many) for counts, many in times.items()]
+
+    @cached_property
+    def _executed(self) -> dict[Counts, Operations]:
+        """All steps of all sequences, by what a layer holds."""
+        return {row.counts: row.work.executed(self._runs) for row, _ in self._kinds}
 
     def _backward(self, row: LayerCounts) -> int:
-        executed = self._executed(row)
+        executed = self._executed[row.counts]
         unwanted = self.batch * self._products_of_h(row.counts)
         if row.layer == 0:
             unwanted += int(executed.input_macs)
@@ -601,7 +610,7 @@ class Complexity:
             average, peak, executed = self.average, self.peak, self.executed
         else:
             counts, backward = row.counts, self._backward(row) if self.backward else None
-            average, peak, executed = row.work.average, row.work.peak, self._executed(row)
+            average, peak, executed = row.work.average, row.work.peak, self._executed[row.counts]
         read, moved = self._read_bytes(average), self.batch * _moved_bytes(counts)
         figures: dict[str, Figure | None] = {
             "input_weights": counts.input_weights,
@@ -753,9 +762,9 @@ class Complexity:
 
     def _alike(self) -> Iterator[tuple[str, list[LayerCounts]]]:
         """The rows, put together where all their figures are the same."""
-        groups: dict[tuple[Counts, Work], list[LayerCounts]] = {}
+        groups: dict[Counts, list[LayerCounts]] = {}
         for row in self.layers:
-            groups.setdefault((row.counts, row.work), []).append(row)
+            groups.setdefault(row.counts, []).append(row)
         for rows in groups.values():
             first, last = rows[0].layer, rows[-1].layer
             label = f"Layer {first}" if first == last else f"Each of layers {first} to {last}"
@@ -902,7 +911,7 @@ class Complexity:
             yield line(label, formula, numbers, of(self.executed))
         if self.backward_macs is not None:
             inputs = sum(
-                int(self._executed(row).input_macs) for row in self.layers if row.layer == 0
+                int(self._executed[row.counts].input_macs) for row in self.layers if row.layer == 0
             )
             of_h = sum(self._products_of_h(row.counts) for row in self.layers)
             yield line(

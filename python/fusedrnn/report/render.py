@@ -7,7 +7,7 @@ from typing import Any
 
 from fusedrnn.report import text
 from fusedrnn.report.plots import PLOTS, image, inline
-from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row, parse
+from fusedrnn.report.results import BASELINE, GROUPS, LABELS, PLAIN, Results, Row, parse
 
 __all__ = ["COMMAND", "render"]
 
@@ -52,7 +52,8 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
 
 def _headline(results: Results) -> tuple[Row, str] | None:
     """The row that stands for the others, a step of middle size, and the fastest engine in it."""
-    rows = [row for row in results.in_group("step from Python") if row.baseline]
+    steps = results.in_group("step from Python")
+    rows = [row for row in steps if row.baseline and row.network == PLAIN]
     if not rows:
         return None
     row = min(rows, key=lambda row: abs(row.sizes["H"] - 128))
