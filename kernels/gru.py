@@ -139,14 +139,14 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 if active == 0:
                     break
                 if w.form:
-                    tiling = panel.tile_rows(active, two.count)
+                    tiling = panel.tile_rows(active, two.number)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
                         gru_reset_tile(two, w, s, t, x_part, block, blocks, row, rows)
-                    tiling = panel.tile_rows(active, one.count)
+                    tiling = panel.tile_rows(active, one.number)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
                         gru_before_tile(one, w, s, t, x_part, block, blocks, row, rows)
                 else:
-                    tiling = panel.tile_rows(active, three.count)
+                    tiling = panel.tile_rows(active, three.number)
                     for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
                         gru_after_tile(three, w, s, t, x_part, block, blocks, row, rows)
                 x_part += active * w.blocks * w.block_floats

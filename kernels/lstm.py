@@ -78,7 +78,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
             h[k] = panel.h_before(s, t, row + k)
         W_x = Factor(w.x_panels + block * w.inputs * w.block_floats, x, w.inputs)
         R_h = Factor(w.h_panels + block * w.outputs * w.block_floats, h, w.outputs)
-        sums = panel.tile_sums(tile, blocks, gates.count)
+        sums = panel.tile_sums(tile, blocks, gates.number)
         if z:
             start = Sums(z + row * z_row + block * w.block_floats, z_row, w.block_floats)
             panel.product(gates, rows, blocks, start, R_h, panel.nothing_more(h), sums)
@@ -132,7 +132,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
                 active = panel.active(s, t)
                 if active == 0:
                     break
-                tiling = panel.tile_rows(active, gates.count)
+                tiling = panel.tile_rows(active, gates.number)
                 for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
                     lstm_tile(gates, w, s, t, z, block, blocks, row, rows)
                 if w.second_panels:

@@ -253,7 +253,7 @@ class Gates(NamedTuple):
     each function between would be compiled with a copy of them, to be thrown away when it is inlined.
     """
 
-    count: int
+    number: int
     product: Any
 
 
@@ -374,7 +374,7 @@ def functions(isa_name: str) -> ModuleType:
                 count += 1
         if count == 0:
             return
-        tiling = tile_rows(count, gates.count)
+        tiling = tile_rows(count, gates.number)
         for block, blocks, row, rows in tiles(tiling, w.blocks):
             bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
             panel = w.x_panels + block * w.inputs * w.block_floats
