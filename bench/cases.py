@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from fusedrnn.cells import Architecture
 
-__all__ = ["CASES", "GROUPS", "Case", "Group", "find", "in_group"]
+__all__ = ["CASES", "GROUPS", "Case", "Group", "find", "in_group", "networks"]
 
 Group = Literal["step", "sequence", "batch", "ragged"]
 
@@ -130,7 +130,7 @@ def _lstm() -> Iterator[Case]:
     yield Case("batch", 50, 7, 40, 96, quick=True)
 
 
-def _options(hidden: int) -> Iterator[tuple[str, Options]]:
+def networks(hidden: int) -> Iterator[tuple[str, Options]]:
     """The other cells and options, at that number of units."""
     yield "lstm", (("peephole", True),)
     yield "lstm", (("coupled", True),)
@@ -152,7 +152,7 @@ def _family() -> Iterator[Case]:
         ("batch", 50, 16, 128, True),
     )
     for group, steps, batch, hidden, quick in shapes:
-        for cell, options in _options(hidden):
+        for cell, options in networks(hidden):
             # A reverse direction begins at the end of a sequence: it has no steps to be fed.
             if group != "step" or ("bidirectional", True) not in options:
                 yield Case(group, steps, batch, hidden, hidden, quick, cell, options)

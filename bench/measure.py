@@ -22,7 +22,16 @@ from fusedrnn.bench.peers import Array, Fused, Naive, Peer, layer, make
 from fusedrnn.gate import FLOAT32
 from fusedrnn.weights import initialise
 
-__all__ = ["Problem", "Subject", "WrongResultError", "check", "pose", "problem", "subject"]
+__all__ = [
+    "Problem",
+    "Subject",
+    "WrongResultError",
+    "check",
+    "limits",
+    "pose",
+    "problem",
+    "subject",
+]
 
 #: The largest error of an h, which is in [-1, 1], that a timed engine may have against float64.
 LARGEST_ERROR = 1e-5
@@ -69,10 +78,30 @@ class Problem:
             return fr.count(case.architecture, lengths=case.lengths)
         return fr.count(case.architecture, steps=case.steps, batch=case.batch)
 
+    def floor(self, isa: str | None) -> float | None:
+        """The least seconds that a call takes on this machine, averaged like the work itself.
+
+        None where there is no saying: for naive NumPy, for unequal lengths, and where there are no limits.
+        """
+        machine, case = limits(), self.case
+        if isa is None or machine is None or case.lengths is not None:
+            return None
+        steps = case.steps * self.cycle
+        return fr.floor_seconds(case.architecture, steps, case.batch, machine, isa) / self.cycle
+
     @property
     def cycle(self) -> int:
         """Calls after which a Clockwork RNN has made every step of its cycle equally often; else 1."""
         return lcm(self.cost.cycle, self.case.steps) // self.case.steps
+
+
+@cache
+def limits() -> fr.Machine | None:
+    """The limits of this machine, which are measured the first time; None if that cannot be done."""
+    try:
+        return fr.this_machine()
+    except fr.UnsupportedError:
+        return None
 
 
 def pose(case: Case, title: str, weights: Mapping[str, Array], x: Array) -> Problem:
@@ -166,6 +195,7 @@ class Subject:
 
     def _facts(self) -> dict[str, Any]:
         case, cost = self.problem.case, self.problem.cost
+        isa = self.peer.isa if isinstance(self.peer, Fused) else None
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
         return {
@@ -173,7 +203,7 @@ class Subject:
             "network": case.network,
             "title": self.problem.title,
             "engine": self.engine,
-            "isa": self.peer.isa if isinstance(self.peer, Fused) else None,
+            "isa": isa,
             "cell": case.cell,
             "T": case.steps,
             "B": case.batch,
@@ -182,6 +212,7 @@ class Subject:
             "lengths": case.lengths,
             "macs": float(cost.macs_per_step * steps),
             "flops": float(cost.flops_per_step * steps),
+            "floor": self.problem.floor(isa),
         }
 
 

@@ -93,6 +93,7 @@ def _machine(results: Results) -> dict[str, str]:
         "Processor": facts["cpu"],
         "Instruction set": f"{facts['isa']} (available: {', '.join(facts['isas'])})",
         "Caches of a core": caches or "unknown",
+        "Limits of a core": _limits(results),
         "Cores": f"{facts['cores']} available, {facts['threads']} used",
         "Load at the start": f"{facts['load']:.2f}",
         "System": facts["system"],
@@ -106,3 +107,12 @@ def _machine(results: Results) -> dict[str, str]:
         changed = ", with uncommitted changes" if commit["dirty"] else ""
         lines["Commit"] = f"{commit['id'][:12]} of {commit['time']}{changed}"
     return lines
+
+
+def _limits(results: Results) -> str:
+    """What one core does at most, as it was measured."""
+    if results.limits is None:
+        return "unknown"
+    levels = results.limits["bandwidth"].items()
+    speeds = ", ".join(f"{level} {speed / 1e9:.3g}" for level, speed in levels)
+    return f"{results.limits['flops'] / 1e9:.3g} GFLOP/s; GB/s: {speeds}"

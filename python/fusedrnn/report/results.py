@@ -100,6 +100,8 @@ class Measure:
         Seconds for one turn of the timing loop around a function that does nothing.
     bits
         Bits per character, of the character model.
+    floor
+        The least seconds that this machine could take, where that is known.
     """
 
     median: float
@@ -112,6 +114,12 @@ class Measure:
     empty_loop: float
     isa: str | None
     bits: float | None = None
+    floor: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """How much of this machine's limit was reached: 1 is all of it."""
+        return None if self.floor is None else self.floor / self.median
 
     @property
     def spread(self) -> float:
@@ -144,6 +152,12 @@ class Row:
     measures: dict[str, Measure] = field(default_factory=dict)
     baseline: Measure | None = None
 
+    @property
+    def floor(self) -> float | None:
+        """The least seconds that this machine could take, where that is known."""
+        floors = [each.floor for each in self.measures.values() if each.floor is not None]
+        return min(floors, default=None)
+
     def speedup(self, engine: str) -> float | None:
         """How many times as fast as naive NumPy; None if one of the two was not measured."""
         measure = self.measures.get(engine)
@@ -169,6 +183,8 @@ class Results:
         The largest error that an engine was allowed.
     failures
         What was not measured, and why.
+    limits
+        What a core of the machine does at most with the instruction set that was used, where that is known.
     """
 
     rows: list[Row]
@@ -177,6 +193,7 @@ class Results:
     quick: bool
     environment: dict[str, Any]
     failures: dict[str, str]
+    limits: dict[str, Any] | None
 
     @property
     def engines(self) -> list[str]:
@@ -213,6 +230,7 @@ def load(path: Path) -> dict[str, Any]:
 def parse(results: dict[str, Any]) -> Results:
     """The rows of a benchmark JSON, those of a network together, and else in the order they were measured."""
     about = results["fusedrnn"]
+    machine = about.get("machine")
     rows: dict[tuple[str, str], Row] = {}
     for benchmark in results["benchmarks"]:
         info, stats = benchmark["extra_info"], benchmark["stats"]
@@ -232,6 +250,7 @@ def parse(results: dict[str, Any]) -> Results:
             empty_loop=float(info["empty_loop"]),
             isa=info["isa"],
             bits=info.get("bits_per_character"),
+            floor=info.get("floor"),
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():
@@ -245,4 +264,5 @@ def parse(results: dict[str, Any]) -> Results:
         quick=bool(about["quick"]),
         environment=dict(about["environment"]),
         failures=dict(about["failures"]),
+        limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
     )
