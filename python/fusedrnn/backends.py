@@ -264,15 +264,16 @@ class Compiled(Engine):
         panel.x_panels = self._packed(w.W, gates)
         panel.bias = self._packed(w.b[:, None], gates)
         panel.blocks = -(-units // self._lanes)
-        if a.table.form == "before":
-            panel.h_panels = self._packed(w.R[: 2 * units], 2)
-            panel.second_panels = self._packed(w.R[2 * units :], 1)
-        else:
-            panel.h_panels = self._packed(w.R, gates)
+        waiting = len(a.table.waits)
+        first = (gates - waiting) * units
+        panel.h_panels = self._packed(w.R[:first], gates - waiting)
+        if waiting:
+            panel.second_panels = self._packed(w.R[first:], waiting)
         if w.P is not None:
             panel.second_panels = self._packed(w.P, 1)
         if w.d:
-            panel.own_bias = self._packed(w.d["n"][:, None], 1)
+            (own,) = w.d.values()
+            panel.own_bias = self._packed(own[:, None], 1)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])

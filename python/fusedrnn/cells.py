@@ -157,6 +157,8 @@ class Cell:
         What goes through the output activation: one per hidden unit and step each.
     own_recurrent_bias
         Gates whose recurrent bias cannot be added to the other one.
+    waits
+        The last gates, if their recurrent product is of something that the other gates make first.
     equations
         In the names that every kernel uses.
     options
@@ -174,6 +176,7 @@ class Cell:
     form: str = ""
     outputs: tuple[str, ...] = ()
     own_recurrent_bias: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
 
 
 _H = State("h", "fed back")
@@ -273,6 +276,7 @@ _ROWS = (
         states=(_H,),
         products=("r * h", "(1 - z) * n", "z * h"),
         sums=("1 - z", "((1 - z) * n) + (z * h)"),
+        waits=("n",),
         equations=(
             "r = sigmoid(W_r x + R_r h + b_r)",
             "z = sigmoid(W_z x + R_z h + b_z)",
