@@ -91,11 +91,15 @@ typedef struct {
 FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor f)
 {
     const int64_t block_stride = f.depth * gates * VF_LANES;
+    const float *v[FR_MOST_ROWS]; /* in registers: from f.v they would be read anew at every k */
+    FR_UNROLL
+    for (int row = 0; row < rows; row++)
+        v[row] = f.v[row];
     for (int64_t k = 0; k < f.depth; k++) {
         vf value[FR_MOST_ROWS];
         FR_UNROLL
         for (int row = 0; row < rows; row++)
-            value[row] = vf_set1(f.v[row][k]);
+            value[row] = vf_set1(v[row][k]);
         FR_UNROLL
         for (int block = 0; block < blocks; block++) {
             const float *weights = f.panel + block * block_stride + k * gates * VF_LANES;
@@ -130,6 +134,13 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
                  sum[k]);
 }
 
+/* gcc would copy the products for every caller, clang does not know the attribute that forbids it. */
+#if defined(__clang__)
+#define FR_ONE_COPY __attribute__((noinline))
+#else
+#define FR_ONE_COPY __attribute__((noinline, noclone))
+#endif
+
 /* Sums are registers only if every loop over a tile is unrolled: rows and blocks become constants here. */
 #define FR_SHAPE(ROWS, BLOCKS)                                                                                         \
     if (rows == ROWS && blocks == BLOCKS && FR_FITS(ROWS, BLOCKS, gates))                                              \
@@ -137,8 +148,8 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
     else
 #define FR_SHAPES(ROWS) FR_SHAPE(ROWS, 1) FR_SHAPE(ROWS, 2) FR_SHAPE(ROWS, 4) FR_SHAPE(ROWS, 8)
 #define FR_PRODUCT(GATES)                                                                                              \
-    static __attribute__((noinline)) void fr_product_##GATES(int64_t rows, int64_t blocks, fr_sums from,               \
-                                                             fr_factor first, fr_factor second, fr_sums to)            \
+    static FR_ONE_COPY void fr_product_##GATES(int64_t rows, int64_t blocks, fr_sums from, fr_factor first,            \
+                                               fr_factor second, fr_sums to)                                           \
     {                                                                                                                  \
         const int gates = GATES;                                                                                       \
         FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6) __builtin_unreachable();         \

@@ -298,10 +298,10 @@ class Compiled(Engine):
             biases.append(packed(w.b[units, None], 1, self._lanes))
         panel.modules, panel.module_count = modules, len(modules)
         panel.blocks = sum(len(part) for part in biases)
-        panel.x_panels, panel.h_panels, panel.bias = (
-            self._held(np.concatenate([part.ravel() for part in parts]))
-            for parts in (x_parts, h_parts, biases)
-        )
+        for field, parts in (("x_panels", x_parts), ("h_panels", h_parts), ("bias", biases)):
+            joined = aligned((sum(part.size for part in parts),))
+            np.concatenate([part.ravel() for part in parts], out=joined)
+            setattr(panel, field, self._held(joined))
 
     def _packed(self, matrix: Array, gates: int) -> Any:
         return self._held(packed(matrix, gates, self._lanes))
