@@ -43,6 +43,16 @@ def test_backends_agree_on_the_text_and_with_the_training_script() -> None:
     assert bits["c"] == pytest.approx(float(stored["held_out_bits_per_character"]), rel=0.1)
 
 
+def test_rounding_stays_small_on_a_long_text() -> None:
+    model = demo.load_model()
+    x = model.one_hot(demo.held_out_text()[:10_000])
+    exact = {name: array.astype(np.float64) for name, array in model.weights.items()}
+    true_y, _ = fr.LSTM.from_weights(exact, dtype="float64")(x.astype(np.float64))
+    for backend in ("c", "numba"):
+        y, _ = fr.LSTM.from_weights(model.weights, backend=backend)(x)
+        assert np.abs(y - true_y).max() < 5e-5
+
+
 def test_negative_control_a_wrong_gate_order_reads_badly() -> None:
     model = demo.load_model()
     swapped = {

@@ -55,7 +55,7 @@ class Stream:
         self._input: Array = np.zeros((batch_size, architecture.input_size), layer.dtype)
         y = np.zeros((1, batch_size, architecture.output_size), layer.dtype)
         # Over a read-only view, so that nobody can make it writable.
-        read_only = np.frombuffer(memoryview(y).toreadonly(), layer.dtype)
+        read_only = np.frombuffer(y.data.toreadonly(), layer.dtype)
         self._output: Array = read_only.reshape(y.shape[1:])
         engine = layer._engine
         self._entry: _Compiled | _Python = (
