@@ -59,6 +59,7 @@ def lint(session: nox.Session) -> None:
     session.run("clang-format", "--dry-run", "-Werror", *sources)
     for source, march in (
         ("csrc/dispatch.c", "x86-64"),
+        ("csrc/probe.c", "x86-64"),
         ("csrc/isa/baseline.c", "x86-64"),
         ("csrc/isa/avx2.c", "x86-64-v3"),
         ("csrc/isa/avx512.c", "x86-64-v4"),
@@ -95,7 +96,8 @@ def sanitize(session: nox.Session) -> None:
     ]
     session.run(
         "pytest", "--capture=sys", "-k", "not numba", *(session.posargs or ["tests/test_layers.py", "tests/test_stream.py",
-        "tests/test_promises.py", "tests/test_bad_input.py", "tests/test_activations.py", "tests/test_dispatch.py"]),
+        "tests/test_promises.py", "tests/test_bad_input.py", "tests/test_activations.py", "tests/test_dispatch.py",
+        "tests/test_family.py", "tests/test_machine.py"]),
         env={
             "LD_PRELOAD": " ".join(libraries),
             "PYTHONMALLOC": "malloc",

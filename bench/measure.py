@@ -8,8 +8,8 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from math import ceil
+from functools import cache, cached_property
+from math import ceil, lcm
 from statistics import median
 from typing import Any
 
@@ -18,9 +18,20 @@ import numpy as np
 import fusedrnn as fr
 from fusedrnn.bench.cases import Case, find
 from fusedrnn.bench.clock import clock
-from fusedrnn.bench.peers import Array, FusedLSTM, NaiveLSTM, Peer, make
+from fusedrnn.bench.peers import Array, Fused, Naive, Peer, layer, make
+from fusedrnn.gate import FLOAT32
+from fusedrnn.weights import initialise
 
-__all__ = ["Problem", "Subject", "WrongResultError", "check", "pose", "problem", "subject"]
+__all__ = [
+    "Problem",
+    "Subject",
+    "WrongResultError",
+    "check",
+    "limits",
+    "pose",
+    "problem",
+    "subject",
+]
 
 #: The largest error of an h, which is in [-1, 1], that a timed engine may have against float64: above what rounding
 #: does to the trained model over its whole text (3e-5 in C, 1.4e-5 in NumPy), far below what a wrong gate does.
@@ -51,6 +62,8 @@ class Problem:
         (T, B, X); for a step, one input for each step of the check.
     expected
         What the specification makes of x in float64, from a state of zeros.
+    cost
+        What it costs, counted.
     """
 
     case: Case
@@ -59,12 +72,44 @@ class Problem:
     x: Array
     expected: Array
 
+    @cached_property
+    def cost(self) -> fr.Complexity:
+        case = self.case
+        if case.lengths is not None:
+            return fr.count(case.architecture, lengths=case.lengths)
+        return fr.count(case.architecture, steps=case.steps, batch=case.batch)
+
+    def floor(self, isa: str | None) -> float | None:
+        """The least seconds that a call takes on this machine, averaged like the work itself.
+
+        None where there is no saying: for naive NumPy, for unequal lengths, and where there are no limits.
+        """
+        machine, case = limits(), self.case
+        if isa is None or machine is None or case.lengths is not None:
+            return None
+        steps = case.steps * self.cycle
+        return fr.floor_seconds(case.architecture, steps, case.batch, machine, isa) / self.cycle
+
+    @property
+    def cycle(self) -> int:
+        """Calls after which a Clockwork RNN has made every step of its cycle equally often; else 1."""
+        return lcm(self.cost.cycle, self.case.steps) // self.case.steps
+
+
+@cache
+def limits() -> fr.Machine | None:
+    """The limits of this machine, which are measured the first time; None if that cannot be done."""
+    try:
+        return fr.this_machine()
+    except fr.UnsupportedError:
+        return None
+
 
 def pose(case: Case, title: str, weights: Mapping[str, Array], x: Array) -> Problem:
     """A problem, with its solution."""
     exact = {name: array.astype(np.float64) for name, array in weights.items()}
-    layer = fr.LSTM.from_weights(exact, backend="numpy", dtype="float64")
-    y, _ = layer(x.astype(np.float64))
+    oracle = layer(case.architecture, exact, backend="numpy", dtype="float64")
+    y, _ = oracle(x.astype(np.float64), lengths=case.lengths)
     return Problem(case, title, weights, x, y)
 
 
@@ -74,7 +119,7 @@ def problem(case: Case) -> Problem:
     steps = CHECKED_STEPS if case.group == "step" else case.steps
     random = np.random.default_rng(1)
     x = random.standard_normal((steps, case.batch, case.input), np.float32)
-    return pose(case, case.title, fr.LSTM(case.input, case.hidden, seed=0).weights, x)
+    return pose(case, case.title, initialise(case.architecture, 0, FLOAT32), x)
 
 
 def check(what: str, peer: Peer, problem: Problem) -> float:
@@ -112,7 +157,7 @@ class Subject:
 
     problem: Problem
     engine: str
-    peer: NaiveLSTM | FusedLSTM
+    peer: Naive | Fused
     plan: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def time_calls(self, benchmark: Any, call: Callable[[Array], object], x: Array) -> None:
@@ -126,7 +171,7 @@ class Subject:
 
     def time_kernel(self, benchmark: Any) -> None:
         """Check the peer, then time its kernel alone: steps from the bound input, looped in C."""
-        assert isinstance(self.peer, FusedLSTM)
+        assert isinstance(self.peer, Fused)
         error = self._check()
         steps = self.peer.run_steps
         repeats, rounds = self._plan("kernel", lambda times: seconds(steps, times))
@@ -140,34 +185,35 @@ class Subject:
             data[:] = [each / repeats for each in data]
 
     def _check(self) -> float:
-        return check(f"{self.engine} on {self.problem.title}", self.peer, self.problem)
+        posed = self.problem
+        what = f"{self.engine} on {posed.case.network}, {posed.title}"
+        return check(what, self.peer, posed)
 
     def _plan(self, what: str, round_seconds: Callable[[int], float]) -> tuple[int, int]:
         if what not in self.plan:
-            self.plan[what] = plan_rounds(round_seconds)
+            self.plan[what] = plan_rounds(round_seconds, self.problem.cycle)
         return self.plan[what]
 
     def _facts(self) -> dict[str, Any]:
-        case = self.problem.case
-        cost = fr.count(
-            case.cell,
-            input_size=case.input,
-            hidden_size=case.hidden,
-            steps=case.steps,
-            batch=case.batch,
-        )
+        case, cost = self.problem.case, self.problem.cost
+        isa = self.peer.isa if isinstance(self.peer, Fused) else None
+        # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
+        steps = cost.sequence_steps
         return {
             "case": case.id,
+            "network": case.network,
             "title": self.problem.title,
             "engine": self.engine,
-            "isa": self.peer.isa if isinstance(self.peer, FusedLSTM) else None,
+            "isa": isa,
             "cell": case.cell,
             "T": case.steps,
             "B": case.batch,
             "X": case.input,
             "H": case.hidden,
-            "macs": cost.macs,
-            "flops": cost.flops,
+            "lengths": case.lengths,
+            "macs": float(cost.macs_per_step * steps),
+            "flops": float(cost.flops_per_step * steps),
+            "floor": self.problem.floor(isa),
         }
 
 
@@ -175,7 +221,9 @@ class Subject:
 def subject(case_id: str, engine: str) -> Subject:
     """The engine on that case of the list."""
     posed = problem(find(case_id))
-    return Subject(posed, engine, make(engine, posed.weights, posed.case.batch))
+    case = posed.case
+    peer = make(engine, posed.weights, case.batch, case.architecture, case.lengths)
+    return Subject(posed, engine, peer)
 
 
 def seconds(call: Callable[..., object], *args: object, times: int = 1) -> float:
@@ -192,18 +240,21 @@ def seconds(call: Callable[..., object], *args: object, times: int = 1) -> float
             gc.enable()
 
 
-def plan_rounds(round_seconds: Callable[[int], float]) -> tuple[int, int]:
+def plan_rounds(round_seconds: Callable[[int], float], multiple: int = 1) -> tuple[int, int]:
     """How many repeats make a round of :data:`ROUND_SECONDS`, and how many rounds one pass.
 
     Parameters
     ----------
     round_seconds
         What a round of so many repeats takes.
+    multiple
+        Repeats are a multiple of this.
     """
-    repeats = 1
+    repeats = multiple
     while (took := round_seconds(repeats)) < ROUND_SECONDS:
         # A short round is a poor guess: never more than ten times as many on the word of one.
-        repeats = ceil(repeats * min(10, max(2, 1.2 * ROUND_SECONDS / took)))
+        factor = min(10, max(2, 1.2 * ROUND_SECONDS / took))
+        repeats = multiple * ceil(repeats // multiple * factor)
     return repeats, min(MOST_ROUNDS, max(1, round(PASS_SECONDS / took)))
 
 

@@ -257,7 +257,7 @@ def _write(
 def _show_results(console: Console, results: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from fusedrnn.report.results import BASELINE, GROUPS, SHORT, parse
+    from fusedrnn.report.results import BASELINE, GROUPS, PLAIN, SHORT, parse
     from fusedrnn.report.text import duration, error, ratio
 
     parsed = parse(results)
@@ -269,13 +269,17 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
             continue
         engines = [name for name in parsed.engines if any(name in row.measures for row in rows)]
         table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
-        table.add_column("shape")
+        table.add_column(PLAIN)
+        network = PLAIN
         for engine in engines:
             table.add_column(SHORT[engine], justify="right", no_wrap=True)
             table.add_column("IQR", justify="right", no_wrap=True)
             if engine != BASELINE:
                 table.add_column("gain", justify="right", no_wrap=True)
         for row in rows:
+            if row.network != network:
+                network = row.network
+                table.add_row(f"[bold]{network}[/bold]")
             cells = [row.title]
             for engine in engines:
                 measure = row.measures.get(engine)
@@ -302,6 +306,7 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
     from rich.table import Table
 
     from fusedrnn.report import compare, load
+    from fusedrnn.report.results import PLAIN
     from fusedrnn.report.text import duration, ratio
 
     results = {"old": load(old), "new": load(new)}
@@ -312,7 +317,8 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
     changes = compare(results["old"], results["new"])
     for group in dict.fromkeys(change.group for change in changes):
         table = Table(title=group, title_justify="left", title_style="bold", box=None)
-        table.add_column("shape", no_wrap=True)
+        network = PLAIN
+        table.add_column(PLAIN, no_wrap=True)
         table.add_column("engine", no_wrap=True)
         for name in ("old", "new", "old / new"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -321,6 +327,9 @@ def _show_comparison(console: Console, old: Path, new: Path) -> None:
             if change.group == group:
                 times = [duration(each.median) if each else "" for each in (change.old, change.new)]
                 quotient = ratio(change.ratio) if change.ratio else ""
+                if change.network != network:
+                    network = change.network
+                    table.add_row(f"[bold]{network}[/bold]")
                 table.add_row(change.title, change.engine, *times, quotient, change.verdict)
         console.print(table, "")
     console.print(

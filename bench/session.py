@@ -19,7 +19,7 @@ from pytest_benchmark.stats import Stats
 from fusedrnn.bench.cases import CASES, Group, in_group
 from fusedrnn.bench.clock import clock
 from fusedrnn.bench.environment import commit, environment
-from fusedrnn.bench.measure import LARGEST_ERROR
+from fusedrnn.bench.measure import LARGEST_ERROR, limits
 from fusedrnn.bench.peers import ENGINES, one_thread
 
 __all__ = [
@@ -90,6 +90,7 @@ class Session:
         self._finished = finished
         with one_thread():  # as everything is measured
             self._environment = environment()
+            self._limits = limits()
         self._turns: dict[str, int] = {}
         self._rows: dict[str, str] = {}
 
@@ -140,6 +141,7 @@ class Session:
             "largest_error": LARGEST_ERROR,
             "quick": config.getoption("markexpr") == "quick",
             "environment": self._environment,
+            "machine": self._limits.to_dict() if self._limits else None,
             "failures": self.failures,
         }
 

@@ -19,7 +19,7 @@ from fusedrnn._native import lib
 from fusedrnn.bench.clock import clock
 from fusedrnn.bench.console import console
 from fusedrnn.bench.interleave import Quartiles, Timer, interleaved
-from fusedrnn.bench.peers import FusedLSTM
+from fusedrnn.bench.peers import Fused
 from fusedrnn.cli import guarded
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.files import write_file
@@ -45,7 +45,7 @@ class Overhead:
 def measure(hidden: int, backend: str, rounds: int) -> Overhead:
     """A stream of one sequence with as many inputs as units."""
     weights = fr.LSTM(hidden, hidden, seed=0).weights
-    peer = FusedLSTM(weights, backend)
+    peer = Fused(weights, backend)
     random = np.random.default_rng(0)
     arrays = list(random.standard_normal((ARRAYS, 1, hidden), np.float32))
     seconds = interleaved(
@@ -82,7 +82,7 @@ def empty_calls(repeats: int) -> float:
     return clock() - start
 
 
-def kernel_steps(peer: FusedLSTM) -> Timer:
+def kernel_steps(peer: Fused) -> Timer:
     """Steps looped in C."""
 
     def timer(repeats: int) -> float:
@@ -93,7 +93,7 @@ def kernel_steps(peer: FusedLSTM) -> Timer:
     return timer
 
 
-def steps_from(peer: FusedLSTM, arrays: list[np.ndarray]) -> Timer:
+def steps_from(peer: Fused, arrays: list[np.ndarray]) -> Timer:
     """Steps from one array after the other, all of them distinct."""
     step = peer.step
 
@@ -107,7 +107,7 @@ def steps_from(peer: FusedLSTM, arrays: list[np.ndarray]) -> Timer:
     return timer
 
 
-def bound_steps(peer: FusedLSTM) -> Timer:
+def bound_steps(peer: Fused) -> Timer:
     """Steps from the bound input buffer."""
     step = peer.step
 

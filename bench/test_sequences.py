@@ -22,3 +22,11 @@ def test_sequence(benchmark: Any, case: str, engine: str, turn: int) -> None:
 def test_batch(benchmark: Any, case: str, engine: str, turn: int) -> None:
     this = subject(case, engine)
     this.time_calls(benchmark, this.peer.run, this.problem.x)
+
+
+@timed("ragged")
+@each_shape("ragged")
+@each_engine()
+def test_ragged(benchmark: Any, case: str, engine: str, turn: int) -> None:
+    this = subject(case, engine)
+    this.time_calls(benchmark, this.peer.run, this.problem.x)

@@ -17,39 +17,81 @@ struct fr_span;
  */
 typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s);
 
-/* One direction of one layer, packed for one instruction set. Immutable once filled; owned by Python. */
+enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
+enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
+enum fr_peephole { FR_PEEP_I = 1, FR_PEEP_F = 2, FR_PEEP_O = 4 };
+
+/* A module of a Clockwork RNN: units of one period, in unit blocks of their own. */
+typedef struct fr_module {
+    int64_t period;
+    int64_t first;   /* its first unit */
+    int64_t units;   /* how many */
+    int64_t reads;   /* the first unit it reads: from there on, all */
+    int64_t x_start; /* where its panels begin, in floats */
+    int64_t h_start;
+    int64_t block; /* its first unit block */
+} fr_module;
+
+/*
+ * One direction of one layer, packed for one instruction set. Immutable once filled; owned by Python.
+ * R is the width of the h that is fed back and shown: H, or the projection's.
+ */
 typedef struct fr_panels {
     fr_kernel kernel;
-    int64_t inputs;        /* X */
-    int64_t hidden;        /* H */
-    int64_t blocks;        /* N */
-    int64_t block_floats;  /* G * L: the gates of one unit block, for one row */
-    const float *x_panels; /* [N][X][G][L], 64-byte aligned; lanes past H are zero */
-    const float *h_panels; /* [N][H][G][L], likewise */
-    const float *bias;     /* [N][G][L], likewise: the sum of the biases that are given */
+    int64_t inputs;             /* X */
+    int64_t hidden;             /* H */
+    int64_t outputs;            /* R */
+    int64_t blocks;             /* N; for a Clockwork RNN the sum over its modules */
+    int64_t block_floats;       /* G * L: the gates of one unit block, for one row */
+    const float *x_panels;      /* [N][X][G][L], 64-byte aligned; lanes past H are zero */
+    const float *h_panels;      /* [N][R][G][L], likewise; [N][H][2][L] for a GRU that resets before */
+    const float *second_panels; /* the product that waits for the first: a projection [ceil(R / L)][H][L], or a
+                                   reset-before GRU's R_n [N][H][L]; NULL for other cells */
+    const float *bias;          /* [N][G][L], likewise: the sum of the biases that may be added up */
+    const float *own_bias;      /* [N][L]: d_n of a reset-after GRU; NULL for other cells */
+    const float *peepholes;     /* [N][3][L], for i, f and o; NULL without */
+    int64_t peephole;           /* which of them: bits of fr_peephole */
+    int64_t form;               /* 1: an LSTM with coupled gates, a GRU that resets before; 0: any other */
+    int64_t plain;              /* 1: sigmoid, tanh, no limits and no peepholes: the usual cell */
+    int64_t gate_activation;
+    int64_t state_activation;
+    int64_t output_activation;
+    double alpha; /* of the hard sigmoid: max(0, min(1, alpha x + beta)) */
+    double beta;
+    double clip;      /* limits sums of gates; INFINITY for none */
+    double cell_clip; /* limits c, likewise */
+    const fr_module *modules;
+    int64_t module_count;
 } fr_panels;
 
-/* What one kernel call reads and writes. Strides are in floats and may be negative (the reverse direction). */
+/*
+ * What one kernel call reads and writes. Rows are reached by pointers, to their step 0; from step to step by strides in
+ * floats, negative for the reverse direction. Rows are sorted by length, the longest first: those still running are the
+ * first active[t].
+ */
 typedef struct fr_span {
-    int64_t steps;  /* T >= 1 */
-    int64_t batch;  /* B >= 1 */
-    const float *x; /* the row of step 0, sequence 0: X floats side by side; may not overlap y */
+    int64_t steps;         /* T >= 1 */
+    int64_t batch;         /* B >= 1 */
+    const int64_t *active; /* [T], not ascending; NULL: all rows at every step */
+    const float *const *x; /* [B] rows of X floats; may not overlap y */
     int64_t x_step;
-    int64_t x_row;
-    float *y; /* likewise: H floats side by side, all written. Step t reads h from y at t - 1 */
+    float *const *y; /* [B] rows of R floats, written at every step of the row. Step t reads h from y at t - 1 */
     int64_t y_step;
-    int64_t y_row;
-    float *h;       /* [B][H]: in, the state before step 0; out, the state after the last step */
-    float *c;       /* [B][H], likewise; not touched by cells that have none */
-    float *scratch; /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
-    int64_t chunk;  /* steps whose x-projection is made at once; 1: no scratch is used */
+    float *const *h;   /* [B] rows of R floats: in, the state before step 0; out, after the row's own last step */
+    float *const *c;   /* [B] rows of H floats, likewise; NULL for cells that have none */
+    int64_t *const *t; /* [B] counters of steps, likewise; NULL for cells that have none */
+    float *scratch;    /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
+    const float **scratch_rows; /* chunk * B pointers, likewise */
+    float *aside;               /* 2 * B * N * L floats, likewise, for cells with a second product */
+    int64_t chunk;              /* steps whose x-projection is made at once */
 } fr_span;
 
 /* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
 typedef struct fr_plan {
     int64_t layers;
     int64_t directions;
-    int64_t hidden;          /* H: each layer's output is directions * H wide */
+    int64_t hidden;          /* H */
+    int64_t outputs;         /* R: each layer's output is directions * R wide */
     const fr_panels *panels; /* [layers][directions] */
 } fr_plan;
 
@@ -60,12 +102,16 @@ typedef struct fr_sequence {
     const float *x;
     int64_t x_step; /* floats from step to step */
     int64_t x_row;  /* floats from sequence to sequence */
-    float *y;       /* may not overlap x, the states or the workspace */
+    float *y;       /* may not overlap x, the states or the workspace; not written past a sequence's length */
     int64_t y_step;
     int64_t y_row;
-    float *h;         /* [layers * directions][B][H]: in and out */
-    float *c;         /* likewise; NULL for cells that have none */
-    float *workspace; /* fr_workspace_floats() floats; contents do not matter before or after */
+    float *h;               /* [layers * directions][B][R]: in and out */
+    float *c;               /* [layers * directions][B][H], likewise; NULL for cells that have none */
+    int64_t *t;             /* [layers * directions][B], likewise */
+    const int64_t *order;   /* [B]: which sequence is the longest, the next longest, ...; NULL: all have T steps */
+    const int64_t *lengths; /* [B]: their lengths, in that order */
+    const int64_t *active;  /* [T]: how many of them are longer than t */
+    float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 
 int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch);
@@ -129,6 +175,17 @@ fr_kernel fr_find_kernel(int64_t isa, const char *cell);
 
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);
+
+/*
+ * The most that the calling thread does of something in a second of its processor time, the best of several rounds that
+ * take about `seconds` together:
+ *   "fma"                         FLOPs, from registers
+ *   "read_1", "read_2", "read_4"  bytes of `buffer`, read and summed in 1, 2 or 4 streams side by side
+ *   "exchange"                    steps whose h passes through memory to all lanes of the next, and is summed
+ *   "sigmoid", "tanh"             evaluations of a vector, each of the result before
+ * Only the reads use the buffer: ordinary numbers, near 1. 0 if it is too small to read; -1 if there is no such probe.
+ */
+double fr_probe(int64_t isa, const char *probe, const float *buffer, int64_t floats, double seconds);
 
 /* The compiler and its flags, for reports. */
 const char *fr_build(void);

@@ -110,56 +110,85 @@ static int64_t chunk_steps(const fr_panels *w, int64_t steps, int64_t batch)
     return chunk > 0 ? chunk : 1;
 }
 
-/* Layers but the last write here what the next one reads: two buffers in turn, as no kernel may overwrite its input. */
-static int64_t between_floats(const fr_plan *plan, int64_t steps, int64_t batch)
+/* What the workspace holds, in floats from its first cache line on. */
+typedef struct {
+    int64_t between[2]; /* layers but the last write here what the next one reads: two buffers in turn */
+    int64_t rows;       /* for each layer and direction five arrays of batch pointers: rows of x, y, h, c and t */
+    int64_t scratch;    /* as in fr_span */
+    int64_t scratch_rows;
+    int64_t aside;
+    int64_t end;
+} fr_layout;
+
+static fr_layout layout_of(const fr_plan *plan, int64_t steps, int64_t batch)
 {
-    return plan->layers > 1 ? ALIGN(steps * batch * plan->directions * plan->hidden) : 0;
+    const fr_panels *w = plan->panels; /* of the shape of all */
+    const int64_t pointer = (int64_t)(sizeof(void *) / sizeof(float));
+    const int64_t between = ALIGN(steps * batch * plan->directions * plan->outputs);
+    const int64_t chunk = chunk_steps(w, steps, batch);
+    fr_layout at = {0};
+    at.between[1] = at.between[0] + (plan->layers > 2 ? between : 0);
+    at.rows = at.between[1] + (plan->layers > 1 ? between : 0);
+    at.scratch = at.rows + ALIGN(plan->layers * plan->directions * 5 * batch * pointer);
+    at.scratch_rows = at.scratch + ALIGN(chunk * z_step_floats(w, batch));
+    at.aside = at.scratch_rows + ALIGN(chunk * batch * pointer);
+    at.end = at.aside + (w->second_panels ? ALIGN(2 * z_step_floats(w, batch)) : 0);
+    return at;
 }
 
 int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch)
 {
-    int64_t scratch = 0;
-    if (steps > 0 && batch > 0) {
-        const int64_t chunk = chunk_steps(plan->panels, steps, batch);
-        scratch = chunk > 1 ? ALIGN(chunk * z_step_floats(plan->panels, batch)) : 0;
-    }
-    const int64_t floats = scratch + (plan->layers > 2 ? 2 : 1) * between_floats(plan, steps, batch);
-    return floats ? floats + LINE : 0; /* room to begin on a cache line */
+    return steps > 0 && batch > 0 ? layout_of(plan, steps, batch).end + LINE : 0;
 }
 
-/* What the kernel of one layer and direction is called with. */
+/* What the kernel of one layer and direction is called with. Rows are in order of length; the reverse direction begins
+ * at each row's own last step. */
 static fr_span span_of(const fr_plan *plan, const fr_sequence *q, int64_t layer, int64_t direction)
 {
-    const int64_t H = plan->hidden, width = plan->directions * H;
-    const int64_t index = layer * plan->directions + direction;
-    const int64_t between = between_floats(plan, q->steps, q->batch);
+    const fr_panels *w = &plan->panels[layer * plan->directions + direction];
+    const int64_t index = layer * plan->directions + direction, B = q->batch;
+    const int64_t R = plan->outputs, width = plan->directions * R;
+    const fr_layout at = layout_of(plan, q->steps, B);
     float *workspace = (float *)(((uintptr_t)q->workspace + 4 * LINE - 1) / (4 * LINE) * (4 * LINE));
-    float *buffers[2] = {workspace, workspace + (plan->layers > 2 ? between : 0)};
-    float *scratch = workspace + (plan->layers > 2 ? 2 : 1) * between;
 
     const bool first = layer == 0, last = layer == plan->layers - 1;
-    const float *x = first ? q->x : buffers[(layer - 1) % 2];
-    const int64_t x_step = first ? q->x_step : q->batch * width;
+    const float *x = first ? q->x : workspace + at.between[(layer - 1) % 2];
+    const int64_t x_step = first ? q->x_step : B * width;
     const int64_t x_row = first ? q->x_row : width;
-    float *y = last ? q->y : buffers[layer % 2];
-    const int64_t y_step = last ? q->y_step : q->batch * width;
+    float *y = (last ? q->y : workspace + at.between[layer % 2]) + direction * R;
+    const int64_t y_step = last ? q->y_step : B * width;
     const int64_t y_row = last ? q->y_row : width;
 
-    const int64_t from = direction == 0 ? 0 : q->steps - 1;
+    void **rows = (void **)(workspace + at.rows) + index * 5 * B;
+    const float **x_rows = (const float **)rows;
+    float **y_rows = (float **)(rows + B), **h_rows = (float **)(rows + 2 * B), **c_rows = (float **)(rows + 3 * B);
+    int64_t **t_rows = (int64_t **)(rows + 4 * B);
+    for (int64_t k = 0; k < B; k++) {
+        const int64_t row = q->order ? q->order[k] : k;
+        const int64_t length = q->lengths ? q->lengths[k] : q->steps;
+        const int64_t from = direction == 0 || length == 0 ? 0 : length - 1;
+        x_rows[k] = x + row * x_row + from * x_step;
+        y_rows[k] = y + row * y_row + from * y_step;
+        h_rows[k] = q->h + (index * B + row) * R;
+        c_rows[k] = q->c ? q->c + (index * B + row) * plan->hidden : NULL;
+        t_rows[k] = q->t ? q->t + index * B + row : NULL;
+    }
     const int64_t sign = direction == 0 ? 1 : -1;
     return (fr_span){
         .steps = q->steps,
-        .batch = q->batch,
-        .x = x + from * x_step,
+        .batch = B,
+        .active = q->active,
+        .x = x_rows,
         .x_step = sign * x_step,
-        .x_row = x_row,
-        .y = y + from * y_step + direction * H,
+        .y = y_rows,
         .y_step = sign * y_step,
-        .y_row = y_row,
-        .h = q->h + index * q->batch * H,
-        .c = q->c ? q->c + index * q->batch * H : NULL,
-        .scratch = scratch,
-        .chunk = chunk_steps(&plan->panels[index], q->steps, q->batch),
+        .h = h_rows,
+        .c = c_rows,
+        .t = t_rows,
+        .scratch = workspace + at.scratch,
+        .scratch_rows = (const float **)(workspace + at.scratch_rows),
+        .aside = workspace + at.aside,
+        .chunk = chunk_steps(w, q->steps, B),
     };
 }
 
@@ -192,7 +221,9 @@ void fr_stream_bind(fr_stream *stream)
 static void step_from(fr_stream *stream, const float *x)
 {
     const fr_float_mode mode = flush_denormals();
-    stream->spans[0].x = x;
+    const float **rows = (const float **)stream->spans[0].x;
+    for (int64_t row = 0; row < stream->io.batch; row++)
+        rows[row] = x + row * stream->inputs;
     for (int64_t layer = 0; layer < stream->plan->layers; layer++) {
         const fr_panels *w = &stream->plan->panels[layer];
         w->kernel(w, &stream->spans[layer]);

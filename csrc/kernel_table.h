@@ -8,7 +8,7 @@
 
 #include "fusedrnn.h"
 
-#define FR_CELLS(DO) DO(lstm)
+#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(gru) DO(clockwork)
 
 #define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
 
@@ -22,6 +22,11 @@
 
 typedef void (*fr_activation_kernel)(const float *x, float *y, int64_t n);
 
+/* What probe.c times. */
+#define FR_PROBES(DO) DO(fma) DO(read_1) DO(read_2) DO(read_4) DO(exchange) DO(sigmoid) DO(tanh)
+#define FR_PROBE_FLOATS 64
+typedef int64_t (*fr_probe_loop)(int64_t repeats, const float *from, int64_t floats, float *io);
+
 typedef struct {
     const char *isa;
     int64_t lanes;
@@ -30,6 +35,9 @@ typedef struct {
 #undef FR_MEMBER
 #define FR_MEMBER(activation) fr_activation_kernel activation;
     FR_ACTIVATIONS(FR_MEMBER)
+#undef FR_MEMBER
+#define FR_MEMBER(probe) fr_probe_loop probe_##probe;
+    FR_PROBES(FR_MEMBER)
 #undef FR_MEMBER
 } fr_kernel_table;
 

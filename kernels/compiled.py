@@ -13,15 +13,14 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fusedrnn.cells import CELLS
 from fusedrnn.errors import MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
     from fusedrnn.kernels.simd import InstructionSet
 
-__all__ = ["ACTIVATIONS", "CELLS", "CompiledKernel", "activation", "build", "lanes"]
+__all__ = ["ACTIVATIONS", "CompiledKernel", "activation", "build", "lanes"]
 
-#: The cells that have a Numba kernel, each in the module of its name.
-CELLS = ("lstm",)
 ACTIVATIONS = ("sigmoid", "tanh")
 
 
@@ -60,7 +59,7 @@ def build(cell: str, isa: str) -> CompiledKernel:
     Parameters
     ----------
     cell
-        One of :data:`CELLS`.
+        A name of :data:`fusedrnn.cells.CELLS`: its kernel is in the module of that name.
     isa
         A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
 
@@ -73,7 +72,7 @@ def build(cell: str, isa: str) -> CompiledKernel:
     UnsupportedError
         If Numba is told not to compile, by ``NUMBA_DISABLE_JIT``.
     """
-    return _memoised("cell", CELLS, cell, isa, _compile_cell)
+    return _memoised("cell", tuple(CELLS), cell, isa, _compile_cell)
 
 
 def activation(name: str, isa: str) -> CompiledKernel:

@@ -1,8 +1,8 @@
-"""What the Numba kernels see of memory: the structs of ``csrc/api.h``, float pointers, the stack.
+"""What the Numba kernels see of memory: the structs of ``csrc/api.h``, pointers, the stack.
 
 Numba has no C structs and no pointer arithmetic. These few types give both, so that a kernel says
-``w.h_panels + block * h_floats`` as its C body does. cffi, which compiled the structs, is asked for
-their layout: it is not written down a second time.
+``w.h_panels + block * h_floats`` and ``s.active[t]`` as its C body does. cffi, which compiled the
+structs, is asked for their layout and for the constants: neither is written down a second time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global
 from numba.extending import (
@@ -23,102 +24,187 @@ from numba.extending import (
     register_model,
 )
 
-from fusedrnn._native import ffi
-from fusedrnn.kernels.llvm import FLOAT, INT64, operation
+from fusedrnn._native import ffi, lib
+from fusedrnn.kernels.llvm import BYTE, FLOAT, INT64, operation
 
 __all__ = [
+    "Pointer",
     "Struct",
+    "constants",
+    "copy",
     "floats",
     "layouts",
     "local_floats",
+    "local_integers",
     "local_pointers",
+    "null",
     "row_pointers",
     "struct",
+    "zeros",
 ]
 
 
-class Floats(types.Type):
-    """``float *``: adding an integer moves it by that many floats."""
+class Pointer(types.Type):
+    """``item *``: adding an integer moves it by that many items; NULL is false."""
 
-    def __init__(self) -> None:
-        super().__init__("float *")
-
-
-floats = Floats()
-#: ``const float **``, one for each row of a tile
-row_pointers = types.CPointer(floats)
-
-
-@register_model(Floats)
-class FloatsModel(models.PrimitiveModel):
-    """An LLVM pointer."""
-
-    def __init__(self, manager: Any, pointer: Floats) -> None:
-        super().__init__(manager, pointer, FLOAT.as_pointer())
-
-
-@infer_global(operator.add)
-class FloatsAdd(AbstractTemplate):
-    """The type of pointer + integer."""
-
-    def generic(self, operands: Any, _keywords: Any) -> Any:
-        if isinstance(operands[0], Floats) and isinstance(operands[1], types.Integer):
-            return signature(floats, floats, types.int64)
-        return None
-
-
-@lower_builtin(operator.add, Floats, types.Integer)
-def _add(_context: Any, builder: ir.IRBuilder, _signature: Any, operands: Any) -> ir.Value:
-    pointer, count = operands
-    return builder.gep(pointer, [count])
+    def __init__(self, item: types.Type) -> None:
+        self.item = item
+        super().__init__(f"{item} *")
 
 
 class Struct(types.Type):
-    """``const`` pointer to a struct of ``csrc/api.h``; its fields are read as attributes."""
+    """A struct of ``csrc/api.h``. A pointer to one has its fields as attributes."""
 
     def __init__(self, name: str) -> None:
+        self.size = ffi.sizeof(name)
         self.offsets = {}
         self.types = {}
         for field, layout in ffi.typeof(name).fields:
             self.offsets[field] = layout.offset
-            self.types[field] = floats if layout.type.kind == "pointer" else types.int64
-        super().__init__(f"const {name} *")
+            self.types[field] = of_c(layout.type)
+        super().__init__(name)
+
+
+def of_c(declared: Any) -> types.Type:
+    """The type of what C declares, as cffi tells it."""
+    if declared.kind == "pointer":
+        return Pointer(of_c(declared.item))
+    if declared.kind == "struct":
+        return Struct(declared.cname.removeprefix("struct "))
+    # A pointer to a function is not called from here: its address will do.
+    return {"float": types.float32, "double": types.float64}.get(declared.cname, types.int64)
+
+
+floats = Pointer(types.float32)
+#: ``const float **``, one for each row of a tile
+row_pointers = Pointer(floats)
 
 
 @cache
-def struct(name: str) -> Struct:
+def struct(name: str) -> Pointer:
     """The pointer type of a struct, by its C name."""
-    return Struct(name)
+    return Pointer(Struct(name))
+
+
+def constants() -> dict[str, int]:
+    """The enumerations of ``csrc/api.h``, by their C names."""
+    return {name: getattr(lib, name) for name in sorted(dir(lib)) if name.startswith("FR_")}
 
 
 def layouts() -> str:
-    """The structs as they were compiled, for the key of the cache."""
-    return "; ".join(f"{name}: {struct(name).offsets}" for name in ("fr_panels", "fr_span"))
+    """The structs and constants as they were compiled, for the key of the cache."""
+    structs = (struct(name).item for name in ("fr_panels", "fr_span", "fr_module"))
+    described = [f"{item}: {item.size} {item.offsets} {item.types}" for item in structs]
+    return "; ".join([*described, str(constants())])
 
 
-@register_model(Struct)
-class StructModel(models.PrimitiveModel):
-    """The address of the struct."""
+# ---- pointers ------------------------------------------------------------------------------------
 
-    def __init__(self, manager: Any, pointer: Struct) -> None:
-        super().__init__(manager, pointer, ir.IntType(8).as_pointer())
+
+@register_model(Pointer)
+class PointerModel(models.PrimitiveModel):
+    """An LLVM pointer: to a struct's first byte, or to its item."""
+
+    def __init__(self, manager: Any, pointer: Pointer) -> None:
+        item = pointer.item
+        to = BYTE if isinstance(item, Struct) else manager.lookup(item).get_value_type()
+        super().__init__(manager, pointer, to.as_pointer())
+
+
+@infer_global(operator.add)
+@infer_global(operator.iadd)
+class PointerAdd(AbstractTemplate):
+    """The type of pointer + integer."""
+
+    def generic(self, operands: Any, _keywords: Any) -> Any:
+        if isinstance(operands[0], Pointer) and isinstance(operands[1], types.Integer):
+            return signature(operands[0], operands[0], types.int64)
+        return None
+
+
+@lower_builtin(operator.add, Pointer, types.Integer)
+@lower_builtin(operator.iadd, Pointer, types.Integer)
+def _add(_context: Any, builder: ir.IRBuilder, typed: Any, operands: Any) -> ir.Value:
+    pointer, count = operands
+    item = typed.return_type.item
+    if isinstance(item, Struct):
+        count = builder.mul(count, INT64(item.size))
+    return builder.gep(pointer, [count])
+
+
+@infer_global(operator.getitem)
+class PointerGet(AbstractTemplate):
+    """The type of pointer[integer]."""
+
+    def generic(self, operands: Any, _keywords: Any) -> Any:
+        if isinstance(operands[0], Pointer) and isinstance(operands[1], types.Integer):
+            return signature(operands[0].item, operands[0], types.int64)
+        return None
+
+
+@lower_builtin(operator.getitem, Pointer, types.Integer)
+def _get(_context: Any, builder: ir.IRBuilder, _typed: Any, operands: Any) -> ir.Value:
+    pointer, index = operands
+    return builder.load(builder.gep(pointer, [index]))
+
+
+@infer_global(operator.setitem)
+class PointerSet(AbstractTemplate):
+    """The types of pointer[integer] = item."""
+
+    def generic(self, operands: Any, _keywords: Any) -> Any:
+        if isinstance(operands[0], Pointer) and isinstance(operands[1], types.Integer):
+            return signature(types.none, operands[0], types.int64, operands[0].item)
+        return None
+
+
+@lower_builtin(operator.setitem, Pointer, types.Integer, types.Any)
+def _set(context: Any, builder: ir.IRBuilder, _typed: Any, operands: Any) -> ir.Value:
+    pointer, index, item = operands
+    builder.store(item, builder.gep(pointer, [index]))
+    return context.get_dummy_value()
+
+
+@infer_global(bool)
+class PointerTruth(AbstractTemplate):
+    """The type of ``if pointer``."""
+
+    def generic(self, operands: Any, _keywords: Any) -> Any:
+        if isinstance(operands[0], Pointer):
+            return signature(types.boolean, operands[0])
+        return None
+
+
+@lower_builtin(bool, Pointer)
+def _truth(_context: Any, builder: ir.IRBuilder, _typed: Any, operands: Any) -> ir.Value:
+    return cgutils.is_not_null(builder, operands[0])
+
+
+# ---- structs -------------------------------------------------------------------------------------
 
 
 @infer_getattr
 class StructAttributes(AttributeTemplate):
     """The types of the fields."""
 
-    key = Struct
+    key = Pointer
 
-    def generic_resolve(self, pointer: Struct, field: str) -> types.Type | None:
-        return pointer.types.get(field)
+    def generic_resolve(self, pointer: Pointer, field: str) -> types.Type | None:
+        return pointer.item.types.get(field) if isinstance(pointer.item, Struct) else None
 
 
-@lower_getattr_generic(Struct)
-def _field(context: Any, builder: ir.IRBuilder, pointer: Struct, value: Any, field: str) -> Any:
-    address = builder.gep(value, [INT64(pointer.offsets[field])])
-    as_type = context.get_value_type(pointer.types[field]).as_pointer()
-    return builder.load(builder.bitcast(address, as_type), align=8)
+@lower_getattr_generic(Pointer)
+def _field(context: Any, builder: ir.IRBuilder, pointer: Pointer, value: Any, field: str) -> Any:
+    struct = pointer.item
+    address = builder.gep(value, [INT64(struct.offsets[field])])
+    as_type = context.get_value_type(struct.types[field]).as_pointer()
+    loaded = builder.load(builder.bitcast(address, as_type), align=8)
+    # No kernel writes to a struct: a field need not be read again after every store of a float.
+    loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return loaded
+
+
+# ---- what a kernel needs of its own --------------------------------------------------------------
 
 
 @cache
@@ -136,13 +222,47 @@ def local_floats(count: int, alignment: int) -> Any:
     return room
 
 
+def _local(item: ir.Type, pointer: types.Type, count: int) -> Any:
+    @operation(pointer)
+    def room(builder: ir.IRBuilder) -> ir.Value:
+        with builder.goto_entry_block():
+            return builder.alloca(item, INT64(count))
+
+    return room
+
+
 @cache
 def local_pointers(count: int) -> Any:
     """A function that gives room for float pointers on the stack of the kernel."""
+    return _local(FLOAT.as_pointer(), row_pointers, count)
 
-    @operation(row_pointers)
+
+@cache
+def local_integers(count: int) -> Any:
+    """A function that gives room for integers on the stack of the kernel."""
+    return _local(INT64, Pointer(types.int64), count)
+
+
+@operation(floats)
+def null(_builder: ir.IRBuilder) -> ir.Value:
+    """NULL."""
+    return ir.Constant(FLOAT.as_pointer(), None)
+
+
+@operation(types.void, floats, floats, types.int64)
+def copy(builder: ir.IRBuilder, to: ir.Value, start: ir.Value, count: ir.Value) -> None:
+    """So many floats, from elsewhere."""
+    cgutils.raw_memcpy(builder, to, start, count, 4)
+
+
+@cache
+def zeros(count: int) -> Any:
+    """A function that gives floats that are 0 for good."""
+
+    @operation(floats)
     def room(builder: ir.IRBuilder) -> ir.Value:
-        with builder.goto_entry_block():
-            return builder.alloca(FLOAT.as_pointer(), INT64(count))
+        kept = ir.Constant(ir.ArrayType(FLOAT, count), None)
+        array = cgutils.global_constant(builder, f"fr_zeros_{count}", kept)
+        return builder.bitcast(array, FLOAT.as_pointer())
 
     return room

@@ -4,33 +4,51 @@
 
     sum[row][block][gate] += sum over k of v[row][k] * panel[block][k][gate]
 
-``csrc/cells/panel.h`` again, where the layout, the tile shapes and the order of the sum are told.
-
-In C a whole tile function is compiled for every shape, so that sums are registers throughout. Here
-only the product is: one intrinsic with a loop per shape, which takes the sums from memory, holds
-them in registers while k runs, and leaves them in memory. What a cell makes of them is compiled
-once, with ``rows`` and ``blocks`` as plain numbers: a few cycles for a tile in the first-level
-cache instead of seconds of compilation for every shape.
+``csrc/cells/panel.h`` again, in its names and its order; the layout, the tile shapes and the order of
+the sum are told there. What C's compiler unrolls over the shape of a tile is emitted here for every
+shape by a loop in Python; the rest is Numba.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
+from numba.extending import models, register_model
 
-from fusedrnn.kernels.llvm import INT64, operation
-from fusedrnn.kernels.memory import floats, local_floats, local_pointers, row_pointers
+from fusedrnn.kernels import activations
+from fusedrnn.kernels.llvm import FLOAT, INT64, operation
+from fusedrnn.kernels.memory import (
+    constants,
+    copy,
+    floats,
+    local_floats,
+    local_pointers,
+    null,
+    row_pointers,
+)
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 
-__all__ = ["functions"]
+__all__ = ["MOST_ROWS", "functions"]
 
-MAX_BLOCKS = 2
-MAX_ROWS = 6
+# ---- tiles ---------------------------------------------------------------------------------------
+
+MOST_ROWS = 6
+MOST_BLOCKS = 8
+MOST_SUMS = 24
+GATES = (1, 2, 3, 4)
+
+RELU, IDENTITY, SIGMOID = (constants()[f"FR_{name}"] for name in ("RELU", "IDENTITY", "SIGMOID"))
+
+
+def fits(rows: int, blocks: int, gates: int, registers: int) -> bool:
+    """Whether a tile may have this shape: FR_FITS."""
+    sums = rows * blocks * gates
+    return (blocks == 1 or sums <= 16) and rows * (blocks * gates + 1) + 1 <= registers
 
 
 class Shape(NamedTuple):
@@ -42,49 +60,73 @@ class Shape(NamedTuple):
 
 
 def tile_shapes(isa: InstructionSet, gates: int) -> list[Shape]:
-    """The shapes whose sums fit the registers."""
+    """The shapes that fit the registers."""
     return [
         Shape(rows, blocks, gates)
-        for rows in range(1, MAX_ROWS + 1)
-        for blocks in range(1, MAX_BLOCKS + 1)
-        if rows * blocks * gates <= isa.accumulators
+        for rows in range(1, MOST_ROWS + 1)
+        for blocks in (1, 2, 4, MOST_BLOCKS)
+        if fits(rows, blocks, gates, isa.registers)
     ]
 
 
-def sums_at(
-    builder: ir.IRBuilder, isa: InstructionSet, shape: Shape, first: ir.Value, row_stride: ir.Value
+class Tiling(NamedTuple):
+    """Rows cut into tiles of nearly equal height, and the most unit blocks taken at once.
+
+    The first ``higher`` tiles have one row more.
+    """
+
+    tiles: int
+    rows: int
+    higher: int
+    blocks: int
+
+
+# ---- the product ---------------------------------------------------------------------------------
+
+
+class Factor(NamedTuple):
+    """Rows times panels: v[row] points to ``depth`` values, wherever they lie."""
+
+    panel: Any
+    v: Any
+    depth: int
+
+
+class Sums(NamedTuple):
+    """Where sums come from or go to: [row][block][gate][lane]."""
+
+    at: Any
+    row_stride: int
+    block_stride: int
+
+
+FACTOR = types.NamedTuple((floats, row_pointers, types.int64), Factor)
+FACTOR_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64])
+SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
+SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
+
+
+def emit_accumulate(
+    builder: ir.IRBuilder, isa: InstructionSet, shape: Shape, sums: list[ir.Value], factor: Factor
 ) -> list[ir.Value]:
-    """Where the sums of a tile are in memory: [row][block][gate], rows a stride apart."""
-    return [
-        builder.gep(first, [builder.add(builder.mul(INT64(row), row_stride), INT64(k * isa.lanes))])
-        for row in range(shape.rows)
-        for k in range(shape.blocks * shape.gates)
-    ]
-
-
-def emit_product(
-    builder: ir.IRBuilder,
-    isa: InstructionSet,
-    shape: Shape,
-    to: list[ir.Value],
-    start: list[ir.Value],
-    panel: list[ir.Value],
-    v: list[ir.Value],
-    depth: ir.Value,
-) -> None:
     """The loop over k of one tile shape, with every sum in a register: a phi of the loop."""
     rows, blocks, gates = shape
+    block_stride = builder.mul(factor.depth, INT64(gates * isa.lanes))
+    panel = [
+        builder.gep(factor.panel, [builder.mul(INT64(block), block_stride)])
+        for block in range(blocks)
+    ]
+    v = [builder.load(builder.gep(factor.v, [INT64(row)])) for row in range(rows)]
     before = builder.block
     loop = builder.append_basic_block("k")
     after = builder.append_basic_block("k.end")
-    started = [isa.load(builder, pointer) for pointer in start]
     builder.branch(loop)
 
     builder.position_at_end(loop)
     k = builder.phi(INT64)
     k.add_incoming(INT64(0), before)
-    carried = [builder.phi(isa.vector) for _ in started]
-    for phi, sum_ in zip(carried, started, strict=True):
+    carried = [builder.phi(isa.vector) for _ in sums]
+    for phi, sum_ in zip(carried, sums, strict=True):
         phi.add_incoming(sum_, before)
     sums = list(carried)
     offset = builder.mul(k, INT64(gates * isa.lanes))
@@ -120,125 +162,285 @@ def emit_product(
     k.add_incoming(following, loop)
     for phi, sum_ in zip(carried, sums, strict=True):
         phi.add_incoming(sum_, loop)
-    builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-
+    builder.cbranch(builder.icmp_signed("<", following, factor.depth), loop, after)
     builder.position_at_end(after)
-    for pointer, sum_ in zip(to, sums, strict=True):
+    return sums
+
+
+def emit_product_tile(
+    builder: ir.IRBuilder,
+    isa: InstructionSet,
+    shape: Shape,
+    start: Sums,
+    first: Factor,
+    second: Factor,
+    to: Sums,
+) -> None:
+    """One tile shape: sums come from memory once, and go there once."""
+
+    def places(sums: Sums) -> list[ir.Value]:
+        at = []
+        for row in range(shape.rows):
+            for block in range(shape.blocks):
+                by_row = builder.mul(INT64(row), sums.row_stride)
+                by_block = builder.mul(INT64(block), sums.block_stride)
+                for gate in range(shape.gates):
+                    offset = builder.add(builder.add(by_row, by_block), INT64(gate * isa.lanes))
+                    at.append(builder.gep(sums.at, [offset]))
+        return at
+
+    sums = [isa.load(builder, pointer) for pointer in places(start)]
+    sums = emit_accumulate(builder, isa, shape, sums, first)
+    after_first = builder.block
+    with builder.if_then(builder.icmp_signed(">", second.depth, INT64(0))):
+        after_second = emit_accumulate(builder, isa, shape, sums, second)
+        end_of_second = builder.block
+    chosen = []
+    for sum_, more in zip(sums, after_second, strict=True):
+        phi = builder.phi(isa.vector)
+        phi.add_incoming(sum_, after_first)
+        phi.add_incoming(more, end_of_second)
+        chosen.append(phi)
+    for pointer, sum_ in zip(places(to), chosen, strict=True):
         isa.store(builder, pointer, sum_)
 
 
-@cache
-def functions(isa_name: str, gates: int) -> ModuleType:
-    """What a cell of so many gates needs, for one instruction set.
+def emit_product(builder: ir.IRBuilder, isa: InstructionSet, gates: int, values: Any) -> None:
+    """A switch over all shapes of a tile of so many gates."""
 
-    Returns
-    -------
-    module
-        ``panel_product``, ``tiles``, ``project`` and ``keep_state``; ``local_sums`` and
-        ``local_rows`` give room for the sums and the row pointers of a tile.
+    def fields(value: ir.Value) -> list[ir.Value]:
+        return [builder.extract_value(value, index) for index in range(3)]
+
+    rows, blocks, *places = values
+    start, first, second, to = map(fields, places)
+    unknown = builder.append_basic_block("unknown")
+    key = builder.add(builder.mul(rows, INT64(MOST_BLOCKS)), builder.sub(blocks, INT64(1)))
+    switch = builder.switch(key, unknown)
+    for shape in tile_shapes(isa, gates):
+        case = builder.append_basic_block(f"{shape.rows}x{shape.blocks}")
+        switch.add_case(INT64(shape.rows * MOST_BLOCKS + shape.blocks - 1), case)
+        builder.position_at_end(case)
+        places = Sums(*start), Factor(*first), Factor(*second), Sums(*to)
+        emit_product_tile(builder, isa, shape, *places)
+        builder.ret_void()
+    builder.position_at_end(unknown)
+    builder.unreachable()
+
+
+class Function(types.Type):
+    """``fr_product_1`` to ``fr_product_4``: the address of one."""
+
+    def __init__(self) -> None:
+        super().__init__("fr_product *")
+
+
+@register_model(Function)
+class FunctionModel(models.PrimitiveModel):
+    """Sizes of the tile; where its sums come from; two factors; where its sums go to."""
+
+    declared = ir.FunctionType(
+        ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
+    )
+
+    def __init__(self, manager: Any, function: Function) -> None:
+        super().__init__(manager, function, self.declared.as_pointer())
+
+
+class Gates(NamedTuple):
+    """How many gates a tile has, and the product of such tiles.
+
+    A kernel names the products it needs and hands them down. Were they named where they are called,
+    each function between would be compiled with a copy of them, to be thrown away when it is inlined.
     """
+
+    number: int
+    product: Any
+
+
+def function_of(isa: InstructionSet, gates: int) -> Any:
+    """What a kernel calls to have the products compiled into it, as a function of their own."""
+
+    @operation(Function())
+    def function(builder: ir.IRBuilder) -> ir.Value:
+        name = f"fr_product_{gates}_{isa.name}"
+        if name in builder.module.globals:
+            return builder.module.globals[name]
+        made = ir.Function(builder.module, FunctionModel.declared, name)
+        made.linkage = "linkonce_odr"
+        made.attributes.add("noinline")
+        made.attributes.add("nounwind")
+        emit_product(ir.IRBuilder(made.append_basic_block()), isa, gates, made.args)
+        return made
+
+    return function
+
+
+@operation(types.void, Function(), types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
+def call_product(
+    builder: ir.IRBuilder,
+    function: ir.Value,
+    rows: ir.Value,
+    blocks: ir.Value,
+    start: ir.Value,
+    first: ir.Value,
+    second: ir.Value,
+    to: ir.Value,
+) -> None:
+    builder.call(function, [rows, blocks, start, first, second, to])
+
+
+# ---- what a cell needs ---------------------------------------------------------------------------
+
+
+@cache
+def functions(isa_name: str) -> ModuleType:
+    """What every cell needs, for one instruction set: the rest of ``csrc/cells/panel.h``."""
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
-    shapes = tile_shapes(isa, gates)
-    max_rows = max(shape.rows for shape in shapes)
-    max_rows_of_two = max((shape.rows for shape in shapes if shape.blocks == MAX_BLOCKS), default=0)
-    local_sums = local_floats(isa.accumulators * isa.lanes, alignment=64)
-    local_rows = local_pointers(max_rows)
-
-    size = types.int64
-
-    # Sums are read at `start` and left at `to`. v[row] points to the K >= 1 values of a row: rows
-    # may lie anywhere.
-    @operation(types.void, size, size, floats, size, floats, size, floats, size, row_pointers, size)
-    def panel_product(
-        builder: ir.IRBuilder,
-        rows: ir.Value,
-        blocks: ir.Value,
-        to: ir.Value,
-        to_stride: ir.Value,
-        start: ir.Value,
-        start_stride: ir.Value,
-        panel: ir.Value,
-        block_stride: ir.Value,
-        v: ir.Value,
-        depth: ir.Value,
-    ) -> None:
-        unknown = builder.append_basic_block("product.unknown")
-        end = builder.append_basic_block("product.end")
-        key = builder.add(builder.mul(rows, INT64(MAX_BLOCKS)), blocks)
-        switch = builder.switch(key, unknown)
-        for shape in shapes:
-            case = builder.append_basic_block(f"product.{shape.rows}x{shape.blocks}")
-            switch.add_case(INT64(shape.rows * MAX_BLOCKS + shape.blocks), case)
-            builder.position_at_end(case)
-            emit_product(
-                builder,
-                isa,
-                shape,
-                sums_at(builder, isa, shape, to, to_stride),
-                sums_at(builder, isa, shape, start, start_stride),
-                [
-                    builder.gep(panel, [builder.mul(INT64(block), block_stride)])
-                    for block in range(shape.blocks)
-                ],
-                [builder.load(builder.gep(v, [INT64(row)])) for row in range(shape.rows)],
-                depth,
-            )
-            builder.branch(end)
-        builder.position_at_end(unknown)
-        builder.unreachable()
-        builder.position_at_end(end)
+    registers = isa.registers
+    activation = activations.functions(isa_name)
+    sigmoid, tanh = activation.sigmoid, activation.tanh
+    product_1, product_2, product_3, product_4 = (function_of(isa, gates) for gates in GATES)
+    it_fits = inlined(fits)
+    local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
+    local_rows = local_pointers(MOST_ROWS)
 
     @inlined
-    def tiles(count, all_blocks):
-        """(block, blocks, row, rows) of each tile: tiles of nearly equal height."""
-        number, least, higher = 1, count, 0
-        if count > max_rows:  # a small step would notice the divisions
-            number = (count + max_rows - 1) // max_rows
-            least = count // number
+    def tile_rows(count, gates):
+        most = min((registers - 1) // (gates + 1), MOST_ROWS)
+        number, rows, higher, blocks = 1, count, 0, 1
+        if count > most:  # a small step would notice the divisions
+            number = (count + most - 1) // most
+            rows = count // number
             higher = count % number
-        at_once = MAX_BLOCKS if least + (higher > 0) <= max_rows_of_two else 1
+        highest = rows + (higher > 0)
+        while blocks < MOST_BLOCKS and it_fits(highest, blocks * 2, gates, registers):
+            blocks *= 2
+        return Tiling(number, rows, higher, blocks)
+
+    @inlined
+    def some_blocks(most, left):
+        while most > left:
+            most //= 2
+        return most
+
+    @inlined
+    def tiles(tiling, all_blocks):
+        """(block, blocks, row, rows) of each tile: blocks are the outer loop."""
         block = 0
         while block < all_blocks:
-            blocks = 1 if all_blocks - block < at_once else at_once
+            blocks = some_blocks(tiling.blocks, all_blocks - block)
             row = 0
-            for tile in range(number):
-                rows = least + (tile < higher)
+            for tile in range(tiling.tiles):
+                rows = tiling.rows + (tile < tiling.higher)
                 yield block, blocks, row, rows
                 row += rows
             block += blocks
 
     @inlined
-    def project(w, s, first, steps):
+    def product(gates, rows, blocks, start, first, second, to):
+        """to = start + first + second, for a tile; ``second`` may have depth 0."""
+        call_product(gates.product, rows, blocks, start, first, second, to)
+
+    @inlined
+    def nothing_more(v):
+        """A product over h alone."""
+        return Factor(null(), v, 0)
+
+    @inlined
+    def tile_sums(tile, blocks, gates):
+        """The sums of a tile, between its product and its cell."""
+        return Sums(tile, blocks * gates * vf.LANES, gates * vf.LANES)
+
+    # ---- rows and steps
+
+    @inlined
+    def active(s, t):
+        return s.active[t] if s.active else s.batch
+
+    @inlined
+    def h_before(s, t, row):
+        """Where row's h is before step t."""
+        return s.y[row] + (t - 1) * s.y_step if t > 0 else s.h[row]
+
+    @inlined
+    def project(gates, w, s, first, steps):
         """The x-projection of ``steps`` steps from ``first`` on, to the scratch."""
-        panel_floats = w.inputs * w.block_floats
         z_row = w.blocks * w.block_floats
-        x = local_rows()
-        for block, blocks, row, rows in tiles(steps * s.batch, w.blocks):
-            for k in range(rows):
-                step, sequence = (row + k) // s.batch, (row + k) % s.batch
-                x[k] = s.x + (first + step) * s.x_step + sequence * s.x_row
-            z = s.scratch + row * z_row + block * w.block_floats
-            bias = w.bias + block * w.block_floats
-            panel = w.x_panels + block * panel_floats
-            panel_product(rows, blocks, z, z_row, bias, 0, panel, panel_floats, x, w.inputs)
+        count = 0
+        for t in range(first, first + steps):
+            for row in range(active(s, t)):
+                s.scratch_rows[count] = s.x[row] + t * s.x_step
+                count += 1
+        if count == 0:
+            return
+        tiling = tile_rows(count, gates.number)
+        for block, blocks, row, rows in tiles(tiling, w.blocks):
+            bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
+            panel = w.x_panels + block * w.inputs * w.block_floats
+            z = Sums(s.scratch + row * z_row + block * w.block_floats, z_row, w.block_floats)
+            x = Factor(panel, s.scratch_rows + row, w.inputs)
+            product(gates, rows, blocks, bias, x, nothing_more(x.v), z)
 
     @inlined
     def keep_state(w, s):
-        """The state after the last step, from the last output."""
-        for row in range(s.batch):
-            h = s.h + row * w.hidden
-            y = s.y + (s.steps - 1) * s.y_step + row * s.y_row
-            for unit in range(0, w.hidden, vf.LANES):
-                vf.store_n(h + unit, vf.load_n(y + unit, w.hidden - unit), w.hidden - unit)
+        """The state after each row's own last step, from its last output."""
+        ended = 0
+        for t in range(s.steps - 1, -1, -1):
+            while ended < active(s, t):
+                copy(s.h[ended], s.y[ended] + t * s.y_step, w.outputs)
+                ended += 1
 
-    module = ModuleType(f"{__name__}.{isa_name}.{gates}")
+    # ---- what a cell's options choose
+
+    @inlined
+    def limited(v, limit):
+        return vf.maximum(vf.set1(-limit), vf.minimum(vf.set1(limit), v))
+
+    @inlined
+    def state_function(activation, v):
+        if activation == RELU:
+            return vf.maximum(vf.set1(0.0), v)
+        return v if activation == IDENTITY else tanh(v)
+
+    @inlined
+    def gate(w, plain, sum_):
+        """A gate's sum through its activation. ``plain`` is a constant where this is called."""
+        if plain:
+            return sigmoid(sum_)
+        sum_ = limited(sum_, w.clip)
+        if w.gate_activation == SIGMOID:
+            return sigmoid(sum_)
+        line = vf.fma(vf.set1(w.alpha), sum_, vf.set1(w.beta))
+        return vf.maximum(vf.set1(0.0), vf.minimum(vf.set1(1.0), line))
+
+    @inlined
+    def written(w, plain, sum_):
+        """The sum of what is written through its activation."""
+        if plain:
+            return tanh(sum_)
+        return state_function(w.state_activation, limited(sum_, w.clip))
+
+    module = ModuleType(f"{__name__}.{isa_name}")
     module.__dict__.update(
-        panel_product=panel_product,
-        tiles=tiles,
-        project=project,
-        keep_state=keep_state,
         local_sums=local_sums,
         local_rows=local_rows,
+        tile_rows=tile_rows,
+        tiles=tiles,
+        product=product,
+        product_1=product_1,
+        product_2=product_2,
+        product_3=product_3,
+        product_4=product_4,
+        nothing_more=nothing_more,
+        tile_sums=tile_sums,
+        active=active,
+        h_before=h_before,
+        project=project,
+        keep_state=keep_state,
+        limited=limited,
+        state_function=state_function,
+        gate=gate,
+        written=written,
     )
     return module

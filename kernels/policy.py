@@ -7,6 +7,8 @@ unbox, holds no GIL, and nothing in it may raise.
 - ``fastmath=False``: a NaN stays a NaN, and the order of a sum is part of the contract.
 - ``boundscheck=False``: kernels read addresses, whatever ``NUMBA_BOUNDSCHECK`` says.
 - ``forceinline``: a call would pass vectors and tuples through memory.
+- ``no_cpython_wrapper``, ``no_cfunc_wrapper``: what is inlined is called by kernels alone; each wrapper
+  would be compiled with a copy of it.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ from fusedrnn.kernels.cache import kernel_cache
 __all__ = ["compile_kernel", "inlined"]
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Compile a function into each kernel that calls it."""
-    return njit(forceinline=True, **OPTIONS)(function)
+    return njit(
+        forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False, **OPTIONS
+    )(function)
 
 
 def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> Any:

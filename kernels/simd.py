@@ -32,15 +32,15 @@ class InstructionSet:
     ----------
     lanes
         Floats in a vector.
-    accumulators
-        How many sums a register tile may hold.
+    registers
+        How many vectors a register tile may keep at hand.
     has_fma
         Without the instruction LLVM makes a multiply-add a library call per lane.
     """
 
     name: str
     lanes: int
-    accumulators: int
+    registers: int
     has_fma: bool
 
     @property
@@ -73,13 +73,13 @@ class InstructionSet:
         )
 
 
-#: Best first, as in csrc/kernel_table.h. The lanes and accumulators are those of csrc/simd.
+#: Best first, as in csrc/kernel_table.h. The lanes and registers are those of csrc/simd.
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     isa.name: isa
     for isa in (
-        InstructionSet("avx512", lanes=16, accumulators=24, has_fma=True),
-        InstructionSet("avx2", lanes=8, accumulators=12, has_fma=True),
-        InstructionSet("baseline", lanes=4, accumulators=8, has_fma=False),
+        InstructionSet("avx512", lanes=16, registers=32, has_fma=True),
+        InstructionSet("avx2", lanes=8, registers=16, has_fma=True),
+        InstructionSet("baseline", lanes=4, registers=15, has_fma=False),
     )
 }
 

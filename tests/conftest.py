@@ -12,6 +12,7 @@ import pytest
 
 import fusedrnn as fr
 from fusedrnn.backends import isas
+from fusedrnn.cells import CELLS
 
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=25, derandomize=True, database=None
@@ -43,8 +44,8 @@ class Maker:
         if target.isa:
             monkeypatch.setenv("FUSEDRNN_ISA", target.isa)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> fr.LSTM:
-        layer = fr.LSTM(*args, backend=self.target.backend, **kwargs)
+    def __call__(self, *args: Any, cell: type[fr.Layer] = fr.LSTM, **kwargs: Any) -> fr.Layer:
+        layer = cell(*args, backend=self.target.backend, **kwargs)
         assert (layer.backend, layer.isa) == (self.target.backend, self.target.isa)
         return layer
 
@@ -76,13 +77,64 @@ def draw(random: np.random.Generator) -> Draw:
     return lambda *shape: random.standard_normal(shape).astype(np.float32)
 
 
-def exact(layer: fr.LSTM) -> fr.LSTM:
+def options(layer: fr.Layer) -> dict[str, Any]:
+    """The options of a layer's cell, as its class takes them."""
+    names = CELLS[layer.architecture.cell][0].options - {"proj_size"}
+    return {name: getattr(layer.architecture, name) for name in names}
+
+
+def exact(layer: fr.Layer) -> fr.Layer:
     """The same layer in float64: the oracle."""
     weights = {name: array.astype(np.float64) for name, array in layer.weights.items()}
-    return fr.LSTM.from_weights(
-        weights, backend="numpy", dtype="float64", batch_first=layer.batch_first
+    return type(layer).from_weights(
+        weights,
+        backend="numpy",
+        dtype="float64",
+        batch_first=layer.batch_first,
+        **options(layer),
     )
 
 
 def scaled(layer: fr.LSTM, factor: float) -> dict[str, np.ndarray]:
     return {name: array * np.float32(factor) for name, array in layer.weights.items()}
+
+
+# Every cell and option: what the family is. Tests of any cell are drawn from this list.
+FAMILY: dict[str, tuple[type[fr.Layer], dict[str, Any]]] = {
+    "rnn": (fr.RNN, {}),
+    "rnn-relu": (fr.RNN, {"activation": "relu"}),
+    "rnn-clip": (fr.RNN, {"activation": "identity", "clip": 0.7}),
+    "lstm": (fr.LSTM, {}),
+    "lstm-peephole": (fr.LSTM, {"peephole": True}),
+    "lstm-peephole-i": (fr.LSTM, {"peephole": "i"}),
+    "lstm-peephole-fo": (fr.LSTM, {"peephole": "fo"}),
+    "lstm-coupled": (fr.LSTM, {"coupled": True}),
+    "lstm-coupled-peephole": (fr.LSTM, {"coupled": True, "peephole": True}),
+    "lstm-projection": (fr.LSTM, {"proj_size": 2}),
+    "lstm-projection-peephole-coupled": (
+        fr.LSTM,
+        {"proj_size": 3, "peephole": "o", "coupled": True},
+    ),
+    "lstm-clip": (fr.LSTM, {"clip": 0.6}),
+    "lstm-cell-clip": (fr.LSTM, {"cell_clip": 0.2, "peephole": "ifo"}),
+    "lstm-hard": (fr.LSTM, {"gate_activation": "hard_sigmoid", "activation": "relu"}),
+    "lstm-hard-sixth": (
+        fr.LSTM,
+        {"gate_activation": "hard_sigmoid(0.16666667, 0.5)", "output_activation": "identity"},
+    ),
+    "gru": (fr.GRU, {}),
+    "gru-before": (fr.GRU, {"reset": "before"}),
+    "gru-clip": (fr.GRU, {"clip": 0.5, "activation": "relu"}),
+    "gru-before-hard": (
+        fr.GRU,
+        {"reset": "before", "gate_activation": "hard_sigmoid(0.25, 0.4)", "clip": 0.9},
+    ),
+    "clockwork": (fr.ClockworkRNN, {"periods": (1, 2, 4)}),
+    "clockwork-equal": (fr.ClockworkRNN, {"periods": (1, 1, 3), "activation": "relu"}),
+    "clockwork-one": (fr.ClockworkRNN, {"periods": (2,), "clip": 0.5}),
+}
+
+
+@pytest.fixture(params=FAMILY)
+def member(request: pytest.FixtureRequest) -> tuple[type[fr.Layer], dict[str, Any]]:
+    return FAMILY[request.param]

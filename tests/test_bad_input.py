@@ -125,10 +125,27 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"weights": "int8"}, fr.UnsupportedError, "weights must be 'float32'"),
         ({"threads": 2}, fr.UnsupportedError, "threads must be 1"),
         ({"threads": "auto"}, fr.UnsupportedError, "threads must be 1"),
-        ({"proj_size": 2}, fr.UnsupportedError, "proj_size is not supported"),
-        ({"peephole": True}, fr.UnsupportedError, "peephole is not supported"),
-        ({"coupled": True}, fr.UnsupportedError, "coupled is not supported"),
-        ({"peephole": np.ones(2)}, fr.UnsupportedError, "peephole is not supported"),
+        ({"proj_size": 5}, ValueError, r"proj_size must be below hidden_size \(5\), got 5"),
+        ({"proj_size": -1}, ValueError, "proj_size must be at least 0"),
+        (
+            {"peephole": "x"},
+            ValueError,
+            "peephole must be True, False or some of the letters 'ifo'",
+        ),
+        ({"peephole": "ii"}, ValueError, "some of the letters"),
+        ({"peephole": np.ones(2)}, ValueError, "some of the letters"),
+        ({"coupled": True, "peephole": "i"}, ValueError, "some of the letters 'fo'"),
+        ({"coupled": "yes"}, TypeError, "coupled must be True or False"),
+        ({"peepholes": True}, TypeError, "LSTM has no option 'peepholes'; did you mean 'peephole'"),
+        ({"reset": "after"}, TypeError, "LSTM has no option 'reset'"),
+        ({"gate_activation": "swish"}, ValueError, "gate_activation must be one of sigmoid"),
+        ({"gate_activation": "hard_sigmoid(a)"}, ValueError, "must be numbers"),
+        ({"gate_activation": "hard_sigmoid(1,2,3)"}, ValueError, "at most 2 finite parameters"),
+        ({"gate_activation": "tanh"}, fr.UnsupportedError, "sigmoid, hard_sigmoid for the gate"),
+        ({"activation": "softplus"}, fr.UnsupportedError, "backend='numpy' has them all"),
+        ({"clip": 0}, ValueError, "clip must be above 0"),
+        ({"clip": float("nan")}, ValueError, "clip must be above 0"),
+        ({"cell_clip": "3"}, TypeError, "cell_clip must be a number or None"),
         ({"threads": 1.0}, fr.UnsupportedError, "threads must be 1"),
         ({"threads": np.ones(2)}, fr.UnsupportedError, "threads must be 1"),
         ({"bias": np.ones(2)}, ValueError, "bias must be one of"),
@@ -148,9 +165,61 @@ def test_constructor(arguments, error, message) -> None:
         fr.LSTM(**{"input_size": 3, "hidden_size": 5, **arguments})
 
 
-def test_lengths_are_refused(draw: Draw) -> None:
-    with pytest.raises(fr.UnsupportedError, match="lengths"):
-        fr.LSTM(3, 5)(draw(4, 2, 3), lengths=[4, 2])
+@pytest.mark.parametrize(
+    ("lengths", "error", "message"),
+    [
+        ([4, 5], ValueError, "lengths must be from 0 to 4, got 5 for sequence 1"),
+        ([-1, 2], ValueError, "lengths must be from 0 to 4, got -1 for sequence 0"),
+        ([4], ValueError, r"lengths must have shape \(2,\), got \(1,\)"),
+        ([[4, 2]], ValueError, r"lengths must have shape \(2,\), got \(1, 2\)"),
+        ([4.0, 2.0], TypeError, "lengths must be ints, got float64"),
+        ("ab", TypeError, "lengths must be ints"),
+        ([True, False], TypeError, "lengths must be ints, got bool"),
+    ],
+)
+def test_lengths(make: Maker, draw: Draw, lengths, error, message) -> None:
+    with pytest.raises(error, match=message):
+        make(3, 5)(draw(4, 2, 3), lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "error", "message"),
+    [
+        (fr.GRU, {"peephole": True}, TypeError, "GRU has no option 'peephole'"),
+        (fr.GRU, {"reset": "during"}, ValueError, "reset must be 'after' or 'before'"),
+        (fr.RNN, {"gate_activation": "sigmoid"}, TypeError, "RNN has no option 'gate_activation'"),
+        (fr.ClockworkRNN, {}, ValueError, "periods must name one period per module"),
+        (fr.ClockworkRNN, {"periods": (1, 0)}, ValueError, "periods must be at least 1, got 0"),
+        (fr.ClockworkRNN, {"periods": (2, 1)}, ValueError, "periods must ascend"),
+        (
+            fr.ClockworkRNN,
+            {"periods": (1, 2, 4, 8)},
+            ValueError,
+            "divisible by the 4 modules, got 6",
+        ),
+        (fr.ClockworkRNN, {"periods": 3}, TypeError, "periods must be a sequence of ints"),
+        (fr.ClockworkRNN, {"periods": (1, 2.5)}, TypeError, "periods must be an int, not float"),
+    ],
+)
+def test_options_of_other_cells(cell, options, error, message) -> None:
+    with pytest.raises(error, match=message):
+        cell(3, 6, **options)
+
+
+def test_clockwork_weights_outside_the_blocks() -> None:
+    layer = fr.ClockworkRNN(3, 6, periods=(1, 2, 4), seed=0)
+    weights = dict(layer.weights)
+    matrix = weights["weight_hh_l0"].copy()
+    matrix[5, 0] = 1
+    with pytest.raises(ValueError, match=r"'weight_hh_l0' must be zero in rows 4:6, columns 0:4"):
+        fr.ClockworkRNN.from_weights({**weights, "weight_hh_l0": matrix}, periods=(1, 2, 4))
+
+
+def test_peepholes_that_shapes_do_not_tell() -> None:
+    weights = fr.LSTM(3, 5, peephole="o", seed=0).weights
+    with pytest.raises(ValueError, match="say which gates have peepholes, as in peephole='o'"):
+        fr.LSTM.from_weights(weights)
+    assert fr.LSTM.from_weights(weights, peephole="o").architecture.peephole == "o"
 
 
 def without(name: str):
@@ -164,7 +233,7 @@ def with_(name: str, value):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (without("weight_hh_l0"), ValueError, "missing: weight_hh_l0"),
+        (without("weight_hh_l0"), ValueError, "'weight_hh_l0' is missing"),
         (without("weight_ih_l0"), ValueError, "'weight_ih_l0' is missing"),
         (without("weight_ih_l1"), ValueError, "missing: weight_ih_l1"),
         (without("bias_ih_l1"), ValueError, "missing: bias_ih_l1"),
@@ -176,14 +245,14 @@ def with_(name: str, value):
         (with_("head.weight", np.zeros(3, "f4")), ValueError, "'head.weight' is not the name"),
         (with_(7, np.zeros(3, "f4")), ValueError, "7 is not the name"),
         (
-            with_("weight_hh_l0", lambda w: w["weight_hh_l0"][:, :4]),
+            with_("weight_hh_l1", lambda w: w["weight_hh_l1"][:, :4]),
             ValueError,
-            r"'weight_hh_l0' must have shape \(20, 5\), got \(20, 4\)",
+            r"'weight_hh_l1' must have shape \(20, 5\), got \(20, 4\)",
         ),
         (
             with_("weight_ih_l0", lambda w: w["weight_ih_l0"][:19]),
             ValueError,
-            r"must have shape \(4 \* hidden_size, input_size\), got \(19, 3\)",
+            r"must have shape \(4 or 3 \* hidden_size, input_size\) with hidden_size 5, got \(19, 3\)",
         ),
         (
             with_("bias_ih_l0", lambda w: w["bias_ih_l0"].astype("f8")),

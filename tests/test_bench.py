@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,23 @@ import pytest
 import fusedrnn as fr
 from fusedrnn.bench import environment as environment_module
 from fusedrnn.bench.acts import bits_per_character, demo_problem, demo_subject
-from fusedrnn.bench.cases import CASES, GROUPS, find, in_group
+from fusedrnn.bench.cases import CASES, GROUPS, Case, find, in_group, networks
 from fusedrnn.bench.environment import busy, environment
 from fusedrnn.bench.interleave import interleaved
-from fusedrnn.bench.measure import WrongResultError, check, plan_rounds, problem, subject
-from fusedrnn.bench.peers import ENGINES, FusedLSTM, NaiveLSTM, make
+from fusedrnn.bench.measure import (
+    Problem,
+    Subject,
+    WrongResultError,
+    check,
+    limits,
+    plan_rounds,
+    problem,
+    subject,
+)
+from fusedrnn.bench.peers import ENGINES, Fused, Naive, layer, make
 from fusedrnn.bench.run import run
 from fusedrnn.bench.session import merged
+from fusedrnn.cells import CELLS
 
 
 def arguments(**given: Any) -> argparse.Namespace:
@@ -30,12 +41,77 @@ def arguments(**given: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**none, **given})
 
 
+#: Every cell and option of the list, so small that all of it runs in no time.
+SMALL = [
+    Case("batch", 13, 3, 5, 8, cell=cell, options=options)
+    for cell, options in (("lstm", ()), *networks(8))
+]
+small = pytest.mark.parametrize("case", SMALL, ids=lambda case: case.network)
+
+
+def peer(engine: str, posed: Problem) -> Naive | Fused:
+    case = posed.case
+    return make(engine, posed.weights, case.batch, case.architecture, case.lengths)
+
+
+def facts(case_id: str, engine: str) -> dict[str, Any]:
+    """What is written down about a row."""
+
+    class Benchmark:
+        def __init__(self) -> None:
+            self.extra_info: dict[str, Any] = {}
+
+        def pedantic(self, *arguments: object, **options: object) -> None:
+            pass
+
+    benchmark = Benchmark()
+    this = subject(case_id, engine)
+    step = this.problem.case.group == "step"
+    call, x = (this.peer.step, this.problem.x[0]) if step else (this.peer.run, this.problem.x)
+    this.time_calls(benchmark, call, x)
+    return benchmark.extra_info
+
+
 class TestCases:
     def test_names_are_distinct_and_found(self) -> None:
-        ids = [case.id for case in CASES if case.group != "step"]
+        ids = [case.id for case in CASES]
         assert len(set(ids)) == len(ids)
+        names = [(case.group, case.network, case.title) for case in CASES]
+        assert len(set(names)) == len(names)
         for case in CASES:
             assert find(case.id) == case
+
+    def test_every_cell_and_option_has_every_shape(self) -> None:
+        shapes = {("step", 1, 1, 64), ("step", 1, 1, 256), ("sequence", 100, 1, 64)}
+        shapes |= {("sequence", 100, 1, 256), ("batch", 50, 16, 128)}
+        for name in {case.network for case in SMALL}:
+            cases = [case for case in CASES if case.network == name]
+            found = {(each.group, each.steps, each.batch, each.hidden) for each in cases}
+            missing = shapes - found
+            # A reverse direction has no steps.
+            allowed = {each for each in shapes if "bidirectional" in name and each[0] == "step"}
+            assert missing == allowed, name
+            assert any(case.quick for case in cases)
+        assert {case.cell for case in CASES} == set(CELLS)
+
+    def test_names_say_cell_and_options(self) -> None:
+        case = find("gru-reset-before-T1-B1-X64-H64")
+        assert (case.cell, dict(case.options)) == ("gru", {"reset": "before"})
+        assert (case.network, case.title) == ("GRU, reset before", "H=X=64")
+        assert find("lstm-peephole-T1-B1-X64-H64").network == "LSTM with peepholes"
+        assert find("lstm-proj_size-32-T1-B1-X64-H64").network == "LSTM, projection H/2"
+        assert find("clockwork-periods-1-2-4-8-T1-B1-X64-H64").network == "Clockwork RNN 1-2-4-8"
+        ragged = find("lstm-ragged-T100-B16-X128-H128")
+        assert (ragged.network, ragged.title) == ("LSTM", "H=X=128, T\u2264100, B=16")
+
+    def test_lengths(self) -> None:
+        for case in in_group("ragged"):
+            assert case.lengths is not None
+            assert len(case.lengths) == case.batch
+            assert (min(case.lengths) >= 1, max(case.lengths)) == (True, case.steps)
+            assert 0.4 < sum(case.lengths) / case.batch / case.steps < 0.6
+        assert {case.cell for case in in_group("ragged")} == {"lstm", "gru"}
+        assert all((case.lengths is None) == (case.group != "ragged") for case in CASES)
 
     def test_every_group_has_quick_cases_too(self) -> None:
         for group in GROUPS:
@@ -75,36 +151,79 @@ class TestCases:
 
 
 class TestPeers:
+    @small
     @pytest.mark.parametrize("engine", ENGINES)
-    def test_right(self, engine: str) -> None:
-        case = find("lstm-T50-B7-X40-H96")
+    def test_right(self, engine: str, case: Case) -> None:
         posed = problem(case)
-        peer = make(engine, posed.weights, case.batch)
-        assert peer.name == engine
-        assert check(engine, peer, posed) < 1e-6
+        this = peer(engine, posed)
+        assert this.name == engine
+        assert check(engine, this, posed) < 1e-6
+        again = this.run(posed.x)
+        if case.architecture.bidirectional:  # which begins anew
+            np.testing.assert_allclose(again, posed.expected, atol=1e-6)
+        else:
+            assert np.abs(again - posed.expected).max() > 1e-3
 
+    @small
     @pytest.mark.parametrize("engine", ENGINES)
-    def test_state_goes_on_and_is_reset(self, engine: str) -> None:
-        posed = problem(find("lstm-T50-B7-X40-H96"))
-        peer = make(engine, posed.weights, 7)
-        first = np.concatenate([peer.run(posed.x[:20]), peer.run(posed.x[20:])])
-        peer.reset()
-        second = np.stack([peer.step(x).copy() for x in posed.x])
+    def test_unequal_lengths(self, engine: str, case: Case) -> None:
+        posed = problem(replace(case, group="ragged", lengths=(5, 13, 1)))
+        assert not posed.expected[5:, 0].any()
+        assert posed.expected[:, 1].any(axis=1).all()
+        assert check(engine, peer(engine, posed), posed) < 1e-6
+
+    @small
+    @pytest.mark.parametrize("engine", ENGINES)
+    def test_state_goes_on_and_is_reset(self, engine: str, case: Case) -> None:
+        if case.architecture.bidirectional:
+            pytest.skip("has no steps")
+        posed = problem(case)
+        this = peer(engine, posed)
+        first = np.concatenate([this.run(posed.x[:5]), this.run(posed.x[5:])])
+        this.reset()
+        second = np.stack([this.step(x).copy() for x in posed.x])
         np.testing.assert_allclose(first, posed.expected, atol=1e-6)
         np.testing.assert_allclose(second, posed.expected, atol=1e-6)
 
-    def test_two_biases_add_up(self) -> None:
-        layer = fr.LSTM(3, 5, bias="double", seed=0)
-        x = np.ones((4, 2, 3), np.float32)
-        np.testing.assert_allclose(NaiveLSTM(layer.weights, 2).run(x), layer(x)[0], atol=1e-6)
+    @pytest.mark.parametrize("bias", [False, True, "double"])
+    @small
+    def test_biases(self, case: Case, bias: bool | str) -> None:
+        kinds = {kind.cell: kind for kind in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}
+        this = kinds[case.cell](5, 8, bias=bias, seed=0, **dict(case.options))
+        x = np.ones((4, 2, 5), np.float32)
+        naive = Naive(this.weights, 2, this.architecture)
+        np.testing.assert_allclose(naive.run(x), this(x)[0], atol=1e-6)
+
+    def test_without_an_architecture_it_is_an_lstm(self) -> None:
+        posed = problem(SMALL[0])
+        for this in (Naive(posed.weights, 3), Fused(posed.weights, "c", 3)):
+            assert check("this", this, posed) < 1e-6
+
+    @small
+    def test_the_oracle_is_in_float64(self, case: Case) -> None:
+        posed = problem(case)
+        assert posed.expected.dtype == np.float64
+        single = layer(case.architecture, posed.weights, backend="numpy")(posed.x)[0]
+        assert 0 < np.abs(single - posed.expected).max() < 1e-6
+
+
+def swapped(weights: Any, blocks: int) -> dict[str, Any]:
+    """Weights whose first two gates are exchanged, as another library may order them."""
+    first, second, *others = np.split(weights["weight_ih_l0"], blocks)
+    return {**weights, "weight_ih_l0": np.concatenate([second, first, *others])}
 
 
 class TestWrongResults:
-    def test_swapped_gates_are_not_timed(self) -> None:
-        wrong = subject("lstm-T100-B1-X32-H32", "naive")
-        posed = wrong.problem
-        i, f, g, o = np.split(posed.weights["weight_ih_l0"], 4)
-        swapped = {**posed.weights, "weight_ih_l0": np.concatenate([f, i, g, o])}
+    @pytest.mark.parametrize(
+        ("name", "blocks"),
+        [
+            ("lstm-T100-B1-X32-H32", 4),
+            ("gru-reset-after-T100-B1-X64-H64", 3),
+            ("gru-reset-before-T100-B1-X64-H64", 3),
+        ],
+    )
+    def test_swapped_gates_are_not_timed(self, name: str, blocks: int) -> None:
+        posed = problem(find(name))
         timed: list[object] = []
 
         class Benchmark:
@@ -113,24 +232,43 @@ class TestWrongResults:
             def pedantic(self, *arguments: object, **options: object) -> None:
                 timed.append(arguments)
 
-        this = type(wrong)(posed, "naive", NaiveLSTM(swapped))
+        naive = Naive(swapped(posed.weights, blocks), architecture=posed.case.architecture)
+        this = Subject(posed, "naive", naive)
         with pytest.raises(
-            WrongResultError, match="naive on .* wrong and was not timed: max error"
+            WrongResultError, match="naive on .*, .* wrong and was not timed: max error"
         ):
             this.time_calls(Benchmark(), this.peer.run, posed.x)
         assert timed == []
+
+    @pytest.mark.parametrize(
+        ("name", "other"),
+        [
+            ("gru-reset-after-T100-B1-X64-H64", {"reset": "before"}),
+            ("clockwork-periods-1-2-4-8-T100-B1-X64-H64", {"periods": (1, 2, 4, 9)}),
+        ],
+    )
+    def test_another_option_is_wrong(self, name: str, other: dict[str, Any]) -> None:
+        posed = problem(find(name))
+        naive = Naive(posed.weights, 1, replace(posed.case.architecture, **other))
+        with pytest.raises(WrongResultError):
+            check("this", naive, posed)
+
+    @pytest.mark.parametrize("lengths", [None, (100,) * 16])
+    def test_forgotten_lengths_are_wrong(self, lengths: tuple[int, ...] | None) -> None:
+        posed = problem(find("lstm-ragged-T100-B16-X128-H128"))
+        with pytest.raises(WrongResultError):
+            check("this", Naive(posed.weights, 16, lengths=lengths), posed)
 
     def test_not_a_number_is_wrong(self) -> None:
         posed = problem(find("lstm-T100-B1-X32-H32"))
         bias = np.full(128, np.nan, np.float32)
         with pytest.raises(WrongResultError, match="nan"):
-            check("this", NaiveLSTM({**posed.weights, "bias_ih_l0": bias}), posed)
+            check("this", Naive({**posed.weights, "bias_ih_l0": bias}), posed)
 
     def test_kernel_is_checked_too(self) -> None:
-        right = subject("lstm-T1-B1-X32-H32", "c")
-        posed = right.problem
+        posed = problem(find("lstm-T1-B1-X32-H32"))
         weights = {**posed.weights, "bias_ih_l0": posed.weights["bias_ih_l0"] + np.float32(1)}
-        this = type(right)(posed, "c", FusedLSTM(weights, "c"))
+        this = Subject(posed, "c", Fused(weights, "c"))
         with pytest.raises(WrongResultError):
             this.time_kernel(None)
 
@@ -150,6 +288,38 @@ class TestMeasuring:
 
     def test_a_long_call_is_one_round(self) -> None:
         assert plan_rounds(lambda repeats: 1.0) == (1, 1)
+        assert plan_rounds(lambda repeats: 1.0, 8) == (8, 1)
+
+    def test_rounds_are_whole_cycles(self) -> None:
+        repeats, _ = plan_rounds(lambda repeats: repeats * 1e-6, 8)
+        assert repeats % 8 == 0
+        assert 1000 <= repeats <= 2000
+        # 100 steps are twelve cycles of 8 and a half, 50 are six and a quarter.
+        for name, cycle in (("T1-B1-X64-H64", 8), ("T100-B1-X64-H64", 2), ("T50-B16-X128-H128", 4)):
+            assert problem(find(f"clockwork-periods-1-2-4-8-{name}")).cycle == cycle
+        assert problem(find("lstm-T1-B1-X32-H32")).cycle == 1
+
+    def test_operations_are_those_of_the_average_step(self) -> None:
+        name = "clockwork-periods-1-2-4-8-T1-B1-X64-H64"
+        cost = problem(find(name)).cost
+        assert facts(name, "c")["flops"] == cost.flops_per_step < cost.peak_flops_per_step
+        assert facts(name, "c")["repeats"] % 8 == 0
+
+    def test_operations_of_unequal_lengths_are_those_of_their_sum(self) -> None:
+        whole = facts("lstm-T50-B16-X128-H128", "c")
+        ragged = facts("lstm-ragged-T100-B16-X128-H128", "c")
+        assert ragged["flops"] / sum(ragged["lengths"]) == whole["flops"] / (50 * 16)
+
+    @pytest.mark.skipif(limits() is None, reason="the limits of this machine cannot be measured")
+    def test_floor(self) -> None:
+        step = facts("gru-reset-after-T1-B1-X64-H64", "c")
+        a = find(step["case"]).architecture
+        assert step["floor"] == fr.floor_seconds(a, 1, 1, limits(), step["isa"])
+        assert facts("gru-reset-after-T1-B1-X64-H64", "naive")["floor"] is None
+        assert facts("gru-reset-after-ragged-T100-B16-X128-H128", "c")["floor"] is None
+        clockwork = facts("clockwork-periods-1-2-4-8-T1-B1-X64-H64", "c")
+        busiest = fr.floor_seconds(find(clockwork["case"]).architecture, 1, 1, limits())
+        assert 0 < clockwork["floor"] < busiest
 
     def test_interleaved_takes_turns(self) -> None:
         order: list[str] = []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 import re
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import FrozenInstanceError, dataclass, replace
 from fractions import Fraction
+from math import lcm
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -19,41 +22,59 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusedrnn import cells
-from fusedrnn.cells import BIASES, CELLS, Architecture, Cell, Gate, State
-from fusedrnn.complexity import CONVENTIONS, Complexity, Counts, aligned, count
+from fusedrnn.cells import ACTIVATIONS, BIASES, CELLS, Architecture, Cell, Gate, State
+from fusedrnn.complexity import CONVENTIONS, Complexity, Counts, Operations, Part, aligned, count
 from fusedrnn.kernels import reference
 
 # An instrumented run of the specification
 
 
 class Counted(np.ndarray[Any, np.dtype[Any]]):
-    """An array that counts the multiplications and additions that are made with it."""
+    """An array that counts what is made with it, and knows whether its gradient is wanted."""
 
     made: ClassVar[Counter[str]] = Counter()
+    #: Weights have a gradient and so has what is made of them; inputs and first states have none.
+    learns: bool = False
+
+    def __array_finalize__(self, source: Any) -> None:
+        self.learns = getattr(source, "learns", False)
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        super().__setitem__(place, value)
+        self.learns = self.learns or getattr(value, "learns", False)
 
     def __array_ufunc__(
         self, ufunc: np.ufunc, method: str, *inputs: Any, **keywords: Any
     ) -> Counted:
         assert method == "__call__"
         plain = [np.asarray(value) for value in inputs]
+        learning = [getattr(value, "learns", False) for value in inputs]
         if ufunc is np.matmul:
             left, right = plain
             terms: np.ndarray[Any, Any] = left[:, :, np.newaxis] * right[np.newaxis]
             Counted.made["multiply-add"] += terms.size
-            total: np.ndarray[Any, Any] = terms.sum(axis=1)
-            return total.view(Counted)
-        result: np.ndarray[Any, Any] = ufunc(*plain, **keywords)
-        Counted.made[ufunc.__name__] += result.size
-        return result.view(Counted)
+            # The gradient of a factor is a product of this very size.
+            Counted.made["backward multiply-add"] += terms.size * sum(learning)
+            result: np.ndarray[Any, Any] = terms.sum(axis=1)
+        else:
+            result = ufunc(*plain, **keywords)
+            Counted.made[ufunc.__name__] += result.size
+        return as_counted(result, learns=any(learning))
 
 
-def counted(name: str) -> Callable[[Any], Any]:
+def as_counted(array: np.ndarray[Any, Any], *, learns: bool = False) -> Counted:
+    view = array.view(Counted)
+    view.learns = learns
+    return view
+
+
+def counted(name: str) -> Callable[..., Any]:
     """An activation of the reference that counts itself, and not what it is made of."""
-    function = getattr(reference, name)
+    function = reference.FUNCTIONS[name]
 
-    def activation(x: Any) -> Any:
+    def activation(x: Any, *parameters: float) -> Any:
         Counted.made[name] += x.size
-        return function(np.asarray(x)).view(Counted)
+        return as_counted(function(np.asarray(x), *parameters), learns=x.learns)
 
     return activation
 
@@ -65,125 +86,272 @@ class Run:
     made: Counter[str]
     parameters: int
     state_size: int
-    floats_moved: int
+    state_counters: int
+    bytes_moved: int
 
 
-def run(architecture: Architecture, steps: int, batch: int) -> Run:
-    """Drive the reference over every layer, direction and step, with counting arrays."""
-    arrays = {
-        (weight.layer, weight.direction, weight.name.split("_l")[0]): np.ones(weight.shape)
-        for weight in architecture.weights()
-    }
-    step = reference.STEPS[architecture.cell]
-    rows, units = len(architecture.table.gates) * architecture.hidden_size, architecture.hidden_size
-    state_size = moved = 0
-    Counted.made = Counter()
+def layer_parameters(architecture: Architecture) -> dict[tuple[int, int], reference.Parameters]:
+    """What each layer and direction is given, in arrays that count."""
+    arrays: dict[tuple[int, int], dict[str, list[Any]]] = {}
+    for weight in architecture.weights():
+        kinds = ("input", "recurrent", "bias", "projection", "peephole")
+        place = arrays.setdefault((weight.layer, weight.direction), {kind: [] for kind in kinds})
+        place[weight.kind].append(as_counted(np.full(weight.shape, 0.1), learns=True))
+    return {place: reference.parameters(architecture, kinds) for place, kinds in arrays.items()}
+
+
+def first_state(architecture: Architecture, batch: int) -> tuple[Any, ...]:
+    """The state of one layer and direction; a count is a plain array of integers."""
+    return tuple(
+        np.zeros(batch, np.int64)
+        if state.kind == "count"
+        else as_counted(np.zeros(architecture.state_shape(state, batch)[1:]))
+        for state in architecture.table.states
+    )
+
+
+def bytes_of(*values: Any) -> int:
+    """Bytes of arrays if their floats were float32."""
+    return sum(value.size * {"f": 4, "i": 8}[value.dtype.kind] for value in values)
+
+
+def run(architecture: Architecture, lengths: list[int]) -> Run:
+    """Drive the reference over every sequence, layer, direction and step, with counting arrays."""
+    step = reference.STEPS[architecture.cell, architecture.table.form]
+    every = layer_parameters(architecture)
+    ragged = len(set(lengths)) > 1
+    moved = 0
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("sigmoid", "tanh"):
-            patch.setattr(reference, name, counted(name))
-        x = [np.ones((batch, architecture.input_size)).view(Counted) for _ in range(steps)]
-        for layer in range(architecture.num_layers):
-            outputs: list[list[Any]] = []
-            for direction in range(architecture.directions):
-                W, R = (arrays[layer, direction, name] for name in ("weight_ih", "weight_hh"))
-                b = arrays.get((layer, direction, "bias_ih"), np.zeros(rows))
-                state: tuple[Any, ...] = tuple(
-                    np.zeros((batch, units)).view(Counted) for _ in architecture.table.states
-                )
-                state_size += sum(value.size for value in state) // batch
-                order = slice(None, None, -1 if direction else 1)
-                y = []
-                for x_t in x[order]:
-                    new = step(x_t, state, W, R, b)
-                    moved += x_t.size + new[0].size
-                    moved += sum(value.size for value in (*state, *new))
-                    state = new
-                    y.append(state[0])
-                outputs.append(y[order])
-            x = [np.concatenate(at_one_step, axis=1).view(Counted) for at_one_step in zip(*outputs)]
-    assert x[0].shape == (batch, architecture.output_size)
-    return Run(Counted.made, sum(array.size for array in arrays.values()), state_size, moved)
+        for name in ACTIVATIONS:
+            patch.setitem(reference.FUNCTIONS, name, counted(name))
+        Counted.made = Counter()
+        # Ragged sequences run one after the other.
+        for steps, batch in [(T, 1) for T in lengths] if ragged else [(lengths[0], len(lengths))]:
+            x = [as_counted(np.full((batch, architecture.input_size), 0.1)) for _ in range(steps)]
+            for layer in range(architecture.num_layers):
+                outputs: list[list[Any]] = []
+                for direction in range(architecture.directions):
+                    state = first_state(architecture, batch)
+                    order = slice(None, None, -1 if direction else 1)
+                    y = []
+                    for x_t in x[order]:
+                        new = step(x_t, state, every[layer, direction])
+                        moved += bytes_of(x_t, *state, *new, new[0])
+                        state = new
+                        y.append(state[0])
+                    outputs.append(y[order])
+                x = [
+                    as_counted(np.concatenate(at_one_step, axis=1), learns=True)
+                    for at_one_step in zip(*outputs)
+                ]
+            assert x[0].shape == (batch, architecture.output_size)
+    sizes = Counter[str]()
+    for value in first_state(architecture, 1):
+        sizes[value.dtype.kind] += value.size * len(every)
+    return Run(
+        made=Counted.made,
+        # The array of a Clockwork RNN also has what must be zero; no module ever reads it.
+        parameters=sum(weight.elements for weight in architecture.weights()),
+        state_size=sizes["f"],
+        state_counters=sizes["i"],
+        bytes_moved=moved,
+    )
 
 
 def check(done: Run, complexity: Complexity) -> None:
     """Compare a run with a count, figure by figure."""
     architecture = complexity.architecture
-    # W x and R h are one sum in a kernel, two and an addition in the reference.
-    gate_blocks = complexity.steps * complexity.batch * architecture.hidden_size
-    gate_blocks *= len(complexity.layers) * len(architecture.table.gates)
-    joins, biases = gate_blocks, gate_blocks
+    table = architecture.table
+    # W x and R h are one sum in a kernel, two and an addition in the reference. It adds a bias even
+    # where there is none.
+    own = len(table.own_recurrent_bias)
+    per_unit = len(table.gates) - own + len(table.gates) + own
+    active = sum(
+        complexity._runs(part.period) * architecture.hidden_size // len(row.work.parts)
+        for row in complexity.layers
+        for part in row.work.parts
+    )
     assert done.made["multiply-add"] == complexity.macs
     assert done.made["multiply"] == complexity.elementwise_multiplies
-    assert done.made["add"] + done.made["subtract"] == complexity.elementwise_adds + joins + biases
-    assert {name: done.made[name] for name in complexity.activations} == complexity.activations
+    adds = done.made["add"] + done.made["subtract"]
+    assert adds == complexity.elementwise_adds + per_unit * active
+    names = [*ACTIVATIONS, "clip"]
+    assert {name: done.made[name] for name in names if done.made[name]} == complexity.activations
     assert done.parameters == complexity.parameters_stored
     assert done.state_size == complexity.state_size
-    assert 4 * done.floats_moved == complexity.bytes_cached
+    assert done.state_counters == complexity.state_counters
+    assert done.bytes_moved == complexity.bytes_cached
+    if complexity.backward:
+        assert done.made["backward multiply-add"] == complexity.backward_macs
+    if architecture.bias != "none":
+        assert complexity.bias_adds == (len(table.gates) + own) * active
     if architecture.bias == "single":
-        assert complexity.bias_adds == biases
         assert done.parameters == complexity.parameters
 
 
-def architectures(**fixed: Any) -> st.SearchStrategy[Architecture]:
-    """Small stacks of every cell that the reference has."""
-    size = st.integers(1, 6)
+ROWS = [row for rows in CELLS.values() for row in rows]
+
+
+@st.composite
+def architectures(draw: st.DrawFn, /, rows: list[Cell] = ROWS, **fixed: Any) -> Architecture:
+    """Small stacks of some cells, with any of the options that they have."""
+    row = draw(st.sampled_from(rows))
+    units = draw(st.integers(1, 6))
+    peepholes = st.sets(st.sampled_from([gate.name for gate in row.gates if gate.peephole] or [""]))
+    modules = draw(st.sampled_from([count for count in range(1, 7) if units % count == 0]))
+    period = st.sampled_from([1, 1, 2, 3, 4, 6])
+    activation = st.sampled_from(sorted(ACTIVATIONS))
+    limit = st.none() | st.floats(0.1, 10)
     choices: dict[str, st.SearchStrategy[Any]] = {
-        "cell": st.sampled_from(sorted(reference.STEPS)),
-        "input_size": size,
-        "hidden_size": size,
-        "num_layers": st.integers(1, 3),
-        "bidirectional": st.booleans(),
-        "bias": st.sampled_from(BIASES),
+        "proj_size": st.integers(0, units - 1),
+        "peephole": peepholes.map("".join),
+        "coupled": st.just(row.form == "coupled"),
+        "reset": st.just(row.form),
+        "periods": st.lists(period, min_size=modules, max_size=modules).map(sorted),
+        "gate_activation": activation,
+        "activation": activation,
+        "output_activation": activation,
+        "clip": limit,
+        "cell_clip": limit,
     }
-    choices |= {name: st.just(value) for name, value in fixed.items()}
-    return st.builds(Architecture, **choices)
+    options: dict[str, Any] = {name: draw(choices[name]) for name in sorted(row.options)}
+    options |= {
+        "input_size": draw(st.integers(1, 6)),
+        "num_layers": draw(st.integers(1, 3)),
+        "bidirectional": draw(st.booleans()),
+        "bias": draw(st.sampled_from(BIASES)),
+    }
+    architecture = Architecture(cell=row.name, hidden_size=units, **(options | fixed))
+    assert architecture.table is row
+    return architecture
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.title)
+@settings(deadline=None)
+@given(data=st.data(), steps=st.integers(1, 6), batch=st.integers(1, 3))
+def test_counts_are_what_the_specification_executes(
+    row: Cell, data: st.DataObject, steps: int, batch: int
+) -> None:
+    architecture = data.draw(architectures([row]))
+    done = count(architecture, steps=steps, batch=batch, backward=True)
+    check(run(architecture, [steps] * batch), done)
 
 
 @settings(deadline=None)
-@given(architecture=architectures(), steps=st.integers(1, 4), batch=st.integers(1, 3))
-def test_counts_are_what_the_specification_executes(
-    architecture: Architecture, steps: int, batch: int
+@given(architecture=architectures(), lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_ragged_batches_cost_the_sum_of_their_lengths(
+    architecture: Architecture, lengths: list[int]
 ) -> None:
-    check(run(architecture, steps, batch), count(architecture, steps=steps, batch=batch))
+    done = count(architecture, lengths=lengths, backward=True)
+    check(run(architecture, lengths), done)
+    assert (done.steps, done.batch) == (max(lengths), len(lengths))
+    assert done.sequence_steps == sum(lengths)
+    each = [count(architecture, steps=length, backward=True) for length in lengths]
+    for figure in ("macs", "flops", "bias_adds", "backward_macs", "bytes_cached"):
+        assert getattr(done, figure) == sum(getattr(one, figure) for one in each)
+    # Weights are read as often as by the longest sequence.
+    longest = count(architecture, steps=max(lengths))
+    assert done.bytes - done.bytes_cached == longest.bytes - longest.bytes_cached
+
+
+@settings(deadline=None)
+@given(architecture=architectures(list(CELLS["clockwork"])))
+def test_a_cycle_of_a_clockwork_rnn_is_its_average(architecture: Architecture) -> None:
+    cycle = lcm(*architecture.periods)
+    whole = count(architecture, steps=cycle)
+    assert whole.cycle == cycle
+    assert run(architecture, [cycle]).made["multiply-add"] == cycle * whole.macs_per_step
+    for figure in ("macs", "flops", "bias_adds"):
+        assert getattr(whole, figure) == cycle * getattr(whole.average, figure)
+    assert whole.bytes == cycle * whole.bytes_per_step
+    # The busiest step is the first: there, everything is active.
+    first = run(architecture, [1])
+    assert first.made["multiply-add"] == whole.peak_macs_per_step == whole.total.matrix_weights
+    assert count(architecture).flops == whole.peak_flops_per_step
+    assert count(architecture).bytes == whole.peak_bytes_per_step
 
 
 def lstm_without_output_gate(
-    x: Any, state: tuple[Any, ...], W: Any, R: Any, b: Any
+    x: Any, state: tuple[Any, ...], w: reference.Parameters
 ) -> tuple[Any, ...]:
     h, c = state
-    W_i, W_f, W_g, _ = np.split(W, 4)
-    R_i, R_f, R_g, _ = np.split(R, 4)
-    b_i, b_f, b_g, _ = np.split(b, 4)
-    i = reference.sigmoid(x @ W_i.T + h @ R_i.T + b_i)
-    f = reference.sigmoid(x @ W_f.T + h @ R_f.T + b_f)
-    g = reference.tanh(x @ W_g.T + h @ R_g.T + b_g)
+    W_i, W_f, W_g, _ = np.split(w.W, 4)
+    R_i, R_f, R_g, _ = np.split(w.R, 4)
+    b_i, b_f, b_g, _ = np.split(w.b, 4)
+    i = w.gate(x @ W_i.T + h @ R_i.T + b_i)
+    f = w.gate(x @ W_f.T + h @ R_f.T + b_f)
+    g = w.state(x @ W_g.T + h @ R_g.T + b_g)
     c = f * c + i * g
-    return reference.tanh(c), c
+    return w.output(c), c
 
 
-def test_a_missing_gate_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    architecture = Architecture("lstm", 5, 4)
-    check(run(architecture, 3, 2), count(architecture, steps=3, batch=2))
-    monkeypatch.setitem(reference.STEPS, "lstm", lstm_without_output_gate)
+def clockwork_that_masks(
+    x: Any, state: tuple[Any, ...], w: reference.Parameters
+) -> tuple[Any, ...]:
+    """Computes modules that rest too, and throws them away: the same h, but not the same cost."""
+    h, t = state
+    (new,) = reference.rnn(x, (h,), w)
+    resting = np.zeros(new.shape, bool)
+    for m, period in enumerate(w.architecture.periods):
+        size = w.architecture.module_size
+        resting[:, m * size : (m + 1) * size] = (t % period != 0)[:, np.newaxis]
+    new[resting] = h[resting]
+    return new, t + 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "wrong"),
+    [
+        (Architecture("lstm", 5, 4), lstm_without_output_gate),
+        (Architecture("clockwork", 5, 4, periods=(1, 2)), clockwork_that_masks),
+        (Architecture("gru", 5, 4), reference.gru_before),
+    ],
+)
+def test_a_step_that_does_something_else_is_noticed(
+    architecture: Architecture, wrong: reference.Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = count(architecture, steps=3, batch=2)
+    check(run(architecture, [3, 3]), done)
+    monkeypatch.setitem(reference.STEPS, (architecture.cell, architecture.table.form), wrong)
     with pytest.raises(AssertionError):
-        check(run(architecture, 3, 2), count(architecture, steps=3, batch=2))
+        check(run(architecture, [3, 3]), done)
+
+
+EVERYTHING = Architecture("lstm", 5, 4, proj_size=3, peephole="io", clip=3, activation="relu")
 
 
 @pytest.mark.parametrize(
     "figure",
-    ["input_weights", "recurrent_weights", "projection_weights", "biases", "biases_stored"]
-    + ["elementwise_multiplies", "elementwise_adds", "state_size", "values_moved", "activations"],
+    [name for name in Counts.__dataclass_fields__ if name not in {"biases_two"}]
+    + [name for name in Operations.__dataclass_fields__ if name != "peephole_products"],
 )
 def test_a_count_that_is_off_by_one_is_noticed(figure: str) -> None:
-    architecture = Architecture("lstm", 5, 4)
-    done, right = run(architecture, 1, 1), count(architecture)
+    done, right = run(EVERYTHING, [1]), count(EVERYTHING)
     (row,) = right.layers
-    value = getattr(row.counts, figure)
-    more: Any = (("sigmoid", 13), *value[1:]) if figure == "activations" else value + 1
-    wrong = replace(right, layers=(replace(row, counts=replace(row.counts, **{figure: more})),))
+    (part,) = row.work.parts
+    if figure in Counts.__dataclass_fields__:
+        more: Any = getattr(row.counts, figure) + 1
+        off = replace(row, counts=replace(row.counts, **{figure: more}))
+    else:
+        value = getattr(part.operations, figure)
+        more = (("sigmoid", 13), *value[1:]) if figure == "activations" else value + 1
+        operations = replace(part.operations, **{figure: more})
+        off = replace(row, work=replace(row.work, parts=(Part(1, operations),)))
     check(done, right)
     with pytest.raises(AssertionError):
-        check(done, wrong)
+        check(done, replace(right, layers=(off,)))
+
+
+@given(architecture=architectures())
+def test_every_weight_costs_what_it_holds(architecture: Architecture) -> None:
+    """At the peak there is one MAC per matrix weight, one product per peephole, one add per bias."""
+    for row in count(architecture).layers:
+        counts, peak = row.counts, row.work.peak
+        assert peak.input_macs == counts.input_weights
+        assert peak.recurrent_macs == counts.recurrent_weights
+        assert peak.projection_macs == counts.projection_weights
+        assert peak.peephole_products == counts.peephole_weights
+        assert peak.bias_adds == counts.biases
 
 
 # Closed forms and published figures
@@ -203,7 +371,7 @@ def test_closed_forms_of_the_lstm(bias: Any, projection: int, inputs: int, units
     assert lstm.parameters == weights + one
     assert lstm.parameters_stored == weights + vectors * 4 * units
     assert lstm.parameters_two_biases == (weights + 8 * units if vectors else None)
-    assert lstm.step.projection_weights == projection * units
+    assert lstm.total.projection_weights == projection * units
     assert lstm.macs_per_step == weights
     assert lstm.elementwise_multiplies == 3 * units
     assert lstm.elementwise_adds == units
@@ -309,33 +477,226 @@ def test_both_directions_cost_twice_only_in_the_first_layer(
         assert matrices(two, layer) == 3 * matrices(one, layer)
 
 
+SIZES = {"inputs": st.integers(1, 5000), "units": st.integers(1, 5000)}
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@given(**SIZES)
+def test_closed_forms_of_the_rnn(bias: Any, inputs: int, units: int) -> None:
+    rnn = count("rnn", input_size=inputs, hidden_size=units, bias=bias)
+    weights, vectors = units * (inputs + units), {"none": 0, "single": 1, "double": 2}[bias]
+    assert rnn.parameters == weights + min(vectors, 1) * units
+    assert rnn.parameters_stored == weights + vectors * units
+    assert rnn.macs_per_step == weights
+    assert (rnn.elementwise_multiplies, rnn.elementwise_adds) == (0, 0)
+    assert rnn.activations == {"tanh": units}
+    assert rnn.state_size == units
+
+
+@pytest.mark.parametrize("bias", BIASES)
+@pytest.mark.parametrize(("reset", "sums"), [("after", 3), ("before", 2)])
+@given(**SIZES)
+def test_closed_forms_of_the_gru(bias: Any, reset: str, sums: int, inputs: int, units: int) -> None:
+    gru = count("gru", input_size=inputs, hidden_size=units, bias=bias, reset=reset)
+    weights = 3 * units * (inputs + units)
+    effective = 0 if bias == "none" else {"after": 4, "before": 3}[reset] * units
+    assert gru.parameters == weights + effective
+    assert gru.parameters_stored == weights + (6 * units if bias == "double" else effective)
+    assert gru.parameters_two_biases == (None if bias == "none" else weights + 6 * units)
+    assert gru.macs_per_step == weights
+    assert gru.bias_adds == effective
+    assert (gru.elementwise_multiplies, gru.elementwise_adds) == (3 * units, sums * units)
+    assert gru.activations == {"sigmoid": 2 * units, "tanh": units}
+    assert gru.state_size == units
+
+
+@pytest.mark.parametrize("projection", [0, 3])
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize("peephole", ["", "o", True])
+@given(inputs=st.integers(1, 5000), units=st.integers(4, 5000))
+def test_closed_forms_of_the_options_of_the_lstm(
+    projection: int, coupled: bool, peephole: str | bool, inputs: int, units: int
+) -> None:
+    lstm = count(
+        "lstm",
+        input_size=inputs,
+        hidden_size=units,
+        proj_size=projection,
+        coupled=coupled,
+        peephole=peephole,
+    )
+    gates, fed_back = 4 - coupled, projection or units
+    looks = (3 - coupled if peephole is True else len(str(peephole))) * units
+    weights = gates * units * (inputs + fed_back) + projection * units
+    assert lstm.macs_per_step == weights
+    assert lstm.parameters == weights + gates * units + looks
+    assert lstm.parameters_two_biases == weights + 2 * gates * units + looks
+    assert lstm.elementwise_multiplies == 3 * units + looks
+    assert lstm.elementwise_adds == (1 + coupled) * units + looks
+    assert lstm.activations == {"sigmoid": (3 - coupled) * units, "tanh": 2 * units}
+    assert lstm.state_size == fed_back + units
+
+
+@given(modules=st.integers(1, 12), size=st.integers(1, 60), inputs=st.integers(1, 500))
+def test_closed_forms_of_the_clockwork_rnn(modules: int, size: int, inputs: int) -> None:
+    """With periods 1, 2, 4, ...: Koutnik et al. 2014."""
+    units, periods = modules * size, tuple(2**m for m in range(modules))
+    rnn = count("clockwork", input_size=inputs, hidden_size=units, periods=periods)
+    assert rnn.total.recurrent_weights == Fraction(units**2 * (modules + 1), 2 * modules)
+    assert rnn.parameters == rnn.total.recurrent_weights + units * inputs + units
+    assert rnn.peak_macs_per_step == rnn.parameters - units
+    rest = Fraction(2, 2**modules)
+    average = size**2 * (2 * modules - 2 + rest) + size * inputs * (2 - rest)
+    assert rnn.macs_per_step == average
+    assert dict(rnn.average.activations) == {"tanh": size * (2 - rest)}
+    assert (rnn.state_size, rnn.state_counters, rnn.state_bytes) == (units, 1, 4 * units + 8)
+
+
+@pytest.mark.parametrize(
+    ("units", "modules", "inputs", "parameters", "average", "full", "peak"),
+    [
+        (64, 8, 40, 4_928, 1_534, 6_656, 4_864),
+        (256, 8, 64, 53_504, 18_424, 81_920, 53_248),
+        (512, 4, 128, 229_888, 131_072, 327_680, 229_376),
+    ],
+)
+def test_figures_of_clockwork_rnns(
+    units: int, modules: int, inputs: int, parameters: int, average: int, full: int, peak: int
+) -> None:
+    periods = tuple(2**m for m in range(modules))
+    rnn = count("clockwork", input_size=inputs, hidden_size=units, periods=periods)
+    assert rnn.parameters == parameters
+    assert rnn.macs_per_step == average
+    assert rnn.peak_macs_per_step == peak
+    assert rnn.cycle == periods[-1]
+    assert count("rnn", input_size=inputs, hidden_size=units).macs_per_step == full
+
+
+def test_the_clockwork_rnn_without_inputs() -> None:
+    """27 units in 9 modules, as its recurrent part alone: 144.035 MACs per step on average."""
+    periods = tuple(2**m for m in range(9))
+    rnn = count("clockwork", input_size=1, hidden_size=27, periods=periods)
+    assert rnn.parameters - rnn.total.input_weights == 432
+    assert rnn.peak.recurrent_macs == 405
+    assert f"{float(rnn.average.recurrent_macs):.3f}" == "144.035"
+    assert count("rnn", input_size=1, hidden_size=27).peak.recurrent_macs == 729
+
+
+def test_modules_of_equal_period_read_each_other() -> None:
+    one = count("clockwork", input_size=3, hidden_size=6, periods=(1, 1))
+    rnn = count("rnn", input_size=3, hidden_size=6)
+    assert (one.macs_per_step, one.parameters) == (rnn.macs_per_step, rnn.parameters)
+
+
+def test_gates_are_quarters_of_an_lstm() -> None:
+    size: dict[str, Any] = {"input_size": 40, "hidden_size": 64}
+    lstm = count("lstm", **size).macs
+    assert 4 * count("rnn", **size).macs == lstm
+    for cell, options in (("gru", {}), ("gru", {"reset": "before"}), ("lstm", {"coupled": True})):
+        assert 4 * count(cell, **size, **options).macs == 3 * lstm
+
+
+def test_a_packed_batch_is_not_padded() -> None:
+    lstm = count("lstm", input_size=40, hidden_size=64, lengths=[7, 3, 1])
+    assert lstm.macs == 292_864
+    assert lstm.bytes == 7 * lstm.weight_bytes + lstm.bytes_cached
+
+
+def test_the_backward_pass_of_a_stack() -> None:
+    """A 2-layer bidirectional LSTM: without the gradients of its input and of its first states."""
+    options: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "steps": 7, "batch": 3}
+    lstm = count("lstm", input_size=40, hidden_size=64, backward=True, **options)
+    assert lstm.backward_macs is not None
+    assert lstm.training_macs is not None
+    assert 2 * lstm.macs == 6_365_184
+    assert 3 * 2 * lstm.macs - 860_160 - 393_216 == 17_842_176 == 2 * lstm.training_macs
+    assert lstm.backward_macs == lstm.training_macs - lstm.macs
+    assert count("lstm", input_size=40, hidden_size=64, **options).training_macs is None
+
+
+# Beside PyTorch
+
+MODULES = pytest.mark.parametrize(
+    ("cell", "module", "options"),
+    [
+        ("rnn", "RNN", {}),
+        ("lstm", "LSTM", {}),
+        ("lstm", "LSTM", {"proj_size": 16}),
+        ("gru", "GRU", {}),
+        ("rnn", "RNN", {"num_layers": 2, "bidirectional": True}),
+        ("lstm", "LSTM", {"num_layers": 2, "bidirectional": True}),
+        ("lstm", "LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 16}),
+        ("gru", "GRU", {"num_layers": 2, "bidirectional": True}),
+    ],
+)
+
+
+@MODULES
+@pytest.mark.parametrize("bias", [False, True])
+def test_pytorch_holds_as_many_parameters(
+    cell: str, module: str, options: dict[str, Any], bias: bool
+) -> None:
+    torch = pytest.importorskip("torch")
+    held = sum(
+        array.numel()
+        for array in getattr(torch.nn, module)(40, 64, bias=bias, **options).parameters()
+    )
+    done = count(cell, input_size=40, hidden_size=64, bias="double" if bias else "none", **options)
+    assert done.parameters_stored == held
+    assert done.parameters_two_biases == (held if bias else None)
+
+
+@MODULES
+@pytest.mark.filterwarnings("ignore:TF32")
+def test_pytorch_executes_as_many_matrix_products(
+    cell: str, module: str, options: dict[str, Any]
+) -> None:
+    torch = pytest.importorskip("torch")
+    counter = pytest.importorskip("torch.utils.flop_counter")
+    model = getattr(torch.nn, module)(40, 64, **options)
+    # What oneDNN runs is hidden from PyTorch's counter.
+    with (
+        torch.backends.mkldnn.flags(enabled=False),
+        counter.FlopCounterMode(display=False) as flops,
+    ):
+        y, _ = model(torch.ones(7, 3, 40))
+        forward = flops.get_total_flops()
+        y.sum().backward()
+    done = count(cell, input_size=40, hidden_size=64, steps=7, batch=3, backward=True, **options)
+    assert done.training_macs is not None
+    assert forward == 2 * done.macs
+    assert flops.get_total_flops() == 2 * done.training_macs
+
+
 # Derived from the table
 
 
 def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    gates = (Gate("z", "sigmoid", "how much"), Gate("n", "relu", "what"))
+    gates = (Gate("z", "gate", "how much"), Gate("n", "state", "what", peephole="h"))
     cell = Cell(
         name="made_up",
         title="Made up",
         gates=gates,
-        states=(State("h", fed_back=True),),
+        states=(State("h", "fed back"),),
         products=("z * n",),
         sums=("h + n", "h - n"),
-        activations=("exp",),
-        equations=(),
-        options=frozenset(),
+        outputs=("h",),
+        equations=("z = sigmoid(W_z x + R_z (n * h))",),
+        options=frozenset({"peephole"}),
+        own_recurrent_bias=("n",),
     )
-    monkeypatch.setitem(CELLS, "made_up", cell)
-    done = count("made_up", input_size=3, hidden_size=5)
-    assert done.parameters == 2 * (5 * (5 + 3) + 5)
-    assert done.activations == {"sigmoid": 5, "relu": 5, "exp": 5}
-    assert (done.elementwise_multiplies, done.elementwise_adds, done.state_size) == (5, 10, 5)
-    assert "2*(5*(5+3)+5) = 90" in done.explain()
-    with pytest.raises(ValueError, match="Made up has no projection"):
+    monkeypatch.setitem(CELLS, "made_up", (cell,))
+    done = count("made_up", input_size=3, hidden_size=5, peephole=True, backward=True)
+    assert done.parameters == 2 * (5 * (5 + 3) + 5) + 5 + 5
+    assert done.activations == {"sigmoid": 5, "tanh": 10}
+    assert (done.elementwise_multiplies, done.elementwise_adds, done.state_size) == (10, 15, 5)
+    assert done.backward_macs == 2 * 80 - 2 * 15 - 25
+    assert "2*(5*(5+3)+5)+5+1*5 = 100" in done.explain()
+    with pytest.raises(ValueError, match="proj_size is not an option of made_up"):
         count("made_up", input_size=3, hidden_size=5, proj_size=2)
 
 
-@given(architecture=architectures(hidden_size=6, proj_size=2))
+@given(architecture=architectures())
 def test_every_weight_of_the_architecture_is_counted(architecture: Architecture) -> None:
     done = count(architecture)
     assert done.parameters_stored == sum(weight.size for weight in architecture.weights())
@@ -367,6 +728,14 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"batch": True}, TypeError, "batch must be an int, not bool"),
         ({"batch": -1}, ValueError, "batch must be at least 1, got -1"),
         ({"dtype": "float16"}, ValueError, "dtype must be one of float32, bfloat16, int8"),
+        ({"lengths": 3}, TypeError, "lengths must be a sequence of ints, not int"),
+        ({"lengths": "731"}, TypeError, "lengths must be a sequence of ints, not str"),
+        ({"lengths": []}, ValueError, "lengths must name one length per sequence, got none"),
+        ({"lengths": [7, 0]}, ValueError, "lengths must be at least 1, got 0"),
+        ({"lengths": [7, 1.5]}, TypeError, "lengths must be an int, not float"),
+        ({"lengths": [7, 3], "steps": 7}, ValueError, "lengths say how many steps"),
+        ({"lengths": [7, 3], "batch": 2}, ValueError, "lengths say how many steps"),
+        ({"backward": 1}, TypeError, "backward must be True or False, not int"),
         ({"rate": 0}, ValueError, "rate must be above 0 and finite, got 0"),
         ({"rate": float("nan")}, ValueError, "rate must be above 0 and finite, got nan"),
         ({"rate": float("inf")}, ValueError, "rate must be above 0 and finite, got inf"),
@@ -422,6 +791,11 @@ def test_a_complexity_is_a_value() -> None:
     with pytest.raises(FrozenInstanceError):
         done.steps = 2  # type: ignore[misc]
     assert len({done, count("lstm", input_size=4, hidden_size=5)}) == 1
+    clockwork = count("clockwork", input_size=4, hidden_size=6, periods=(1, 2), backward=True)
+    figures = clockwork.to_dict()
+    for copy in (deepcopy(clockwork), pickle.loads(pickle.dumps(clockwork))):
+        assert copy == clockwork
+        assert copy.to_dict() == figures
 
 
 # Formats
@@ -441,11 +815,25 @@ def test_json_holds_raw_integers() -> None:
     assert read["total"]["parameters"] == done.parameters
     assert read["total"]["parameters_stored"] == 59_392
     assert read["total"]["macs"] == 1_204_224
-    ratios = {"intensity", "intensity_cached"}
-    assert {name for name, value in read["total"].items() if not isinstance(value, int)} == ratios
+    others = {"intensity", "intensity_cached", "backward_macs", "training_macs"}
+    assert {name for name, value in read["total"].items() if not isinstance(value, int)} == others
     for name in read["layers"][0]:
-        if name not in {"layer", "direction", "D_x", "D_h", "D_n"}:
+        if name not in others | {"layer", "direction", "D_x", "D_h", "D_n"}:
             assert sum(row[name] for row in read["layers"]) == read["total"][name]
+
+
+@settings(deadline=None)
+@given(architecture=architectures())
+def test_json_brings_back_what_was_counted(architecture: Architecture) -> None:
+    done = count(architecture, lengths=[3, 1], backward=True)
+    read = json.loads(done.to_json())
+    again = count(Architecture(**read["architecture"]), lengths=read["lengths"], backward=True)
+    assert again == done
+    assert read["total"]["backward_macs"] == sum(row["backward_macs"] for row in read["layers"])
+    training = [row["training_macs"] for row in [*read["layers"], read["total"]]]
+    assert training == [
+        row["macs"] + row["backward_macs"] for row in [*read["layers"], read["total"]]
+    ]
 
 
 def test_figures_per_second_are_null_without_a_rate() -> None:
@@ -495,20 +883,31 @@ def test_aligned_columns() -> None:
     assert aligned([["name", "n"], ["a", "1,000"]], left=1) == "name      n\na     1,000"
 
 
+def value_of(formula: str) -> Fraction:
+    exact = re.sub(r"\d+", r"Fraction(\g<0>)", formula.replace("^", "**").replace(",", ""))
+    value: Fraction = eval(exact, {"Fraction": Fraction})
+    return value
+
+
 @settings(deadline=None)
-@given(architecture=architectures(), proj_size=st.integers(0, 3), batch=st.integers(1, 3))
+@given(
+    architecture=architectures(),
+    extent=st.fixed_dictionaries({"steps": st.just(3), "batch": st.integers(1, 3)})
+    | st.fixed_dictionaries({"lengths": st.lists(st.integers(1, 9), min_size=1, max_size=20)}),
+)
 def test_every_formula_that_is_explained_comes_out(
-    architecture: Architecture, proj_size: int, batch: int
+    architecture: Architecture, extent: dict[str, Any]
 ) -> None:
-    if proj_size < architecture.hidden_size:
-        architecture = replace(architecture, proj_size=proj_size)
-    text = count(architecture, steps=3, batch=batch, dtype="bfloat16").explain()
-    formulas = re.findall(r"(?<![\w^])(\d(?:[\d,+*()^]| / )*) = (\d[\d,.]*)", text)
+    text = count(architecture, dtype="bfloat16", backward=True, **extent).explain()
+    formulas = re.findall(r"(?<![\w^])(\(?\d(?:[\d,+*()^/-]| / )*) = (\d[\d,.]*)", text)
     assert len(formulas) >= 15
     for formula, shown in formulas:
-        exact = eval(formula.replace("^", "**").replace(",", ""))
-        value = float(shown.replace(",", ""))
-        assert value == (pytest.approx(exact, rel=1e-3) if "/" in formula else exact), formula
+        exact, value = value_of(formula), Fraction(shown.replace(",", ""))
+        places = len(shown.partition(".")[2])
+        assert value == (pytest.approx(exact, rel=1e-3) if places else exact), formula
+    # Every line that says "=" has been read.
+    lines = {line for line in text.splitlines() if re.search(r" = [\d,.]+", line)}
+    assert len(formulas) >= len(lines)
 
 
 def test_formulas_are_shown_with_their_numbers() -> None:
@@ -528,14 +927,91 @@ def test_the_two_directions_are_explained() -> None:
     assert any(re.match(r"each layer above .* = 3: twice, and each reads", line) for line in lines)
 
 
+def test_the_formulas_of_every_cell() -> None:
+    size: dict[str, Any] = {"input_size": 40, "hidden_size": 64}
+    gru = count("gru", **size).explain()
+    assert "3*(D_n*(D_h+D_x)+D_n)+D_n = 3*(64*(64+40)+64)+64 = 20,224" in gru
+    assert "3*(D_n*(D_h+D_x)+2*D_n) = 3*(64*(64+40)+2*64) = 20,352" in gru
+    before = count("gru", **size, reset="before").explain()
+    assert "3*(D_n*(D_h+D_x)+D_n) = 3*(64*(64+40)+64) = 20,160" in before
+    peephole = count("lstm", **size, peephole=True, coupled=True, clip=3).explain()
+    assert "3*(64*(64+40)+64)+2*64 = 20,288" in peephole
+    assert "5*64 = 320: f * c, i * g, o * tanh(c'), peephole of f, peephole of o" in peephole
+    assert re.search(r"^clip +3\*D_n = 3\*64 = 192$", peephole, re.MULTILINE)
+    square = count("lstm", input_size=64, hidden_size=64, peephole="o").explain()
+    assert "without the 4*D = 256 biases and the 1*D = 64 peephole weights" in square
+    clockwork = count("clockwork", **size, periods=(1, 2, 4, 8)).explain()
+    assert "64*40+16*(64+48+32+16)+64 = 5,184" in clockwork
+    assert "16*((40+64)/1+(40+48)/2+(40+32)/4+(40+16)/8) = 2,768" in clockwork
+    assert "16*(1/1+1/2+1/4+1/8) = 30" in clockwork
+    assert "8*104*16" not in clockwork
+    long = count("clockwork", **size, periods=(1, 2), steps=5, batch=2).explain()
+    assert "1*10*3328+1*6*2304 = 47,104" in long
+    ragged = count("lstm", **size, lengths=[7, 3, 1], backward=True).explain()
+    assert "(7+3+1)*26624 = 292,864" in ragged
+    assert "2*292864-112640-3*16384 = 423,936" in ragged
+    assert "(20)*26624" in count("lstm", **size, lengths=[1] * 20).explain()
+
+
+def test_fractions_are_shown_and_said_to_be_averages() -> None:
+    rnn = count("clockwork", input_size=3, hidden_size=3, periods=(1, 3, 9), rate=100)
+    assert rnn.macs_per_step == Fraction(6, 1) + Fraction(5, 3) + Fraction(4, 9)
+    text = str(rnn)
+    for words in ("periods 1,3,9", "on average", "at the peak", "8.111", "15"):
+        assert words in text
+    assert rnn.macs_per_second == float(100 * rnn.macs_per_step)
+    assert "= 8.111 = 73/9" in rnn.explain()
+    read = json.loads(rnn.to_json())
+    assert read["cycle"] == 9
+    assert round(read["cycle"] * read["total"]["macs_per_step"]) == 73
+    assert read["total"]["peak_macs_per_step"] == 15
+    assert read["total"]["macs"] == 15
+
+
+def test_the_title_names_the_options_that_were_chosen() -> None:
+    lstm = count(
+        "lstm", input_size=3, hidden_size=4, peephole="of", coupled=True, activation="relu"
+    )
+    title = str(lstm).splitlines()[0]
+    assert title.startswith(
+        "coupled LSTM: input_size 3, hidden_size 4, peephole fo, activation relu"
+    )
+    title = str(count("gru", input_size=3, hidden_size=4, lengths=[7, 3, 1])).splitlines()[0]
+    assert title.startswith("GRU, reset after: input_size 3, hidden_size 4, 1 layer")
+    assert "lengths up to 7, 11 in all, batch 3" in title
+
+
+def test_totals_name_what_is_effective_and_what_is_stored() -> None:
+    text = str(count("gru", input_size=40, hidden_size=64, backward=True))
+    for line in (
+        r"parameters, effective +20,224",
+        r"parameters stored, bias single +20,224",
+        r"parameters stored with two biases \(PyTorch, cuDNN\) +20,352",
+        r"FLOPs of those MACs, forward and backward +79,872",
+    ):
+        assert re.search(f"^{line}$", text, re.MULTILINE), line
+
+
 def test_sums_of_counts_lose_nothing() -> None:
     done = count(STACK)
     for name in Counts.__dataclass_fields__:
-        if name != "activations":
-            rows = [getattr(row.counts, name) for row in done.layers]
-            assert getattr(done.step, name) == sum(rows)
-    assert dict(done.step.activations) == {"sigmoid": 4 * 3 * 64, "tanh": 4 * 2 * 64}
+        assert getattr(done.total, name) == sum(getattr(row.counts, name) for row in done.layers)
+    assert dict(done.average.activations) == {"sigmoid": 4 * 3 * 64, "tanh": 4 * 2 * 64}
 
 
-def test_the_cells_of_the_table_have_unique_names() -> None:
-    assert all(name == cell.name for name, cell in cells.CELLS.items())
+@settings(deadline=None)
+@given(architecture=architectures(), steps=st.integers(1, 9), batch=st.integers(1, 4))
+def test_a_whole_figure_is_an_int(architecture: Architecture, steps: int, batch: int) -> None:
+    done = count(architecture, steps=steps, batch=batch, backward=True)
+    for name in ("macs", "flops", "bytes", "peak_macs_per_step", "backward_macs"):
+        assert type(getattr(done, name)) is int
+    for figure in vars(done.average).values():
+        assert isinstance(figure, tuple) or type(figure) is int or figure.denominator > 1
+    if not architecture.periods:
+        assert done.average == done.peak
+
+
+def test_the_cells_of_the_table_have_unique_names_and_forms() -> None:
+    for name, rows in cells.CELLS.items():
+        assert {row.name for row in rows} == {name}
+        assert len({row.form for row in rows}) == len(rows)

@@ -14,7 +14,7 @@ import pytest
 from conftest import Draw
 
 import fusedrnn as fr
-from fusedrnn import backends
+from fusedrnn import backends, layers
 from fusedrnn._native import ffi, lib
 from fusedrnn.stream import reads_arrays
 
@@ -103,6 +103,7 @@ def test_importing_compiles_and_loads_nothing_heavy() -> None:
 
 
 def test_public_names() -> None:
+    assert set(layers.__all__) <= set(fr.__all__)
     for name in fr.__all__:
         assert getattr(fr, name) is not None
     assert set(fr.__all__) <= set(dir(fr))

@@ -301,7 +301,7 @@ def test_step_function(make: Maker, draw: Draw) -> None:
         assert h_new.shape == c_new.shape == (3, 9)
         np.testing.assert_allclose(h_new, true_h, rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(c_new, true_c, rtol=0, atol=TOLERANCE)
-    with pytest.raises(ValueError, match="one layer and one direction"):
+    with pytest.raises(ValueError, match="one LSTM layer in one direction"):
         fr.lstm_step(x, h, c, make(5, 9, 2))
 
 

@@ -1,4 +1,4 @@
-"""The Numba kernels by themselves: vocabulary, activations, the LSTM as C calls it, and the cache."""
+"""The Numba kernels by themselves: vocabulary, activations, memory, tiles, the bits of C, the cache."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from typing import Any
 import cffi
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import fusedrnn as fr
 from fusedrnn import _native
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import isas, packed
+from fusedrnn.backends import isas
+from fusedrnn.cells import CELLS
 from fusedrnn.kernels import activations, compiled, reference
 
 pytest.importorskip("numba")
@@ -29,10 +32,9 @@ pytest.importorskip("numba")
 import numba
 from numba import types
 
-from fusedrnn.kernels import policy, simd
+from fusedrnn.kernels import memory, panel, policy, simd
 from fusedrnn.kernels.memory import floats
 
-GATES = 4
 ISAS = list(isas())
 BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide}
 
@@ -222,122 +224,203 @@ def test_activation_has_the_bits_of_c(isa: str, name: str) -> None:
     )
 
 
-# ---- the LSTM ------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
-class Layer:
-    """One LSTM direction, and calls of a kernel on it as ``fr_run`` makes them."""
+def test_every_field_has_the_type_of_c() -> None:
+    kinds = {"float": types.float32, "double": types.float64, "int64_t": types.int64}
 
-    def __init__(
-        self, kernel: Any, isa: str, X: int, H: int, order: tuple[int, ...] = (0, 1, 2, 3)
-    ) -> None:
-        random = np.random.default_rng(X * 1000 + H)
-        self.W, self.R, self.b = (
-            random.uniform(-1, 1, shape).astype(np.float32) / np.float32(np.sqrt(H))
-            for shape in ((GATES * H, X), (GATES * H, H), (GATES * H, 1))
+    def expected(declared: Any) -> types.Type:
+        if declared.kind == "pointer":
+            return memory.Pointer(expected(declared.item))
+        if declared.kind == "struct":
+            return memory.struct(declared.cname.removeprefix("struct ")).item
+        return types.int64 if declared.kind == "function" else kinds[declared.cname]
+
+    for name in ("fr_panels", "fr_span", "fr_module"):
+        fields = dict(ffi.typeof(name).fields)
+        assert {field: expected(layout.type) for field, layout in fields.items()} == (
+            memory.struct(name).item.types
         )
-        lanes = compiled.lanes(isa)
-        self.arrays = [
-            packed(np.concatenate([np.split(matrix, GATES)[gate] for gate in order]), GATES, lanes)
-            for matrix in (self.W, self.R, self.b)
+
+
+def test_structs_and_pointers() -> None:
+    def function(w, s):
+        m = w.modules + 1
+        s.h[0][0] = w.alpha + m.period
+        s.h[1][2] = (s.x[1] + s.x_step)[0] if s.x else 0.5
+        s.t[0][0] += 2 if s.active else 3
+        memory_copy(s.y[0], s.h[1], 3)
+
+    memory_copy = memory.copy
+    panels, span = memory.struct("fr_panels"), memory.struct("fr_span")
+    made = numba.cfunc(types.void(panels, span), **policy.OPTIONS)(function)
+    run = ffi.cast("void (*)(fr_panels *, fr_span *)", made.address)
+    modules = ffi.new("fr_module[2]", [{"period": 3}, {"period": 7}])
+    w = ffi.new("fr_panels *", {"alpha": 0.25, "modules": modules})
+    h, x, y, t = (ffi.new(kind, [1, 2, 3, 4, 5]) for kind in ["float[5]"] * 3 + ["int64_t[5]"])
+    h_rows, x_rows, y_rows = (ffi.new("float *[2]", [array, array]) for array in (h, x, y))
+    t_rows = ffi.new("int64_t *[1]", [t])
+    s = ffi.new("fr_span *", {"h": h_rows, "x": x_rows, "y": y_rows, "t": t_rows, "x_step": 4})
+    run(w, s)
+    assert list(h) == [7.25, 2, 5, 4, 5]
+    assert list(y) == [7.25, 2, 5, 4, 5]
+    assert list(t) == [4, 2, 3, 4, 5]
+    s.x, s.active = ffi.NULL, t
+    run(w, s)
+    assert h[2] == 0.5
+    assert t[0] == 6
+
+
+# ---- tiles ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gates", panel.GATES)
+def test_every_tile_has_a_product(isa: str, gates: int) -> None:
+    """A shape without one would be undefined behaviour."""
+    functions = panel.functions(isa)
+
+    def function(count, all_blocks, found):
+        tiling = functions.tile_rows(count, gates)
+        for tile in functions.tiles(tiling, all_blocks):
+            for k in range(4):
+                found[k] = tile[k]
+            found += 4
+
+    integers = memory.Pointer(types.int64)
+    made = numba.cfunc(types.void(types.int64, types.int64, integers), **policy.OPTIONS)(function)
+    run = ffi.cast("void (*)(int64_t, int64_t, int64_t *)", made.address)
+    shapes = panel.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
+    seen = set()
+    for count in range(1, 50):
+        for all_blocks in range(1, 20):
+            done = np.zeros((all_blocks, count), int)
+            found = np.zeros((all_blocks * count, 4), np.int64)
+            run(count, all_blocks, ffi.from_buffer("int64_t *", found))
+            for block, blocks, row, rows in found[found[:, 3] > 0].tolist():
+                seen.add((rows, blocks, gates))
+                done[block : block + blocks, row : row + rows] += 1
+            assert np.all(done == 1)
+    assert seen == set(shapes)
+    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= panel.MOST_SUMS
+
+
+# ---- the cells -----------------------------------------------------------------------------------
+
+LAYERS = {layer.cell: layer for layer in fr.Layer.__subclasses__()}
+
+#: What each option may be drawn from, given H.
+OPTIONS: dict[str, Callable[[int], st.SearchStrategy[Any]]] = {
+    "proj_size": lambda hidden: st.just(0) | st.integers(0, hidden - 1),
+    "peephole": lambda _: st.sampled_from(["", "", "i", "f", "o", "if", "io", "fo", "ifo"]),
+    "coupled": lambda _: st.booleans(),
+    "reset": lambda _: st.sampled_from(["after", "before"]),
+    "gate_activation": lambda _: st.sampled_from(
+        ["sigmoid", "sigmoid", "hard_sigmoid", "hard_sigmoid(0.16666667, 0.4)"]
+    ),
+    "activation": lambda _: st.sampled_from(["tanh", "tanh", "relu", "identity"]),
+    "output_activation": lambda _: st.sampled_from(["tanh", "tanh", "relu", "identity"]),
+    "clip": lambda _: st.none() | st.floats(0.01, 3),
+    "cell_clip": lambda _: st.none() | st.floats(0.01, 3),
+    "periods": lambda hidden: st.lists(st.integers(1, 9), min_size=1, max_size=4).map(sorted),
+}
+
+
+def test_every_option_is_drawn() -> None:
+    assert set(LAYERS) == set(CELLS)
+    assert set(OPTIONS) == {option for rows in CELLS.values() for option in rows[0].options}
+
+
+@st.composite
+def networks(draw: Any, cell: str) -> dict[str, Any]:
+    """The arguments of a layer: any that the cell may have."""
+    hidden = draw(st.integers(1, 70) | st.sampled_from([128, 129, 200]))
+    options = {name: draw(OPTIONS[name](hidden)) for name in sorted(CELLS[cell][0].options)}
+    periods = len(options.get("periods", "1"))
+    if not draw(st.integers(0, 3)):  # the usual cell is compiled apart
+        options = {k: v for k, v in options.items() if k in ("periods", "reset", "coupled")}
+    if options.get("coupled"):
+        options["peephole"] = options.get("peephole", "").replace("i", "")
+    return options | {
+        "input_size": draw(st.integers(1, 40)),
+        "hidden_size": -(-hidden // periods) * periods,
+        "num_layers": draw(st.integers(1, 3)),
+        "bidirectional": draw(st.booleans()),
+        "bias": draw(st.sampled_from([True, False, "double"])),
+        "seed": draw(st.integers(0, 2**20)),
+    }
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """To be compared as integers; one NaN is as good as another."""
+    if array.dtype != np.float32:
+        return array
+    return np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@given(data=st.data())
+@settings(
+    max_examples=max(60, settings.default.max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_the_same_bits_as_c(cell: str, isa: str, data: Any) -> None:
+    """For any network, sizes, lengths and state; and nothing is written beside y."""
+    arguments = data.draw(networks(cell))
+    steps, batch = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20))
+    lengths = data.draw(
+        st.none() | st.lists(st.integers(0, steps), min_size=batch, max_size=batch), "lengths"
+    )
+    random = np.random.default_rng(arguments["seed"])
+    x = random.standard_normal((steps, batch, arguments["input_size"])).astype(np.float32)
+    x *= data.draw(st.sampled_from([1, 1, 100]), "scale")
+    if data.draw(st.integers(0, 4), "NaN") == 0:
+        x.flat[random.integers(x.size)] = data.draw(st.sampled_from([np.nan, np.inf]))
+
+    outputs = []
+    for backend in ("c", "numba"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FUSEDRNN_ISA", isa)
+            layer = LAYERS[cell](**arguments, backend=backend)
+        random = np.random.default_rng(arguments["seed"])
+        state = [
+            random.integers(0, 1000, array.shape)
+            if array.dtype == np.int64
+            else random.standard_normal(array.shape).astype(np.float32)
+            for array in layer._zero_state(batch)
         ]
-        self.kernel = kernel
-        self.panels = ffi.new("fr_panels *")
-        self.panels.inputs, self.panels.hidden = X, H
-        self.panels.blocks, self.panels.block_floats = -(-H // lanes), GATES * lanes
-        self.panels.x_panels, self.panels.h_panels, self.panels.bias = map(address, self.arrays)
-
-    def run(
-        self, x: np.ndarray, h: np.ndarray, c: np.ndarray, chunk: int, backwards: bool = False
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """y, h and c after the steps of x; what lies between the rows of y must stay as it is."""
-        T, B, X = x.shape
-        H = self.panels.hidden
-        room = np.full((T, B, H + 5), 7, np.float32)
-        h, c = h.copy(), c.copy()
-        sign, last = (-1, T - 1) if backwards else (1, 0)
-        scratch = np.empty(chunk * B * self.panels.blocks * self.panels.block_floats, np.float32)
-        span = ffi.new("fr_span *")
-        span.steps, span.batch, span.chunk = T, B, chunk
-        span.x, span.x_step, span.x_row = address(x) + last * B * X, sign * B * X, X
-        span.y = address(room) + last * B * (H + 5)
-        span.y_step, span.y_row = sign * B * (H + 5), H + 5
-        span.h, span.c, span.scratch = address(h), address(c), address(scratch)
-        self.kernel(self.panels, span)
-        assert np.all(room[..., H:] == 7)
-        return room[..., :H], h, c
-
-    def exactly(self, x: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, ...]:
-        weights = [array.astype(np.float64) for array in (self.W, self.R, self.b[:, 0])]
-        state = h.astype(np.float64), c.astype(np.float64)
-        y = []
-        for now in x.astype(np.float64):
-            state = reference.lstm(now, state, *weights)
-            y.append(state[0])
-        return np.array(y), *state
+        width = layer.architecture.output_size
+        room = np.full((steps, batch, width + 3), 7, np.float32)
+        given_lengths = None if lengths is None else np.array(lengths)
+        layer._engine.run(x, room[..., :width], state, given_lengths)
+        assert np.all(room[..., width:] == 7)
+        outputs.append([room, *state])
+    assert layer.isa == isa
+    for of_c, of_numba in zip(*outputs, strict=True):
+        np.testing.assert_array_equal(bits(of_numba), bits(of_c), strict=True)
 
 
-def numba_kernel(isa: str) -> Any:
-    return ffi.cast("fr_kernel", compiled.build("lstm", isa).address)
+@pytest.mark.parametrize("cell", CELLS)
+def test_streams_have_the_bits_of_c(
+    cell: str, isa: str, draw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is alone may take its sums another way than a chunk of steps."""
+    monkeypatch.setenv("FUSEDRNN_ISA", isa)
+    options = {"periods": (1, 2)} if cell == "clockwork" else {}
+    for hidden, batch in ((2, 1), (38, 7), (130, 1), (66, 17)):
+        streams = [
+            LAYERS[cell](5, hidden, 2, seed=1, backend=backend, **options).stream(batch)
+            for backend in ("c", "numba")
+        ]
+        for x in draw(5, batch, 5):
+            of_c, of_numba = (stream.step(x) for stream in streams)
+            np.testing.assert_array_equal(bits(of_numba), bits(of_c))
 
 
-def c_kernel(isa: str) -> Any:
-    return lib.fr_find_kernel(isas()[isa], b"lstm")
-
-
-SIZES = [(1, 1, 1, 1), (3, 1, 2, 3), (7, 3, 17, 3), (5, 6, 5, 33), (4, 7, 40, 64), (2, 13, 31, 17)]
-
-
-@pytest.mark.parametrize(("T", "B", "X", "H"), SIZES)
-def test_lstm(isa: str, T: int, B: int, X: int, H: int, draw: Any) -> None:
-    layer = Layer(numba_kernel(isa), isa, X, H)
-    x, h, c = draw(T, B, X), draw(B, H), draw(B, H)
-    in_c = Layer(c_kernel(isa), isa, X, H)
-    for chunk in (1, 2, 3, T + 1):
-        for backwards in (False, True):
-            outputs = layer.run(x, h, c, chunk, backwards)
-            expected = layer.exactly(x[::-1] if backwards else x, h, c)
-            if backwards:
-                expected = expected[0][::-1], *expected[1:]
-            for output, exact in zip(outputs, expected, strict=True):
-                np.testing.assert_allclose(output, exact, rtol=0, atol=2e-6)
-            for output, same in zip(outputs, in_c.run(x, h, c, chunk, backwards), strict=True):
-                np.testing.assert_array_equal(output, same)
-
-
-def test_a_wrong_gate_order_is_seen(isa: str, draw: Any) -> None:
-    x, h, c = draw(7, 3, 17), draw(3, 9), draw(3, 9)
-    layer = Layer(numba_kernel(isa), isa, 17, 9, order=(0, 2, 1, 3))
-    assert np.abs(layer.run(x, h, c, 1)[0] - layer.exactly(x, h, c)[0]).max() > 1e-2
-
-
-@pytest.mark.parametrize("H", (3, 33))
-def test_the_same_bits_however_it_is_run(isa: str, H: int, draw: Any) -> None:
-    T, B, X = 6, 17, 11
-    layer = Layer(numba_kernel(isa), isa, X, H)
-    x, h, c = draw(T, B, X), draw(B, H), draw(B, H)
-    y, last_h, last_c = layer.run(x, h, c, T)
-    for chunk in range(1, T):
-        np.testing.assert_array_equal(layer.run(x, h, c, chunk)[0], y)
-    for rows in (1, 2, 3, 4, 5, 6, 7, 16):
-        for first in {0, B - rows}:
-            part = slice(first, first + rows)
-            inside = np.ascontiguousarray(x[:, part])
-            np.testing.assert_array_equal(layer.run(inside, h[part], c[part], 2)[0], y[:, part])
-    for t in range(T):
-        output, h, c = layer.run(x[t : t + 1], h, c, 1)
-        np.testing.assert_array_equal(output[0], y[t])
-    np.testing.assert_array_equal(h, last_h)
-    np.testing.assert_array_equal(c, last_c)
-
-
-def test_nan_stays_in_its_row(isa: str, draw: Any) -> None:
-    layer = Layer(numba_kernel(isa), isa, 5, 7)
-    x, h, c = draw(4, 3, 5), draw(3, 7), draw(3, 7)
-    x[1, 1, 2] = np.nan
-    y = layer.run(x, h, c, 2)[0]
-    assert np.all(np.isnan(y[1:, 1]))
-    assert np.all(np.isfinite(y[:, [0, 2]])) and np.all(np.isfinite(y[0]))
+def test_negative_control_other_weights_give_other_bits(isa: str, draw: Any) -> None:
+    x = draw(3, 2, 5)
+    outputs = [fr.LSTM(5, 7, seed=seed, backend="numba")(x)[0] for seed in (1, 2)]
+    assert np.any(bits(outputs[0]) != bits(outputs[1]))
 
 
 # ---- building ------------------------------------------------------------------------------------
@@ -351,7 +434,7 @@ def test_one_kernel_for_everyone(isa: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="cell must be one of lstm.*'nothing'"):
+    with pytest.raises(ValueError, match="cell must be one of rnn, lstm.*'nothing'"):
         compiled.build("nothing", "baseline")
     with pytest.raises(ValueError, match="isa must be one of avx512, avx2, baseline.*'nothing'"):
         compiled.build("lstm", "nothing")

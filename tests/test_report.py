@@ -14,18 +14,21 @@ import subprocess
 import sys
 import time
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fusedrnn.bench.environment import commit
+from fusedrnn.bench.measure import limits
 from fusedrnn.bench.run import run
 from fusedrnn.files import write_file
 from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
-from fusedrnn.report.results import GROUPS, LABELS, Measure
-from fusedrnn.report.text import duration, error, ratio, size, span
+from fusedrnn.report.plots import PLOTS
+from fusedrnn.report.results import GROUPS, LABELS, PLAIN, Measure
+from fusedrnn.report.text import duration, error, ratio, share, size, span
 
 
 def foreign_checkout(folder: Path) -> None:
@@ -54,13 +57,21 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     foreign_checkout(folder)
     command = [sys.executable, "-m", "pytest", "-q", "-ppytest_benchmark.plugin"]
     command += ["-pno:cacheprovider", "--pyargs", "fusedrnn.bench", "--benchmark-json=out.json"]
-    command += ["-k", "X32-H32 or X65-H200 and step or X40-H96 and batch or beginning"]
+    shapes = "X32-H32 or X65-H200 and step or X40-H96 and batch or gru and ragged or beginning"
+    family = "(lstm-T or before or clockwork) and (X64-H64 and step or X128-H128 and T50)"
+    command += ["-k", f"{shapes} or {family}"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "80"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return load(folder / "out.json")
+
+
+@pytest.fixture(scope="module")
+def files(results: dict[str, Any]) -> dict[str, bytes]:
+    """The report of that run."""
+    return render(results)
 
 
 def arguments(**given: Any) -> argparse.Namespace:
@@ -93,6 +104,13 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
+def cells(row: str) -> int:
+    """How many columns a row of an HTML table has."""
+    tags = re.findall(r"<t[hd]\b[^>]*>", row)
+    spans = [re.search(r'colspan="(\d+)"', tag) for tag in tags]
+    return sum(int(span[1]) if span else 1 for span in spans)
+
+
 class TestResults:
     def test_every_row_and_engine(self, results: dict[str, Any]) -> None:
         parsed = parse(results)
@@ -109,6 +127,43 @@ class TestResults:
                 assert measure.rounds >= parsed.passes
                 assert measure.error <= 1e-5
                 assert measure.flops > 0
+
+    def test_every_network_stands_together(self, results: dict[str, Any]) -> None:
+        parsed = parse(results)
+        for group in GROUPS:
+            networks = [row.network for row in parsed.in_group(group.name)]
+            assert len([*groupby(networks)]) == len(set(networks))
+            assert group.name == "ragged" or PLAIN in networks
+        assert len({row.network for row in parsed.rows}) == 4
+
+    @pytest.mark.skipif(limits() is None, reason="the limits of this machine cannot be measured")
+    def test_how_much_of_the_limit_was_reached(self, results: dict[str, Any]) -> None:
+        parsed = parse(results)
+        assert parsed.limits is not None
+        for row in parsed.rows:
+            for engine, measure in row.measures.items():
+                known = engine != "naive" and row.group != "ragged"
+                assert (measure.floor is not None) == known, (row, engine)
+                assert (measure.reached is not None) == known
+                # The limits may have been measured while the machine was slower.
+                assert measure.reached is None or 0 < measure.reached < 2
+
+    def test_before_there_were_other_cells(self, results: dict[str, Any]) -> None:
+        old = copy.deepcopy(results)
+        info = [each["extra_info"] for each in old["benchmarks"]]
+        kept = [each.get("network") == PLAIN for each in info]
+        old["benchmarks"] = [each for each, keep in zip(old["benchmarks"], kept) if keep]
+        for benchmark in old["benchmarks"]:
+            for name in ("network", "lengths", "floor"):
+                del benchmark["extra_info"][name]
+        del old["fusedrnn"]["machine"]
+        files = render(old)
+        Page(files["index.html"].decode())
+        assert "of the limit" not in files["report.md"].decode()
+        assert 'class="network"' not in files["index.html"].decode()
+        verdicts = [change.verdict for change in compare(old, results)]
+        assert verdicts.count("within noise") == sum(kept)
+        assert verdicts.count("only in new") == len(kept) - sum(kept)
 
     def test_names_no_host_no_user_and_no_path(self, results: dict[str, Any]) -> None:
         assert "node" not in results["machine_info"]
@@ -141,25 +196,26 @@ class TestResults:
 
 
 class TestReport:
-    def test_page_stands_alone(self, results: dict[str, Any]) -> None:
-        page = Page(render(results)["index.html"].decode())
+    def test_page_stands_alone(self, files: dict[str, bytes]) -> None:
+        page = Page(files["index.html"].decode())
         for tag, attributes in page.attributes:
             assert tag not in {"script", "link", "img", "iframe"}
             for name in ("src", "href", "xlink:href"):
                 target = attributes.get(name) or ""
                 assert not target.startswith(("http", "//")), (tag, target)
         tags = [tag for tag, _ in page.attributes]
-        assert tags.count("svg") == 2
+        assert tags.count("svg") == len(PLOTS) == 3
 
-    def test_what_is_referred_to_is_there_once(self, results: dict[str, Any]) -> None:
-        text = render(results)["index.html"].decode()
+    def test_what_is_referred_to_is_there_once(self, files: dict[str, bytes]) -> None:
+        text = files["index.html"].decode()
         ids = [attributes.get("id") for _, attributes in Page(text).attributes]
         referred = set(re.findall(r'(?:xlink:href="|url\()#([\w-]+)', text))
         assert referred
         assert {id: ids.count(id) for id in referred} == dict.fromkeys(referred, 1)
 
-    def test_figures_are_in_the_page_and_in_markdown(self, results: dict[str, Any]) -> None:
-        files = render(results)
+    def test_figures_are_in_the_page_and_in_markdown(
+        self, results: dict[str, Any], files: dict[str, bytes]
+    ) -> None:
         for row in parse(results).rows:
             for engine, measure in row.measures.items():
                 for name in ("index.html", "report.md"):
@@ -168,9 +224,8 @@ class TestReport:
                     assert error(measure.error) in text
                     assert engine == "naive" or ratio(row.speedup(engine)) in text
 
-    def test_c_stands_before_numba(self, results: dict[str, Any]) -> None:
+    def test_c_stands_before_numba(self, files: dict[str, bytes]) -> None:
         # On a small screen the first columns are seen first.
-        files = render(results)
         heads = re.findall(r'<th colspan="\d" class="first (\w+)">', files["index.html"].decode())
         assert len(heads) == 3 * len(GROUPS) - 1
         assert "".join(heads).replace("naive", "") == "cnumba" * len(GROUPS)
@@ -183,15 +238,52 @@ class TestReport:
         text = render(odd)["report.md"].decode().replace("\N{NO-BREAK SPACE}", " ")
         assert "1.01 µs (0.99\N{EN DASH}1.09 µs)" in text
 
-    def test_plots(self, results: dict[str, Any]) -> None:
-        files = render(results)
-        for name in ("speedup", "step-time"):
+    def test_plots(self, files: dict[str, bytes]) -> None:
+        for name in PLOTS:
             assert files[f"{name}.png"].startswith(b"\x89PNG")
             assert b"<svg" in files[f"{name}.svg"]
 
-    def test_markdown_tables_are_rectangular(self, results: dict[str, Any]) -> None:
+    def test_networks_head_their_rows(
+        self, results: dict[str, Any], files: dict[str, bytes]
+    ) -> None:
+        page, text = files["index.html"].decode(), files["report.md"].decode()
+        parsed = parse(results)
+        heads = re.findall(r'class="network"><th [^>]*><span>([^<]*)</span>', page)
+        expected = []
+        for group in GROUPS:
+            names = list(dict.fromkeys(row.network for row in parsed.in_group(group.name)))
+            expected += names if len(names) > 1 else []
+        assert heads == expected
+        for name in set(expected):
+            assert re.search(rf"^\| {re.escape(name)} \| \w", text, re.MULTILINE)
+
+    def test_every_row_is_as_wide_as_its_table(self, files: dict[str, bytes]) -> None:
+        # As a browser counts it: one for each cell, or what its colspan says.
+        page = files["index.html"].decode()
+        tables = re.findall(r'<div class="scroll"[^>]*>\s*<table>(.*?)</table>', page, re.DOTALL)
+        assert len(tables) == len(GROUPS)
+        for table in tables:
+            first, second, *rows = re.findall(r"<tr.*?</tr>", table, re.DOTALL)
+            widths = {cells(row) for row in rows}
+            # The second line of the head stands beside "shape", which reaches over both.
+            assert widths == {cells(first)} == {cells(second) + 1}
+
+    def test_cells_are_compared_in_one_shape(
+        self, results: dict[str, Any], files: dict[str, bytes]
+    ) -> None:
+        plot = files["networks.svg"].decode()
+        assert "One step, called from Python: H=X=64" in plot
+        assert "A batch of sequences: H=X=128, T=50, B=16" in plot
+        for name in {row.network for row in parse(results).in_group("batch")}:
+            assert name in plot
+        assert "H=X=32" not in plot
+        other = files["speedup.svg"].decode()
+        assert "GRU" not in other
+        assert "H=X=32" in other
+
+    def test_markdown_tables_are_rectangular(self, files: dict[str, bytes]) -> None:
         widths = set()
-        for line in [*render(results)["report.md"].decode().splitlines(), ""]:
+        for line in [*files["report.md"].decode().splitlines(), ""]:
             if line.startswith("|"):
                 widths.add(line.count("|"))
             else:
@@ -211,10 +303,9 @@ class TestReport:
 
     def test_one_row_lacks_an_engine(self, results: dict[str, Any]) -> None:
         lame = copy.deepcopy(results)
-        lame["benchmarks"] = [
-            each for each in lame["benchmarks"] if each["param"] != "lstm-T100-B1-X32-H32-numba"
-        ]
-        assert len(lame["benchmarks"]) == len(results["benchmarks"]) - 1
+        left_out = {"lstm-T100-B1-X32-H32-numba", "gru-reset-before-T50-B16-X128-H128-naive"}
+        lame["benchmarks"] = [each for each in lame["benchmarks"] if each["param"] not in left_out]
+        assert len(lame["benchmarks"]) == len(results["benchmarks"]) - 2
         files = render(lame)
         Page(files["index.html"].decode())
         assert "not measured" in files["report.md"].decode()
@@ -228,7 +319,7 @@ class TestReport:
 
 
 def measure(median: float, iqr: float = 0.1) -> Measure:
-    return Measure(median, median - iqr / 2, median + iqr / 2, 10, 1, 1, 0.0, 0.0, None)
+    return Measure(median, median - iqr / 2, median + iqr / 2, 10, 1, 1.0, 0.0, 0.0, None)
 
 
 class TestCompare:
@@ -448,5 +539,7 @@ class TestText:
     def test_ratios_and_sizes(self) -> None:
         assert ratio(12.34) == "12.3×"
         assert ratio(None) == "\N{EN DASH}"
+        assert share(0.456) == "46\N{NO-BREAK SPACE}%"
+        assert share(None) == "\N{EN DASH}"
         assert size(48 * 1024) == "48 KiB"
         assert size(512) == "512 B"

@@ -205,11 +205,11 @@ def test_an_interrupted_step_of_the_specification_leaves_the_state(draw: Draw, m
     before = stream.state
     step, calls = layer._engine._step, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **named):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return step(*arguments)
+        return step(*arguments, **named)
 
     monkeypatch.setattr(layer._engine, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):

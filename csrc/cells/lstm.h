@@ -1,14 +1,16 @@
 /*
  * LSTM. For row b, step t and unit, with W over x and R over h:
  *
- *   i = sigmoid(W_i x + R_i h + b_i)      how much of g is written
+ *   i = sigmoid(W_i x + R_i h + b_i)      how much of g is written; 1 - f if coupled
  *   f = sigmoid(W_f x + R_f h + b_f)      how much of c is kept
  *   g = tanh   (W_g x + R_g h + b_g)      what is written
  *   o = sigmoid(W_o x + R_o h + b_o)      how much of the cell is shown
  *   c' = f * c + i * g
- *   h' = o * tanh(c')
+ *   h' = o * tanh(c')                     or a projection of it, P (o * tanh(c'))
  *
- * Fused: the sums of a tile (rows x unit blocks x 4 gates) are in registers from the bias to the last product, and the
+ * A peephole adds p_i * c, p_f * c or p_o * c' to a gate's sum. Coupled gates have three gate blocks: f, g, o.
+ *
+ * Fused: the sums of a tile (rows x unit blocks x gates) are in registers from the bias to the last product, and the
  * cell is computed from them there and then; no gate of the layer is ever an array. The x-projection of a chunk of
  * steps is made first: it does not depend on h, so it can use tall tiles and read W once per chunk instead of once per
  * step. A single step skips it and lets the same sums run over x, then h: the same additions in the same order, so the
@@ -17,74 +19,130 @@
 #ifndef FR_LSTM_H
 #define FR_LSTM_H
 
-#define FR_LSTM_GATES 4
+/* h' of one row and unit block, before any projection, from the sums of its gates; c is updated. */
+FR_INLINE vf fr_lstm_unit(const fr_panels *w, bool plain, bool coupled, const float *sum, int64_t block, vf *c)
+{
+    const int64_t peeps = plain ? 0 : w->peephole;
+    const float *peephole = peeps ? w->peepholes + block * 3 * VF_LANES : NULL;
+    vf i = vf_load(sum);
+    vf f = vf_load(sum + (coupled ? 0 : 1) * VF_LANES);
+    vf g = vf_load(sum + (coupled ? 1 : 2) * VF_LANES);
+    vf o = vf_load(sum + (coupled ? 2 : 3) * VF_LANES);
 
-FR_INLINE void fr_lstm_tile(int rows, int blocks, const fr_panels *w, const fr_span *s, int64_t t, const float *z,
-                            int64_t block, int64_t row)
+    if (peeps & FR_PEEP_F)
+        f = vf_fma(vf_load(peephole + VF_LANES), *c, f);
+    f = fr_gate(w, plain, f);
+    if (coupled) {
+        i = vf_sub(vf_set1(1.0f), f);
+    } else {
+        if (peeps & FR_PEEP_I)
+            i = vf_fma(vf_load(peephole), *c, i);
+        i = fr_gate(w, plain, i);
+    }
+    g = fr_written(w, plain, g);
+    *c = vf_fma(f, *c, vf_mul(i, g));
+    if (!plain)
+        *c = fr_limited(*c, w->cell_clip);
+    if (peeps & FR_PEEP_O)
+        o = vf_fma(vf_load(peephole + 2 * VF_LANES), *c, o);
+    o = fr_gate(w, plain, o);
+    return vf_mul(o, plain ? fr_tanh(*c) : fr_state_function(w->output_activation, *c));
+}
+
+/* z: the x-projection of this step's rows, or NULL. */
+FR_INLINE void fr_lstm_tile(int gates, bool plain, const fr_panels *w, const fr_span *s, int64_t t, const float *z,
+                            int64_t block, int64_t blocks, int64_t row, int64_t rows)
 {
     const int64_t H = w->hidden;
-    const int64_t x_floats = w->inputs * w->block_floats;
-    const int64_t h_floats = H * w->block_floats;
     const int64_t z_row = w->blocks * w->block_floats;
-    const float *x[VF_ACCUMULATORS], *h[VF_ACCUMULATORS];
-    vf sum[VF_ACCUMULATORS];
+    const float *x[FR_MOST_ROWS], *h[FR_MOST_ROWS];
+    fr_tile tile;
 
-    FR_UNROLL
-    for (int k = 0; k < rows; k++) {
-        x[k] = s->x + t * s->x_step + (row + k) * s->x_row;
-        h[k] = t > 0 ? s->y + (t - 1) * s->y_step + (row + k) * s->y_row : s->h + (row + k) * H;
+    for (int64_t k = 0; k < rows; k++) {
+        x[k] = s->x[row + k] + t * s->x_step;
+        h[k] = fr_h_before(s, t, row + k);
     }
+    const fr_factor W_x = {w->x_panels + block * w->inputs * w->block_floats, x, w->inputs};
+    const fr_factor R_h = {w->h_panels + block * w->outputs * w->block_floats, h, w->outputs};
+    const fr_sums sums = fr_tile_sums(&tile, blocks, gates);
     if (z) {
-        fr_panel_start(sum, rows, blocks, FR_LSTM_GATES, z + row * z_row + block * w->block_floats, z_row);
+        const fr_sums projected = {(float *)z + row * z_row + block * w->block_floats, z_row, w->block_floats};
+        fr_product(gates, rows, blocks, projected, R_h, fr_nothing_more, sums);
     } else {
-        fr_panel_start(sum, rows, blocks, FR_LSTM_GATES, w->bias + block * w->block_floats, 0);
-        fr_panel_product(sum, rows, blocks, FR_LSTM_GATES, w->x_panels + block * x_floats, x_floats, x, w->inputs);
+        const fr_sums bias = {(float *)w->bias + block * w->block_floats, 0, w->block_floats};
+        fr_product(gates, rows, blocks, bias, W_x, R_h, sums);
     }
-    fr_panel_product(sum, rows, blocks, FR_LSTM_GATES, w->h_panels + block * h_floats, h_floats, h, H);
-
-    /* A tile of several rows leaves the registers here, once: were the cell unrolled for every row, its constants would
-     * be kept in registers across the products, which then spill at every k. */
-    vf gates[VF_ACCUMULATORS];
-    FR_UNROLL
-    for (int k = 0; k < rows * blocks * FR_LSTM_GATES; k++)
-        gates[k] = sum[k];
-    FR_ROLLED
-    for (int k = 0; k < rows; k++) {
-        FR_ROLLED
-        for (int j = 0; j < blocks; j++) {
-            const vf *gate = &gates[(k * blocks + j) * FR_LSTM_GATES];
+    for (int64_t k = 0; k < rows; k++)
+        for (int64_t j = 0; j < blocks; j++) {
             const int64_t unit = (block + j) * VF_LANES;
-            float *c_at = s->c + (row + k) * H + unit;
-            float *y_at = s->y + t * s->y_step + (row + k) * s->y_row + unit;
-
-            const vf i = fr_sigmoid(gate[0]);
-            const vf f = fr_sigmoid(gate[1]);
-            const vf g = fr_tanh(gate[2]);
-            const vf o = fr_sigmoid(gate[3]);
-            const vf c = vf_fma(f, vf_load_n(c_at, H - unit), vf_mul(i, g));
+            const float *sum = sums.at + k * sums.row_stride + j * sums.block_stride;
+            float *c_at = s->c[row + k] + unit;
+            vf c = vf_load_n(c_at, H - unit);
+            const vf m = fr_lstm_unit(w, plain, gates == 3, sum, block + j, &c);
             vf_store_n(c_at, c, H - unit);
-            vf_store_n(y_at, vf_mul(o, fr_tanh(c)), H - unit);
+            if (!plain && w->second_panels)
+                vf_store(s->aside + (row + k) * w->blocks * VF_LANES + unit, m);
+            else
+                vf_store_n(s->y[row + k] + t * s->y_step + unit, m, H - unit);
+        }
+}
+
+/* h' = P m, after all of m */
+FR_INLINE void fr_lstm_project(const fr_panels *w, const fr_span *s, int64_t t)
+{
+    static const float zeros[8 * VF_LANES];
+    const int64_t R_blocks = (w->outputs + VF_LANES - 1) / VF_LANES;
+    const fr_tiling tiling = fr_tile_rows(fr_active(s, t), 1);
+    FR_FOR_BLOCKS (tiling, R_blocks) {
+        FR_FOR_ROWS (tiling) {
+            const float *m[FR_MOST_ROWS];
+            fr_tile tile;
+
+            for (int64_t k = 0; k < rows; k++)
+                m[k] = s->aside + (row + k) * w->blocks * VF_LANES;
+            const fr_factor P_m = {w->second_panels + block * w->hidden * VF_LANES, m, w->hidden};
+            const fr_sums sums = fr_tile_sums(&tile, blocks, 1);
+            fr_product(1, rows, blocks, (fr_sums){(float *)zeros, 0, VF_LANES}, P_m, fr_nothing_more, sums);
+            for (int64_t k = 0; k < rows; k++)
+                for (int64_t j = 0; j < blocks; j++) {
+                    const int64_t unit = (block + j) * VF_LANES;
+                    vf_store_n(s->y[row + k] + t * s->y_step + unit, vf_load(sums.at + (k * blocks + j) * VF_LANES),
+                               w->outputs - unit);
+                }
         }
     }
 }
 
-static void fr_lstm(const fr_panels *w, const fr_span *s)
+FR_INLINE void fr_lstm_run(int gates, bool plain, const fr_panels *w, const fr_span *s)
 {
-    const fr_tiling tiling = fr_tile_rows(s->batch, FR_LSTM_GATES);
-    const int64_t z_step = s->batch * w->blocks * w->block_floats;
-
     for (int64_t first = 0; first < s->steps; first += s->chunk) {
         const int64_t steps = s->steps - first < s->chunk ? s->steps - first : s->chunk;
-        if (s->chunk > 1)
-            fr_project(FR_LSTM_GATES, w, s, first, steps);
-        for (int64_t step = 0; step < steps; step++) {
-            const float *z = s->chunk > 1 ? s->scratch + step * z_step : NULL;
-            FR_FOR_TILES (tiling, w->blocks) {
-                FR_WITH_TILE(rows, blocks, FR_LSTM_GATES, fr_lstm_tile, w, s, first + step, z, block, row)
+        const float *z = s->chunk > 1 ? s->scratch : NULL;
+        if (z)
+            fr_project(gates, w, s, first, steps);
+        for (int64_t t = first; t < first + steps && fr_active(s, t) > 0; t++) {
+            const fr_tiling tiling = fr_tile_rows(fr_active(s, t), gates);
+            FR_FOR_BLOCKS (tiling, w->blocks) {
+                FR_FOR_ROWS (tiling)
+                    fr_lstm_tile(gates, plain, w, s, t, z, block, blocks, row, rows);
             }
+            if (!plain && w->second_panels)
+                fr_lstm_project(w, s, t);
+            if (z)
+                z += fr_active(s, t) * w->blocks * w->block_floats;
         }
     }
     fr_keep_state(w, s);
+}
+
+static void fr_lstm(const fr_panels *w, const fr_span *s)
+{
+    if (w->form)
+        fr_lstm_run(3, false, w, s);
+    else if (w->plain)
+        fr_lstm_run(4, true, w, s);
+    else
+        fr_lstm_run(4, false, w, s);
 }
 
 #endif

@@ -4,7 +4,12 @@
 #include "cells/activations.h"
 #include "cells/panel.h"
 
+#include "cells/clockwork.h"
+#include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/rnn.h"
+
+#include "cells/probe.h"
 
 #define FR_PASTE(a, b) a##b
 #define FR_EXPAND(a, b) FR_PASTE(a, b)
@@ -20,6 +25,9 @@ const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
 #undef FR_MEMBER
 #define FR_MEMBER(activation) .activation = fr_##activation##_array,
     FR_ACTIVATIONS(FR_MEMBER)
+#undef FR_MEMBER
+#define FR_MEMBER(probe) .probe_##probe = fr_probe_##probe,
+    FR_PROBES(FR_MEMBER)
 #undef FR_MEMBER
 };
 /* clang-format on */

@@ -8,8 +8,7 @@
 typedef __m256 vf;
 
 #define VF_LANES 8
-/* 12 sums + 3 broadcasts + 1 weight: 3 rows x 4 gates. */
-#define VF_ACCUMULATORS 12
+#define VF_REGISTERS 16
 
 static inline __m256i vf_first(int64_t n)
 {

@@ -8,8 +8,7 @@
 typedef __m512 vf;
 
 #define VF_LANES 16
-/* 24 sums + 4 weights + broadcasts taken as memory operands: 6 rows x 4 gates. */
-#define VF_ACCUMULATORS 24
+#define VF_REGISTERS 32
 
 static inline __mmask16 vf_first(int64_t n) { return n >= VF_LANES ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u); }
 

@@ -12,8 +12,8 @@ typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vf_bits __attribute__((vector_size(16)));
 
 #define VF_LANES 4
-/* 8 sums + 2 broadcasts + weight and product: 2 rows x 4 gates in 16 registers. */
-#define VF_ACCUMULATORS 8
+/* One of 16 is left for the product that vf_fma adds. */
+#define VF_REGISTERS 15
 
 static inline vf vf_load(const float *p)
 {

@@ -16,29 +16,59 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fusedrnn.backends import info as info
+    from fusedrnn.bound import Bound as Bound
+    from fusedrnn.bound import floor_seconds as floor_seconds
+    from fusedrnn.bound import roofline as roofline
     from fusedrnn.cells import Architecture as Architecture
     from fusedrnn.complexity import Complexity as Complexity
     from fusedrnn.complexity import count as count
     from fusedrnn.errors import MissingExtraError as MissingExtraError
     from fusedrnn.errors import StreamBusyError as StreamBusyError
     from fusedrnn.errors import UnsupportedError as UnsupportedError
+    from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
+    from fusedrnn.layers import RNN as RNN
+    from fusedrnn.layers import ClockworkRNN as ClockworkRNN
+    from fusedrnn.layers import ClockworkState as ClockworkState
+    from fusedrnn.layers import GRUState as GRUState
+    from fusedrnn.layers import Layer as Layer
     from fusedrnn.layers import LSTMState as LSTMState
+    from fusedrnn.layers import RNNState as RNNState
+    from fusedrnn.layers import clockwork_step as clockwork_step
+    from fusedrnn.layers import gru_step as gru_step
     from fusedrnn.layers import lstm_step as lstm_step
+    from fusedrnn.layers import rnn_step as rnn_step
+    from fusedrnn.machine import Machine as Machine
+    from fusedrnn.machine import this_machine as this_machine
     from fusedrnn.stream import Stream as Stream
 
 _HOME = {
     "Architecture": "cells",
+    "Bound": "bound",
     "Complexity": "complexity",
+    "ClockworkRNN": "layers",
+    "ClockworkState": "layers",
+    "GRU": "layers",
+    "GRUState": "layers",
     "LSTM": "layers",
     "LSTMState": "layers",
+    "Layer": "layers",
+    "Machine": "machine",
     "MissingExtraError": "errors",
+    "RNN": "layers",
+    "RNNState": "layers",
     "Stream": "stream",
     "StreamBusyError": "errors",
     "UnsupportedError": "errors",
+    "clockwork_step": "layers",
     "count": "complexity",
+    "floor_seconds": "bound",
+    "gru_step": "layers",
     "info": "backends",
     "lstm_step": "layers",
+    "rnn_step": "layers",
+    "roofline": "bound",
+    "this_machine": "machine",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

@@ -10,22 +10,28 @@ import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
-from math import prod
+from functools import lru_cache, partial
+from math import inf, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.cells import Architecture
+from fusedrnn.cells import COMPILED_ACTIVATIONS, Architecture, Kind
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.gate import FLOAT32, Array
+from fusedrnn.kernels.reference import STEPS, Parameters, parameters
 from fusedrnn.weights import Weights
 
 __all__ = ["BACKENDS", "Compiled", "Engine", "Reference", "choose", "info", "isas"]
 
 BACKENDS = ("c", "numba", "numpy")
+#: Which gates have peepholes, as bits: enum fr_peephole of csrc/api.h.
+PEEPHOLES = {"i": 1, "f": 2, "o": 4}
+
+Lengths = npt.NDArray[np.int64]
 
 # ---- instruction sets and backends ---------------------------------------------------------------
 
@@ -69,7 +75,7 @@ def choose(
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "numpy":
-        return Reference(architecture, weights, dtype)
+        return Reference(architecture, weights)
     if dtype != FLOAT32:
         raise UnsupportedError(
             f"dtype must be float32 for backend {backend!r}, got {dtype}; float64 needs backend='numpy'"
@@ -92,10 +98,13 @@ class Engine(ABC):
     isa: str | None
 
     @abstractmethod
-    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+    def run(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> None:
         """From x (T, B, X) and state, each (L * D, B, ·), to y (T, B, D * R) and the state after it.
 
-        ``state`` is written in place; ``x`` and ``y`` do not overlap.
+        ``state`` is written in place; ``x`` and ``y`` do not overlap. With lengths (B,), y is not written
+        past a sequence's end, and its state is that of its own last step.
         """
 
 
@@ -105,42 +114,50 @@ class Reference(Engine):
     backend = "numpy"
     isa = None
 
-    def __init__(self, architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) -> None:
-        from fusedrnn.kernels.reference import STEPS
-
-        self._step = STEPS[architecture.cell]
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        self._step = STEPS[architecture.cell, architecture.table.form]
         self._architecture = architecture
-        self._weights = [
-            (
-                arrays["input"][0],
-                arrays["recurrent"][0],
-                sum(arrays["bias"], np.zeros(arrays["input"][0].shape[0], dtype)),
-            )
-            for arrays in by_direction(architecture, weights)
+        self._parameters = [
+            parameters(architecture, arrays) for arrays in by_direction(architecture, weights)
         ]
 
-    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+    def run(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> None:
         """See :class:`Engine`."""
         # Infinities make NaN and small numbers vanish: that is what they mean, and no news.
         with np.errstate(invalid="ignore", under="ignore"):
-            after = self._run(x, y, state)
+            after = self._run(x, y, state, lengths)
         # Only now, so that an interrupted run leaves the state as it was.
         for array, values in zip(state, zip(*after, strict=True), strict=True):
             array[...] = values
 
-    def _run(self, x: Array, y: Array, state: Sequence[Array]) -> list[tuple[Array, ...]]:
+    def _run(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None
+    ) -> list[tuple[Array, ...]]:
         after = []
         directions, width = self._architecture.directions, self._architecture.fed_back
         for layer in range(self._architecture.num_layers):
             last = layer == self._architecture.num_layers - 1
-            out = y if last else np.empty(y.shape, y.dtype)
+            out = y if last else np.zeros(y.shape, y.dtype)
             for direction in range(directions):
                 index = layer * directions + direction
                 columns = slice(direction * width, (direction + 1) * width)
                 now = tuple(array[index] for array in state)
-                for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
-                    now = self._step(x[t], now, *self._weights[index])
-                    out[t, :, columns] = now[0]
+                step = partial(self._step, w=self._parameters[index])
+                if lengths is None:
+                    for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
+                        now = step(x[t], now)
+                        out[t, :, columns] = now[0]
+                else:
+                    now = tuple(array.copy() for array in now)
+                    for k in range(len(x)):
+                        rows = np.flatnonzero(lengths > k)
+                        t = np.full(len(rows), k) if direction == 0 else lengths[rows] - 1 - k
+                        new = step(x[t, rows], tuple(array[rows] for array in now))
+                        for array, values in zip(now, new, strict=True):
+                            array[rows] = values
+                        out[t, rows, columns] = new[0]
                 after.append(now)
             x = out
         return after
@@ -149,7 +166,7 @@ class Reference(Engine):
 def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:
     """The weights of each layer and direction, in the order of the state, grouped by kind."""
     groups: list[dict[str, list[Array]]] = [
-        {"input": [], "recurrent": [], "bias": [], "projection": []}
+        {kind: [] for kind in get_args(Kind)}
         for _ in range(architecture.num_layers * architecture.directions)
     ]
     for weight in architecture.weights():
@@ -193,34 +210,109 @@ class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
     def __init__(self, architecture: Architecture, weights: Weights, backend: str) -> None:
+        architecture.check_compiled(backend)
         self.backend = backend
         self.isa = isa = active_isa()
+        self._architecture = architecture
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         kernel = _kernel(backend, architecture.cell, isa)
-        gates = len(architecture.table.gates)
-        lanes = lib.fr_isa_lanes(isas()[isa])
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))
-        arrays = []  # the structs hold bare pointers: what they point to lives as long as this engine
+        # The structs hold bare pointers: what they point to lives as long as this engine.
+        self._alive: list[Any] = [panels]
         for panel, group in zip(panels, groups, strict=True):
-            (from_x,), (from_h,) = group["input"], group["recurrent"]
-            bias = sum(group["bias"], np.zeros(len(from_x), FLOAT32))
-            here = [packed(matrix, gates, lanes) for matrix in (from_x, from_h, bias[:, None])]
-            arrays.append(here)
             panel.kernel = kernel
-            panel.inputs = from_x.shape[1]
-            panel.hidden = architecture.hidden_size
-            panel.blocks = len(here[0])
-            panel.block_floats = gates * lanes
-            panel.x_panels, panel.h_panels, panel.bias = (_pointer(array) for array in here)
+            self._fill_options(panel)
+            self._fill_panels(panel, parameters(architecture, group))
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
         self.plan.hidden = architecture.hidden_size
+        self.plan.outputs = architecture.fed_back
         self.plan.panels = panels
-        self._alive = (panels, arrays)
 
-    def sequence(self, x: Array, y: Array, state: Sequence[Array]) -> tuple[Any, Any]:
+    def _fill_options(self, panel: Any) -> None:
+        a = self._architecture
+        gate = a.activation_of("gate")
+        limits = (a.clip, a.cell_clip)
+        panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole)
+        panel.form = a.table.form in ("coupled", "before")
+        panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
+        panel.state_activation, panel.output_activation = (
+            COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
+            for role in ("state", "output")
+        )
+        panel.alpha, panel.beta = gate.parameters or (0, 0)
+        panel.clip, panel.cell_clip = (inf if limit is None else limit for limit in limits)
+        usual = ("sigmoid", "tanh", "tanh")
+        asked = (a.gate_activation, a.activation, a.output_activation)
+        panel.plain = (
+            asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
+        )
+
+    def _fill_panels(self, panel: Any, w: Parameters) -> None:
+        a = self._architecture
+        gates, units = len(a.table.gates), a.hidden_size
+        panel.inputs = w.W.shape[1]
+        panel.hidden = units
+        panel.outputs = a.fed_back
+        panel.block_floats = gates * self._lanes
+        if a.periods:
+            self._fill_modules(panel, w)
+            return
+        panel.x_panels = self._packed(w.W, gates)
+        panel.bias = self._packed(w.b[:, None], gates)
+        panel.blocks = -(-units // self._lanes)
+        waiting = len(a.table.waits)
+        first = (gates - waiting) * units
+        panel.h_panels = self._packed(w.R[:first], gates - waiting)
+        if waiting:
+            panel.second_panels = self._packed(w.R[first:], waiting)
+        if w.P is not None:
+            panel.second_panels = self._packed(w.P, 1)
+        if w.d:
+            (own,) = w.d.values()
+            panel.own_bias = self._packed(own[:, None], 1)
+        if w.p:
+            zero = np.zeros(units, FLOAT32)
+            stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
+            panel.peepholes = self._packed(stacked[:, None], len(PEEPHOLES))
+
+    def _fill_modules(self, panel: Any, w: Parameters) -> None:
+        """Panels of a Clockwork RNN: of each module, as deep as what it reads."""
+        a = self._architecture
+        modules = ffi.new("fr_module[]", len(a.periods))
+        self._alive.append(modules)
+        x_parts, h_parts, biases = [], [], []
+        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
+            units = slice(number * a.module_size, (number + 1) * a.module_size)
+            reads = a.module_reads(number)
+            module.period, module.first, module.units = period, units.start, a.module_size
+            module.reads = reads
+            module.x_start = sum(part.size for part in x_parts)
+            module.h_start = sum(part.size for part in h_parts)
+            module.block = sum(len(part) for part in biases)
+            x_parts.append(packed(w.W[units], 1, self._lanes))
+            h_parts.append(packed(w.R[units, reads:], 1, self._lanes))
+            biases.append(packed(w.b[units, None], 1, self._lanes))
+        panel.modules, panel.module_count = modules, len(modules)
+        panel.blocks = sum(len(part) for part in biases)
+        for field, parts in (("x_panels", x_parts), ("h_panels", h_parts), ("bias", biases)):
+            joined = aligned((sum(part.size for part in parts),))
+            np.concatenate([part.ravel() for part in parts], out=joined)
+            setattr(panel, field, self._held(joined))
+
+    def _packed(self, matrix: Array, gates: int) -> Any:
+        return self._held(packed(matrix, gates, self._lanes))
+
+    def _held(self, array: Array) -> Any:
+        self._alive.append(array)
+        return _pointer(array)
+
+    def sequence(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> tuple[Any, Any]:
         """An ``fr_sequence`` over these arrays, and what it needs kept alive besides them."""
         steps, batch, _ = x.shape
         q = ffi.new("fr_sequence *")
@@ -230,22 +322,34 @@ class Compiled(Engine):
         q.x, q.x_step, q.x_row = _pointer(x), x.strides[0] // item, x.strides[1] // item
         q.y, q.y_step, q.y_row = _pointer(y), y.strides[0] // item, y.strides[1] // item
         q.h = _pointer(state[0])
-        if len(state) > 1:
-            q.c = _pointer(state[1])
+        for kind, array in zip(self._architecture.table.states[1:], state[1:], strict=True):
+            if kind.kind == "count":
+                q.t = ffi.from_buffer("int64_t *", array)
+            else:
+                q.c = _pointer(array)
         q.workspace = _pointer(workspace)
-        return q, workspace
+        if lengths is None:
+            return q, workspace
+        order = np.argsort(-lengths, kind="stable")
+        ordered = lengths[order]
+        active = np.searchsorted(-ordered, -np.arange(steps))  # how many are longer than t
+        ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
+        q.order, q.lengths, q.active = (ffi.from_buffer("int64_t *", array) for array in ragged)
+        return q, (workspace, ragged)
 
-    def run(self, x: Array, y: Array, state: Sequence[Array]) -> None:
+    def run(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> None:
         """See :class:`Engine`. The GIL is released inside."""
         steps = max(len(x), 1)
-        if self.plan.layers > 1 and self.plan.directions == 1:
+        if self.plan.layers > 1 and self.plan.directions == 1 and lengths is None:
             # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
             steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
         for start in range(0, len(x), steps):
             piece = slice(start, start + steps)
-            q, workspace = self.sequence(x[piece], y[piece], state)
+            q, alive = self.sequence(x[piece], y[piece], state, lengths)
             lib.fr_run(self.plan, q)
-            del workspace
+            del alive
 
 
 def _pointer(array: Array) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOAT32", "Array", "array_gate", "gate", "size_gate"]
+__all__ = ["FLOAT32", "Array", "array_gate", "gate", "length_gate", "size_gate"]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -96,6 +96,7 @@ def gate(
     item = dtype.itemsize
     walkable = (
         flags.aligned
+        and array.ndim > 0
         and array.strides[-1] == item
         and all(stride % item == 0 for stride in array.strides)
     )
@@ -107,3 +108,16 @@ def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     size = dtype.itemsize * prod(int(length) for length in shape if length)
     if size >= _MOST_BYTES:
         raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
+
+
+def length_gate(lengths: object, steps: int, batch: int) -> npt.NDArray[np.int64]:
+    """Lengths of sequences as an int64 array, (batch,), each from 0 to steps."""
+    array = np.asarray(lengths)
+    if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
+        raise TypeError(f"lengths must be ints, got {array.dtype}")
+    if array.shape != (batch,):
+        raise ValueError(f"lengths must have shape ({batch},), got {array.shape}")
+    for row, length in enumerate(array.tolist()):
+        if not 0 <= length <= steps:
+            raise ValueError(f"lengths must be from 0 to {steps}, got {length} for sequence {row}")
+    return array.astype(np.int64)

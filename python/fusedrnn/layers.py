@@ -2,39 +2,105 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from fusedrnn.backends import choose
-from fusedrnn.cells import Architecture, Bias
+from fusedrnn.cells import CELLS, Architecture, Bias, State
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.gate import FLOAT32, Array, gate, size_gate
+from fusedrnn.gate import FLOAT32, Array, gate, length_gate, size_gate
 from fusedrnn.stream import Stream
 from fusedrnn.weights import Weights, checked, infer, initialise
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["LSTM", "LSTMState", "Layer", "lstm_step"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "ClockworkRNN",
+    "ClockworkState",
+    "GRUState",
+    "LSTMState",
+    "Layer",
+    "RNNState",
+    "clockwork_step",
+    "gru_step",
+    "lstm_step",
+    "rnn_step",
+]
 
 
 class LSTMState(NamedTuple):
-    """The state of an LSTM: each (L * D, B, H), layer by layer, the forward direction first."""
+    """The state of an LSTM, layer by layer, the forward direction first: (L * D, B, R) and (L * D, B, H)."""
 
     h: Array
     c: Array
 
 
-StateT = TypeVar("StateT", bound=tuple[Array, ...])
+class GRUState(NamedTuple):
+    """The state of a GRU: (L * D, B, H), layer by layer, the forward direction first."""
+
+    h: Array
+
+
+class RNNState(NamedTuple):
+    """The state of an RNN: (L * D, B, H), layer by layer, the forward direction first."""
+
+    h: Array
+
+
+class ClockworkState(NamedTuple):
+    """The state of a Clockwork RNN: h (L * D, B, H), and the int64 steps that each row has made, (L * D, B)."""
+
+    h: Array
+    t: npt.NDArray[np.int64]
+
+
+StateT = TypeVar("StateT", bound=tuple[Any, ...])
 
 
 class Layer(Generic[StateT]):
-    """What every recurrent layer is; see :class:`LSTM` for the parameters.
+    """What every recurrent layer is.
 
     A layer is immutable: its weights are private, read-only copies, and its state goes in and comes out.
     One layer may be called from several threads at once.
+
+    Parameters
+    ----------
+    input_size, hidden_size, num_layers
+        X, H and L: floats in an input row, units, and height of the stack.
+    bidirectional
+        Run each layer in both directions; outputs are joined.
+    batch_first
+        Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
+    bias
+        True: as many bias vectors as count; False: none; "double": PyTorch's two of each.
+    weights
+        What weights are stored as in panels; "float32" in this version.
+    backend
+        "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
+    threads
+        1 in this version.
+    seed
+        For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
+    dtype
+        "float32", or "float64" with the numpy backend, for references.
+    **options
+        Those of the cell: see each class.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size or option that is not one, or that the cell does not have.
+    UnsupportedError
+        For what the backend does not have.
     """
 
     cell: ClassVar[str]
@@ -47,9 +113,6 @@ class Layer(Generic[StateT]):
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
-        proj_size: int = 0,
-        peephole: bool = False,
-        coupled: bool = False,
         batch_first: bool = False,
         bias: bool | Bias = True,
         weights: str = "float32",
@@ -57,14 +120,18 @@ class Layer(Generic[StateT]):
         threads: int = 1,
         seed: int | None = None,
         dtype: str = "float32",
+        **options: Any,
     ) -> None:
         if isinstance(bias, bool):
             bias = "single" if bias else "none"
-        for option, value in (("peephole", peephole), ("coupled", coupled)):
-            if value is not False:
-                raise UnsupportedError(f"{option} is not supported yet, got {value!r}")
         architecture = Architecture(
-            self.cell, input_size, hidden_size, num_layers, bidirectional, proj_size, bias
+            self.cell,
+            input_size,
+            hidden_size,
+            num_layers,
+            bidirectional=bidirectional,
+            bias=bias,
+            **self._options(options),
         )
         kind = _dtype(dtype)
         self._build(
@@ -87,14 +154,18 @@ class Layer(Generic[StateT]):
         backend: str = "auto",
         threads: int = 1,
         dtype: str = "float32",
+        **options: Any,
     ) -> Self:
         """A layer from canonical weights: PyTorch's names and shapes, from which the sizes follow.
 
         Parameters
         ----------
         arrays
-            ``{"weight_ih_l0": (G H, X), "weight_hh_l0": (G H, H), "bias_ih_l0": (G H,), ...}``; gates in
-            PyTorch's order (i f g o). One bias, two (they add up) or none.
+            ``{"weight_ih_l0": (G H, X), "weight_hh_l0": (G H, R), "bias_ih_l0": (G H,), ...}``; gates in
+            PyTorch's order (i f g o; r z n). One bias, two or none; ``weight_hr_l0`` for a projection;
+            ``weight_peephole_l0``, of each gate that has one, in the order i f o.
+        **options
+            Those of the cell, where shapes do not tell them.
 
         Raises
         ------
@@ -103,7 +174,7 @@ class Layer(Generic[StateT]):
         """
         layer = cls.__new__(cls)
         kind = _dtype(dtype)
-        architecture = infer(cls.cell, arrays)
+        architecture = infer(cls.cell, arrays, cls._options(options))
         layer._build(
             architecture,
             checked(architecture, arrays, kind),
@@ -114,6 +185,18 @@ class Layer(Generic[StateT]):
             dtype=kind,
         )
         return layer
+
+    @classmethod
+    def _options(cls, given: dict[str, Any]) -> dict[str, Any]:
+        has = CELLS[cls.cell][0].options
+        for name in given:
+            if name not in has:
+                close = difflib.get_close_matches(name, has, 1)
+                hint = f"did you mean {close[0]!r}? " if close else ""
+                raise TypeError(
+                    f"{cls.__name__} has no option {name!r}; {hint}it has {', '.join(sorted(has))}"
+                )
+        return given
 
     def _build(
         self,
@@ -126,10 +209,6 @@ class Layer(Generic[StateT]):
         threads: int,
         dtype: np.dtype[Any],
     ) -> None:
-        if architecture.proj_size:
-            raise UnsupportedError(
-                f"proj_size is not supported in layers yet, got {architecture.proj_size}"
-            )
         if not isinstance(weights, str) or weights != "float32":
             raise UnsupportedError(f"weights must be 'float32' in this version, got {weights!r}")
         if type(threads) is not int or threads != 1:
@@ -178,25 +257,18 @@ class Layer(Generic[StateT]):
     def __repr__(self) -> str:
         a = self._architecture
         said = [str(a.input_size), str(a.hidden_size)]
-        if a.num_layers != 1:
-            said.append(f"num_layers={a.num_layers}")
         said += [
-            f"{name}=True"
-            for name in ("bidirectional", "batch_first")
-            if getattr(self, name, False)
+            f"{field.name}={getattr(a, field.name)!r}"
+            for field in fields(a)[3:]
+            if getattr(a, field.name) != field.default
         ]
-        if a.bias != "single":
-            said.append(f"bias={a.bias!r}")
+        if self._batch_first:
+            said.append("batch_first=True")
         if self._dtype != FLOAT32:
             said.append(f"dtype={str(self._dtype)!r}")
         said.append(f"backend={self.backend!r}")
         text = f"{type(self).__name__}({', '.join(said)})"
         return f"<{text} on {self.isa}>" if self.isa else f"<{text}>"
-
-    @property
-    def bidirectional(self) -> bool:
-        """Whether it runs in both directions."""
-        return self._architecture.bidirectional
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -240,7 +312,9 @@ class Layer(Generic[StateT]):
             The state before step 0, as a tuple in the cell's order, each (L * D, B, ·); None for zeros.
             It is not written to.
         lengths
-            Not supported in this version.
+            (B,) ints from 0 to T: how long each sequence is; None: all are T long. Steps past a sequence's
+            end cost nothing; its outputs there are 0, and its state is that of its own last step. The
+            reverse direction starts from there.
         out
             Where to write y: C-contiguous, not overlapping x; None for a new array.
 
@@ -256,11 +330,13 @@ class Layer(Generic[StateT]):
         TypeError, ValueError
             If an argument is not as described; nothing has been computed or written.
         """
-        if lengths is not None:
-            raise UnsupportedError("lengths is not supported in this version")
         x, y, result = self._sequences(x, out, "batch")
-        values = [np.array(array) for array in self._given_state(state, x.shape[1])]
-        self._engine.run(x, y, values)
+        steps, batch, _ = x.shape
+        values = [np.array(array) for array in self._given_state(state, batch)]
+        each = None if lengths is None else length_gate(lengths, steps, batch)
+        if each is not None:
+            y[...] = 0
+        self._engine.run(x, y, values, each)
         return result, cast(StateT, self.state_type(*values))
 
     def stream(self, batch_size: int = 1) -> Stream:
@@ -301,13 +377,16 @@ class Layer(Generic[StateT]):
         return x, out, out
 
     def _zero_state(self, batch: int) -> list[Array]:
-        a = self._architecture
-        rows = a.num_layers * a.directions
-        for state in a.table.states:
-            size_gate(f"state.{state.name}", (rows, batch, a.state_width(state)), self._dtype)
-        return [
-            np.zeros((rows, batch, a.state_width(state)), self._dtype) for state in a.table.states
-        ]
+        zeros = []
+        for state in self._architecture.table.states:
+            shape = self._architecture.state_shape(state, batch)
+            dtype = self._state_dtype(state)
+            size_gate(f"state.{state.name}", shape, dtype)
+            zeros.append(np.zeros(shape, dtype))
+        return zeros
+
+    def _state_dtype(self, state: State) -> np.dtype[Any]:
+        return np.dtype(np.int64) if state.kind == "count" else self._dtype
 
     def _given_state(self, state: Sequence[Array] | None, batch: int) -> list[Array]:
         if state is None:
@@ -320,10 +399,10 @@ class Layer(Generic[StateT]):
                 if isinstance(state, (tuple, list))
                 else type(state).__name__
             )
-            raise TypeError(f"state must be a tuple ({', '.join(names)}) of arrays, got {given}")
-        rows = a.num_layers * a.directions
+            wanted = ", ".join(names) + ("," if len(names) == 1 else "")
+            raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
         return [
-            gate(f"state.{each.name}", value, (rows, batch, a.state_width(each)), self._dtype)
+            gate(f"state.{each.name}", value, a.state_shape(each, batch), self._state_dtype(each))
             for each, value in zip(a.table.states, state, strict=True)
         ]
 
@@ -335,31 +414,46 @@ def _dtype(name: Any) -> np.dtype[Any]:
     return kind
 
 
-class LSTM(Layer[LSTMState]):
-    """Long short-term memory.
+class RNN(Layer[RNNState]):
+    """The vanilla RNN of Elman 1990; :class:`Layer` has the parameters that all layers share.
 
     Parameters
     ----------
-    input_size, hidden_size, num_layers
-        X, H and L: floats in an input row, units, and height of the stack.
-    bidirectional
-        Run each layer in both directions; outputs are (T, B, 2 H).
-    proj_size, peephole, coupled
-        Not supported in this version: an error if set.
-    batch_first
-        Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
-    bias
-        True: one bias vector for each gate block; False: none; "double": PyTorch's two.
-    weights
-        What weights are stored as in panels; "float32" in this version.
-    backend
-        "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
-    threads
-        1 in this version.
-    seed
-        For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
-    dtype
-        "float32", or "float64" with the numpy backend, for references.
+    activation
+        "tanh", "relu", "identity", or another of ONNX's list with the numpy backend.
+    clip
+        Limits sums to ±clip before the activation.
+
+    Notes
+    -----
+    ::
+
+        h' = tanh(W_h x + R_h h + b_h)
+    """
+
+    cell = "rnn"
+    state_type = RNNState
+
+
+class LSTM(Layer[LSTMState]):
+    """Long short-term memory; :class:`Layer` has the parameters that all layers share.
+
+    Parameters
+    ----------
+    proj_size
+        Width of a projection of h, which is then what is shown and fed back; 0 for none.
+    peephole
+        Gates that look at the cell: True for all, or some of "ifo"; i and f see the old c, o the new one.
+    coupled
+        i = 1 - f: forget only when something new is written. Three gate blocks, f g o.
+    gate_activation
+        "sigmoid", or "hard_sigmoid(alpha, beta)": max(0, min(1, alpha x + beta)).
+    activation, output_activation
+        Of g, and of c before it is shown: "tanh", "relu", "identity".
+    clip
+        Limits the sums of gates to ±clip before their activation, as ONNX's ``clip``.
+    cell_clip
+        Limits c to ±cell_clip.
 
     Notes
     -----
@@ -388,9 +482,79 @@ class LSTM(Layer[LSTMState]):
     state_type = LSTMState
 
 
-def lstm_step(
-    x: Array, h: Array, c: Array, weights: LSTM | Mapping[str, Array]
-) -> tuple[Array, Array]:
+class GRU(Layer[GRUState]):
+    """Gated recurrent unit; :class:`Layer` has the parameters that all layers share.
+
+    Parameters
+    ----------
+    reset
+        "after" the recurrent product, as PyTorch, cuDNN and Keras do, or "before" it, as Cho et al. 2014 and
+        ONNX by default.
+    gate_activation, activation, clip
+        As in :class:`LSTM`; ``activation`` is that of n.
+
+    Notes
+    -----
+    ::
+
+        r = sigmoid(W_r x + R_r h + b_r)
+        z = sigmoid(W_z x + R_z h + b_z)
+        n = tanh(W_n x + b_n + r * (R_n h + d_n))     reset after
+        n = tanh(W_n x + R_n (r * h) + b_n)           reset before
+        h' = (1 - z) * n + z * h
+    """
+
+    cell = "gru"
+    state_type = GRUState
+
+
+class ClockworkRNN(Layer[ClockworkState]):
+    """The Clockwork RNN of Koutnik et al. 2014; :class:`Layer` has the parameters that all layers share.
+
+    Parameters
+    ----------
+    periods
+        One for each module, ascending: as many modules of equal size. A module is computed only at steps
+        that its period divides; it reads itself and modules of the same or longer periods.
+    activation, clip
+        As in :class:`RNN`.
+
+    Notes
+    -----
+    ::
+
+        h'_m = tanh(W_m x + (sum over modules j with p_j >= p_m of R_mj h_j) + b_m)    where p_m divides t
+        h'_m = h_m                                                                     elsewhere
+
+    t counts each sequence's and direction's steps from 0 and is part of the state.
+    """
+
+    cell = "clockwork"
+    state_type = ClockworkState
+
+
+def rnn_step(x: Array, h: Array, weights: RNN | Weights) -> Array:
+    """One fused RNN step, as a function; see :func:`lstm_step`.
+
+    Parameters
+    ----------
+    x
+        (B, X), float32.
+    h
+        (B, H): the state before the step. Not written to.
+    weights
+        An :class:`RNN` of one layer and direction, or the canonical arrays of one.
+
+    Returns
+    -------
+    h : numpy.ndarray
+        (B, H): the state after the step, a new array.
+    """
+    (h,) = _step(RNN, x, (h,), weights)
+    return h
+
+
+def lstm_step(x: Array, h: Array, c: Array, weights: LSTM | Weights) -> tuple[Array, Array]:
     """One fused LSTM step, as a function.
 
     Parameters
@@ -398,7 +562,7 @@ def lstm_step(
     x
         (B, X), float32.
     h, c
-        (B, H): the state before the step. Not written to.
+        (B, R) and (B, H): the state before the step. Not written to.
     weights
         An :class:`LSTM` of one layer and one direction, or the canonical arrays of one. Arrays are checked
         and packed anew at every call, which costs more than the step: for more than a few steps make the
@@ -407,17 +571,39 @@ def lstm_step(
     Returns
     -------
     h, c : numpy.ndarray
-        (B, H): the state after the step, new arrays.
+        (B, R) and (B, H): the state after the step, new arrays.
     """
-    layer = weights if isinstance(weights, LSTM) else LSTM.from_weights(weights)
+    h, c = _step(LSTM, x, (h, c), weights)
+    return h, c
+
+
+def gru_step(x: Array, h: Array, weights: GRU | Weights) -> Array:
+    """One fused GRU step, as a function: parameters as for :func:`rnn_step`, reset after for arrays."""
+    (h,) = _step(GRU, x, (h,), weights)
+    return h
+
+
+def clockwork_step(
+    x: Array, h: Array, t: npt.NDArray[np.int64], weights: ClockworkRNN
+) -> tuple[Array, npt.NDArray[np.int64]]:
+    """One fused Clockwork step, as a function: h (B, H) and t (B,), the steps each row has made."""
+    h, t = _step(ClockworkRNN, x, (h, t), weights)
+    return h, t
+
+
+def _step(
+    kind: type[Layer[Any]], x: Any, state: tuple[Any, ...], weights: Layer[Any] | Weights
+) -> list[Any]:
+    layer = weights if isinstance(weights, Layer) else kind.from_weights(weights)
     a = layer.architecture
-    if a.num_layers != 1 or a.bidirectional:
-        raise ValueError(f"weights must be of one layer and one direction, got {layer!r}")
+    if not isinstance(layer, kind) or a.num_layers != 1 or a.bidirectional:
+        raise ValueError(
+            f"weights must be of one {kind.__name__} layer in one direction, got {layer!r}"
+        )
     x = gate("x", x, ("batch", a.input_size), layer.dtype)
-    h, c = (
-        gate(name, value, (len(x), a.hidden_size), layer.dtype)
-        for name, value in (("h", h), ("c", c))
-    )
-    sequence = x[:, None] if layer.batch_first else x[None]
-    _, state = layer(sequence, (h[None], c[None]))
-    return state.h[0], state.c[0]
+    before = [
+        gate(each.name, value, a.state_shape(each, len(x))[1:], layer._state_dtype(each))[None]
+        for each, value in zip(a.table.states, state, strict=True)
+    ]
+    _, after = layer(x[:, None] if layer.batch_first else x[None], before)
+    return [array[0] for array in after]

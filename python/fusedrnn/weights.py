@@ -8,7 +8,7 @@ Canonical means PyTorch's names, shapes and gate order: ``weight_ih_l0`` (G H, X
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -21,7 +21,14 @@ __all__ = ["Weights", "checked", "infer", "initialise"]
 
 Weights = Mapping[str, Array]
 
-_NAME = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)_l(0|[1-9]\d{0,4})(_reverse)?")
+_OWN = {
+    f"bias_h{gate}"
+    for forms in CELLS.values()
+    for form in forms
+    for gate in form.own_recurrent_bias
+}
+_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole", *_OWN)
+_NAME = re.compile(rf"({'|'.join(_KINDS)})_l(0|[1-9]\d{{0,4}})(_reverse)?")
 
 
 def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any]) -> Weights:
@@ -40,11 +47,26 @@ def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any
         weight.name: random.uniform(-bound, bound, weight.shape).astype(dtype)
         for weight in architecture.weights()
     }
+    for array, rows, columns in _never_read(architecture, drawn):
+        array[rows, columns] = 0
     return _frozen(drawn)
 
 
-def infer(cell: str, weights: Weights) -> Architecture:
-    """The architecture whose weights these are, from names and shapes alone.
+def _never_read(
+    architecture: Architecture, arrays: Weights
+) -> Iterator[tuple[Array, slice, slice]]:
+    """The blocks of recurrent matrices that no module of a Clockwork RNN reads."""
+    for weight in architecture.weights():
+        if weight.kind == "recurrent":
+            for module in range(len(architecture.periods)):
+                rows = slice(
+                    module * architecture.module_size, (module + 1) * architecture.module_size
+                )
+                yield arrays[weight.name], rows, slice(0, architecture.module_reads(module))
+
+
+def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architecture:
+    """The architecture whose weights these are, from names and shapes, and from what options say.
 
     Raises
     ------
@@ -65,32 +87,48 @@ def infer(cell: str, weights: Weights) -> Architecture:
             )
         found.append((match[1], int(match[2]), bool(match[3])))
 
-    def shape(name: str) -> tuple[int, int]:
+    def shape(name: str, axes: int) -> tuple[int, ...]:
         if name not in weights:
             given = _listed(weights) or "no arrays"
             raise ValueError(f"weights: {name!r} is missing; given are {given}")
         array_shape = array_gate(f"weights: {name!r}", weights[name], FLOAT32).shape
-        if len(array_shape) != 2:
-            raise ValueError(f"weights: {name!r} must have 2 axes, got shape {array_shape}")
-        return int(array_shape[0]), int(array_shape[1])
+        if len(array_shape) != axes or 0 in array_shape:
+            raise ValueError(f"weights: {name!r} must have {axes} axes, got shape {array_shape}")
+        return array_shape
 
-    gates = len(CELLS[cell].gates)
-    rows, inputs = shape("weight_ih_l0")
-    if rows % gates or rows == 0 or inputs == 0:
-        raise ValueError(
-            f"weights: 'weight_ih_l0' must have shape ({gates} * hidden_size, input_size), "
-            f"got {(rows, inputs)}"
-        )
     kinds = {kind for kind, _, _ in found}
+    rows, inputs = shape("weight_ih_l0", 2)
+    proj_size, units = shape("weight_hr_l0", 2) if "weight_hr" in kinds else (0, 0)
+    units = units or shape("weight_hh_l0", 2)[1]
+    known = dict(options)
+    if cell == "lstm" and rows == 3 * units:
+        known.setdefault("coupled", True)
+    forms = {len(form.gates) for form in CELLS[cell]}
+    if rows not in {gates * units for gates in forms}:
+        several = " or ".join(str(gates) for gates in sorted(forms, reverse=True))
+        raise ValueError(
+            f"weights: 'weight_ih_l0' must have shape ({several} * hidden_size, input_size) with "
+            f"hidden_size {units}, got {(rows, inputs)}"
+        )
+    if "weight_peephole" in kinds and "peephole" not in known:
+        letters = "fo" if known.get("coupled") else "ifo"
+        (length,) = shape("weight_peephole_l0", 1)
+        if length != len(letters) * units:
+            raise ValueError(
+                f"weights: 'weight_peephole_l0' has {length} elements, which is not {len(letters)} * "
+                f"hidden_size: say which gates have peepholes, as in peephole='o'"
+            )
+        known["peephole"] = letters
     bias: Bias = "double" if "bias_hh" in kinds else "single" if "bias_ih" in kinds else "none"
     return Architecture(
         cell,
         input_size=inputs,
-        hidden_size=rows // gates,
+        hidden_size=units,
         num_layers=1 + max(layer for _, layer, _ in found),
         bidirectional=any(reverse for _, _, reverse in found),
-        proj_size=shape("weight_hr_l0")[0] if "weight_hr" in kinds else 0,
+        proj_size=proj_size,
         bias=bias,
+        **known,
     )
 
 
@@ -124,6 +162,13 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
         if array.shape != shape:
             raise ValueError(f"weights: {name!r} must have shape {shape}, got {array.shape}")
         copies[name] = np.array(array, dtype=dtype, order="C", subok=False)
+    for array, rows, columns in _never_read(architecture, copies):
+        if array[rows, columns].any():
+            name = next(name for name, copied in copies.items() if copied is array)
+            raise ValueError(
+                f"weights: {name!r} must be zero in rows {rows.start}:{rows.stop}, columns "
+                f"0:{columns.stop}: that module does not read faster ones"
+            )
     return _frozen(copies)
 
 

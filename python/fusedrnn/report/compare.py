@@ -17,6 +17,7 @@ class Change:
     """One row of one engine in two results."""
 
     group: str
+    network: str
     title: str
     engine: str
     old: Measure | None
@@ -50,15 +51,15 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Every row of both results, matched by what was timed and by engine; old rows come first."""
     before, after = _measures(old), _measures(new)
     return [
-        Change(group, title, LABELS.get(engine, engine), before.get(key), after.get(key))
+        Change(group, network, title, LABELS.get(engine, engine), before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
-        for group, title, engine in [key]
+        for group, network, title, engine in [key]
     ]
 
 
-def _measures(results: dict[str, Any]) -> dict[tuple[str, str, str], Measure]:
+def _measures(results: dict[str, Any]) -> dict[tuple[str, str, str, str], Measure]:
     return {
-        (row.group, row.title, engine): measure
+        (row.group, row.network, row.title, engine): measure
         for row in parse(results).rows
         for engine, measure in row.measures.items()
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row
+from fusedrnn.report.results import BASELINE, GROUPS, LABELS, PLAIN, Group, Results, Row
 from fusedrnn.report.text import ratio
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ MARKERS: dict[str, dict[str, Any]] = {
     "c": {"marker": "o", "markersize": 4},
 }
 TEXT, GRID = "#1c1c1e", "#d5d5da"
+#: White, but no other white: it becomes the colour of the page.
+PAGE = "#fefefe"
 
 #: What the colours become where the page decides.
 _VARIABLES = {
     **{colour: f"var(--{engine})" for engine, colour in COLOURS.items()},
     TEXT: "currentColor",
     GRID: "var(--line)",
+    PAGE: "var(--page)",
 }
 
 _STYLE: dict[Any, Any] = {
@@ -64,14 +68,47 @@ def _style(salt: str) -> Iterator[None]:
 
 
 def speedup(results: Results) -> Figure:
-    """How many times as fast as naive NumPy every shape is; the bars span the quartiles."""
-    from matplotlib.figure import Figure
+    """How many times as fast as naive NumPy the LSTM is in every shape."""
+    lines: list[tuple[str, Row | None]] = []
+    for group in GROUPS:
+        rows = [row for row in results.in_group(group.name) if row.network == PLAIN]
+        # The names of real data are long, and the same in every row: they are the heading's.
+        texts = [row.title.removeprefix(f"{group.name}, ") for row in rows]
+        named = all(text != row.title for text, row in zip(texts, rows, strict=True))
+        lines += _section(
+            group, list(zip(texts, rows, strict=True)), f": {group.name}" if named else ""
+        )
+    return _speedups(results, lines)
 
+
+def networks(results: Results) -> Figure:
+    """How many times as fast every cell is, in that shape of each group which most of them have."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
         rows = [row for row in results.in_group(group.name) if row.baseline]
-        if rows:
-            lines += [(group.title.partition(":")[0], None), *((row.title, row) for row in rows)]
+        shapes = Counter(row.title for row in rows)
+        if not shapes or max(shapes.values()) == 1:
+            continue
+        # Of several, the last in the list: the largest.
+        shape = max(reversed(shapes), key=shapes.__getitem__)
+        several = [(row.network, row) for row in rows if row.title == shape]
+        lines += _section(group, several, f": {shape}")
+    return _speedups(results, lines)
+
+
+def _section(
+    group: Group, rows: list[tuple[str, Row]], more: str = ""
+) -> list[tuple[str, Row | None]]:
+    """Lines of a plot: a heading, and the rows whose speed-up is known."""
+    known: list[tuple[str, Row | None]] = [(text, row) for text, row in rows if row.baseline]
+    return [(f"{group.title.partition(':')[0]}{more}", None), *known] if known else []
+
+
+def _speedups(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
+    """Speed-ups over naive NumPy, row by row; the bars span the quartiles."""
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import blended_transform_factory
+
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.21 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     for engine in results.engines:
@@ -102,12 +139,17 @@ def speedup(results: Results) -> Figure:
     axes.axvline(1, color=COLOURS[BASELINE], linewidth=1.2, label=f"{LABELS[BASELINE]} = 1×")
     _plain_ticks(axes.xaxis, lambda value: ratio(value) if value < 1 else f"{value:g}×")
     axes.set_xlabel("speed-up, log scale")
-    axes.set_yticks(range(len(lines)), [text for text, _ in lines])
-    for tick, (_, row) in zip(axes.get_yticklabels(), lines, strict=True):
+    axes.set_yticks(range(len(lines)), [text if row else "" for text, row in lines])
+    # Headings begin at the left edge and go on across the axes, where their lines are empty.
+    across = blended_transform_factory(figure.transFigure, axes.transData)
+    for place, (text, row) in enumerate(lines):
         if row is None:
-            tick.set_fontweight("bold")
+            heading = axes.text(0.01, place, text, va="center", weight="bold", transform=across)
+            heading.set_bbox({"facecolor": PAGE, "edgecolor": "none", "pad": 1.5})
+            heading.set_in_layout(False)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
     axes.grid(axis="x", which="both", linewidth=0.5)
     axes.set_axisbelow(True)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.4)
@@ -115,7 +157,7 @@ def speedup(results: Results) -> Figure:
 
 
 def step_time(results: Results) -> Figure:
-    """What a step takes by hidden size, one line for each engine, and the C kernel without Python."""
+    """What a step of the LSTM takes by hidden size: a line per engine, and the C kernel without Python."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, 3.9), layout="constrained")
@@ -125,7 +167,11 @@ def step_time(results: Results) -> Figure:
         ("step from Python", results.engines, "-", ""),
         ("step, kernel alone", ["c"], ":", ", kernel alone"),
     ):
-        rows = [row for row in results.in_group(group) if row.sizes["X"] == row.sizes["H"]]
+        rows = [
+            row
+            for row in results.in_group(group)
+            if row.network == PLAIN and row.sizes["X"] == row.sizes["H"]
+        ]
         for engine in engines:
             points = [
                 (row.sizes["H"], row.measures[engine]) for row in rows if engine in row.measures
@@ -176,11 +222,15 @@ def _plain_ticks(axis: Axis, text: Callable[[float], str]) -> None:
 PLOTS: dict[str, tuple[Callable[[Results], Figure], str]] = {
     "speedup": (
         speedup,
-        "Speed-up over naive NumPy for every shape; the tables below have the figures.",
+        "LSTM: speed-up over naive NumPy for every shape; the tables below have the figures.",
+    ),
+    "networks": (
+        networks,
+        "Speed-up over naive NumPy, cell by cell, in the same few shapes.",
     ),
     "step-time": (
         step_time,
-        "Time per step by hidden size, both axes logarithmic, a line per engine.",
+        "LSTM: time per step by hidden size, both axes logarithmic, a line per engine.",
     ),
 }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fusedrnn.report import text
 from fusedrnn.report.plots import PLOTS, image, inline
-from fusedrnn.report.results import BASELINE, GROUPS, LABELS, Results, Row, parse
+from fusedrnn.report.results import BASELINE, GROUPS, LABELS, PLAIN, Results, Row, parse
 
 __all__ = ["COMMAND", "render"]
 
@@ -52,7 +52,8 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
 
 def _headline(results: Results) -> tuple[Row, str] | None:
     """The row that stands for the others, a step of middle size, and the fastest engine in it."""
-    rows = [row for row in results.in_group("step from Python") if row.baseline]
+    steps = results.in_group("step from Python")
+    rows = [row for row in steps if row.baseline and row.network == PLAIN]
     if not rows:
         return None
     row = min(rows, key=lambda row: abs(row.sizes["H"] - 128))
@@ -92,6 +93,7 @@ def _machine(results: Results) -> dict[str, str]:
         "Processor": facts["cpu"],
         "Instruction set": f"{facts['isa']} (available: {', '.join(facts['isas'])})",
         "Caches of a core": caches or "unknown",
+        "Limits of a core": _limits(results),
         "Cores": f"{facts['cores']} available, {facts['threads']} used",
         "Load at the start": f"{facts['load']:.2f}",
         "System": facts["system"],
@@ -105,3 +107,12 @@ def _machine(results: Results) -> dict[str, str]:
         changed = ", with uncommitted changes" if commit["dirty"] else ""
         lines["Commit"] = f"{commit['id'][:12]} of {commit['time']}{changed}"
     return lines
+
+
+def _limits(results: Results) -> str:
+    """What one core does at most, as it was measured."""
+    if results.limits is None:
+        return "unknown"
+    levels = results.limits["bandwidth"].items()
+    speeds = ", ".join(f"{level} {speed / 1e9:.3g}" for level, speed in levels)
+    return f"{results.limits['flops'] / 1e9:.3g} GFLOP/s; GB/s: {speeds}"

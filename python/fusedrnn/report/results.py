@@ -11,6 +11,7 @@ __all__ = [
     "BASELINE",
     "GROUPS",
     "LABELS",
+    "PLAIN",
     "SHORT",
     "Group",
     "Measure",
@@ -22,6 +23,9 @@ __all__ = [
 
 #: What the others are compared with.
 BASELINE = "naive"
+
+#: The network that has every shape.
+PLAIN = "LSTM"
 
 #: In the order of tables and legends: on a small screen the first columns are seen first.
 LABELS = {"naive": "naive NumPy", "c": "fusedrnn C", "numba": "fusedrnn Numba"}
@@ -67,6 +71,14 @@ GROUPS = (
     Group("sequence", "One sequence", "One call for all T steps of a single sequence.", "sequence"),
     Group("batch", "A batch of sequences", "One call for all T steps of B sequences.", "batch"),
     Group(
+        "ragged",
+        "A batch of unequal lengths",
+        "One call for B sequences, the longest of T steps and the mean about half of that. fusedrnn is told the "
+        "lengths; naive NumPy computes all T steps of all sequences and masks them. Operations are counted for "
+        "the steps that there are.",
+        "ragged",
+    ),
+    Group(
         "char LSTM on Acts",
         "Real data: a character model reads the Acts of the Apostles",
         "One call for all T characters, one-hot, batch 1. Bits per character say how well the model "
@@ -88,6 +100,8 @@ class Measure:
         Seconds for one turn of the timing loop around a function that does nothing.
     bits
         Bits per character, of the character model.
+    floor
+        The least seconds that this machine could take, where that is known.
     """
 
     median: float
@@ -95,11 +109,17 @@ class Measure:
     q3: float
     rounds: int
     iterations: int
-    flops: int
+    flops: float
     error: float
     empty_loop: float
     isa: str | None
     bits: float | None = None
+    floor: float | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """How much of this machine's limit was reached: 1 is all of it."""
+        return None if self.floor is None else self.floor / self.median
 
     @property
     def spread(self) -> float:
@@ -114,14 +134,29 @@ class Measure:
 
 @dataclass
 class Row:
-    """One thing that was timed, and by engine how long it took."""
+    """One thing that was timed, and by engine how long it took.
+
+    Attributes
+    ----------
+    network
+        The name of the cell with its options.
+    title
+        The name of the shape.
+    """
 
     group: str
     case: str
+    network: str
     title: str
     sizes: dict[str, int]
     measures: dict[str, Measure] = field(default_factory=dict)
     baseline: Measure | None = None
+
+    @property
+    def floor(self) -> float | None:
+        """The least seconds that this machine could take, where that is known."""
+        floors = [each.floor for each in self.measures.values() if each.floor is not None]
+        return min(floors, default=None)
 
     def speedup(self, engine: str) -> float | None:
         """How many times as fast as naive NumPy; None if one of the two was not measured."""
@@ -148,6 +183,8 @@ class Results:
         The largest error that an engine was allowed.
     failures
         What was not measured, and why.
+    limits
+        What a core of the machine does at most with the instruction set that was used, where that is known.
     """
 
     rows: list[Row]
@@ -156,6 +193,7 @@ class Results:
     quick: bool
     environment: dict[str, Any]
     failures: dict[str, str]
+    limits: dict[str, Any] | None
 
     @property
     def engines(self) -> list[str]:
@@ -190,36 +228,41 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def parse(results: dict[str, Any]) -> Results:
-    """The rows of a benchmark JSON, in the order they were measured."""
+    """The rows of a benchmark JSON, those of a network together, and else in the order they were measured."""
     about = results["fusedrnn"]
+    machine = about.get("machine")
     rows: dict[tuple[str, str], Row] = {}
     for benchmark in results["benchmarks"]:
         info, stats = benchmark["extra_info"], benchmark["stats"]
         key = benchmark["group"], info["case"]
         if key not in rows:
             sizes = {name: int(info[name]) for name in ("T", "B", "X", "H")}
-            rows[key] = Row(*key, info["title"], sizes)
+            # Before there were other cells, there was the LSTM.
+            rows[key] = Row(*key, info.get("network", PLAIN), info["title"], sizes)
         rows[key].measures[info["engine"]] = Measure(
             median=float(stats["median"]),
             q1=float(stats["q1"]),
             q3=float(stats["q3"]),
             rounds=int(stats["rounds"]),
             iterations=int(stats["iterations"]),
-            flops=int(info["flops"]),
+            flops=float(info["flops"]),
             error=float(info["max_error"]),
             empty_loop=float(info["empty_loop"]),
             isa=info["isa"],
             bits=info.get("bits_per_character"),
+            floor=info.get("floor"),
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():
         naive = rows.get((baselines[row.group], row.case))
         row.baseline = naive.measures.get(BASELINE) if naive else None
+    networks = list(dict.fromkeys(row.network for row in rows.values()))
     return Results(
-        rows=list(rows.values()),
+        rows=sorted(rows.values(), key=lambda row: networks.index(row.network)),
         passes=int(about["passes"]),
         bound=float(about["largest_error"]),
         quick=bool(about["quick"]),
         environment=dict(about["environment"]),
         failures=dict(about["failures"]),
+        limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "error", "ratio", "size", "span"]
+__all__ = ["duration", "error", "ratio", "share", "size", "span"]
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
@@ -32,6 +32,11 @@ def span(low: float, high: float, beside: float) -> str:
 def ratio(number: float | None) -> str:
     """How many times: 12.3×."""
     return "\N{EN DASH}" if number is None else f"{_three_digits(number)}×"
+
+
+def share(number: float | None) -> str:
+    """A part of the whole: 45 %."""
+    return "\N{EN DASH}" if number is None else f"{number * 100:.0f}\N{NO-BREAK SPACE}%"
 
 
 def error(number: float) -> str:

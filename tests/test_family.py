@@ -1,0 +1,234 @@
+"""Every cell and option, in every backend and instruction set: right, the same bits, and without surprises."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Draw, Maker, exact, options
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fusedrnn as fr
+
+# Differences to float64 that rounding explains over a few dozen steps; unbounded activations scale with their state.
+TOLERANCE = 3e-6
+
+Member = tuple[type[fr.Layer], dict[str, Any]]
+
+cut = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SIZES = {
+    "steps": st.integers(1, 25),
+    "batch": st.integers(1, 14),
+    "inputs": st.integers(1, 20),
+    # A multiple of every number of modules, above every projection.
+    "hidden": st.integers(2, 14).map(lambda n: 3 * n),
+    "layers": st.integers(1, 3),
+    "bidirectional": st.booleans(),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def problem(
+    make: Maker, member: Member, steps, batch, inputs, hidden, layers, bidirectional, seed
+) -> tuple[fr.Layer, np.ndarray, list[np.ndarray], np.ndarray]:
+    cell, chosen = member
+    layer = make(
+        inputs, hidden, layers, cell=cell, bidirectional=bidirectional, seed=seed, **chosen
+    )
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
+    state = [
+        random.standard_normal(array.shape).astype(np.float32) / 2
+        if array.dtype.kind == "f"
+        else random.integers(0, 9, array.shape)
+        for array in layer._zero_state(batch)
+    ]
+    return layer, x, state, random.integers(0, steps + 1, batch)
+
+
+def widened(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    return [array.astype(np.float64) if array.dtype.kind == "f" else array for array in arrays]
+
+
+def assert_matches(layer, x, state, lengths) -> None:
+    y, after = layer(x, state, lengths)
+    true_y, true_after = exact(layer)(x.astype(np.float64), widened(state), lengths)
+    np.testing.assert_allclose(y, true_y, rtol=TOLERANCE, atol=TOLERANCE)
+    for values, true_values in zip(after, true_after, strict=True):
+        np.testing.assert_allclose(values, true_values, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> None:
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+@cut
+@given(**SIZES)
+def test_against_float64(make: Maker, member: Member, **sizes) -> None:
+    layer, x, state, lengths = problem(make, member, **sizes)
+    assert_matches(layer, x, state, None)
+    assert_matches(layer, x, state, lengths)
+
+
+def test_negative_control_a_wrong_gate_order_fails(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, cell=cell, seed=1, **chosen)
+    gates = len(layer.architecture.table.gates)
+    if gates == 1:  # one gate: other units instead
+        weights = {
+            name: array[::-1] if array.ndim == 1 else array for name, array in layer.weights.items()
+        }
+    else:
+        turned = [*range(1, gates), 0]
+        weights = {
+            name: np.concatenate([np.split(array, gates)[gate] for gate in turned])
+            if len(array) == gates * 12 and "peephole" not in name
+            else array
+            for name, array in layer.weights.items()
+        }
+    wrong = cell.from_weights(weights, backend=make.target.backend, **options(layer))
+    x = draw(9, 3, 5)
+    true_y, _ = exact(layer)(x.astype(np.float64))
+    with pytest.raises(AssertionError):
+        np.testing.assert_allclose(wrong(x)[0], true_y, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@cut
+@given(**SIZES)
+def test_same_bits_for_any_batch_place_and_length(
+    make_compiled: Maker, member: Member, **sizes
+) -> None:
+    layer, x, state, lengths = problem(make_compiled, member, **sizes)
+    y, after = layer(x, state, lengths)
+    whole, _ = layer(x, state)
+    for row in range(sizes["batch"]):
+        one = slice(row, row + 1)
+        alone = [array[:, one] for array in state]
+        length = int(lengths[row])
+        y_one, after_one = layer(x[:length, one], alone)
+        same_bits(y_one, y[:length, one])
+        assert not y[length:, row].any()
+        for values, values_one in zip(after, after_one, strict=True):
+            same_bits(values_one, values[:, one])
+        same_bits(layer(x[:, one], alone)[0], whole[:, one])
+
+
+@cut
+@given(**{**SIZES, "bidirectional": st.just(False)}, data=st.data())
+def test_same_bits_whole_chunked_or_stepped(
+    make_compiled: Maker, member: Member, data, **sizes
+) -> None:
+    layer, x, before, _ = problem(make_compiled, member, **sizes)
+    y, after = layer(x, before)
+    at = data.draw(st.integers(0, sizes["steps"]))
+
+    first, middle = layer(x[:at], before)
+    second, end = layer(x[at:], middle)
+    same_bits(np.concatenate([first, second]), y)
+    stream = layer.stream(sizes["batch"])
+    stream.reset(before)
+    stepped = [stream.step(np.ascontiguousarray(x_t)).copy() for x_t in x[:at]]
+    rest = stream.run(x[at:])
+    same_bits(np.concatenate([np.stack(stepped), rest]) if stepped else rest, y)
+    for values, by_chunks, by_steps in zip(after, end, stream.state, strict=True):
+        same_bits(by_chunks, values)
+        same_bits(by_steps, values)
+
+
+def test_step_functions(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, cell=cell, seed=2, **chosen)
+    step = {
+        fr.RNN: fr.rnn_step,
+        fr.LSTM: fr.lstm_step,
+        fr.GRU: fr.gru_step,
+        fr.ClockworkRNN: fr.clockwork_step,
+    }
+    state = [array[0] for array in layer._zero_state(3)]
+    after = step[cell](draw(3, 5), *state, layer)
+    arrays = after if isinstance(after, tuple) else (after,)
+    assert [array.shape for array in arrays] == [array.shape for array in state]
+    assert arrays[0].any()
+
+
+def test_empty(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, 2, cell=cell, bidirectional=True, seed=3, **chosen)
+    state = layer._zero_state(4)
+    state[0] += 1
+    for lengths in (None, [0, 0, 0, 0]):
+        y, after = layer(draw(0, 4, 5), state, lengths)
+        assert y.shape == (0, 4, layer.architecture.output_size)
+        np.testing.assert_array_equal(after[0], state[0])
+    y, after = layer(draw(3, 4, 5), state, [0, 0, 0, 0])
+    assert not y.any()
+    for values, before in zip(after, state, strict=True):
+        np.testing.assert_array_equal(values, before)
+    assert layer(draw(3, 0, 5))[0].shape[:2] == (3, 0)
+    assert layer(draw(3, 0, 5), lengths=[])[0].shape[:2] == (3, 0)
+
+
+def test_padding_is_never_read(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, 2, cell=cell, bidirectional=True, seed=4, **chosen)
+    x = draw(7, 3, 5)
+    lengths = np.array([7, 2, 4])
+    y, _ = layer(x, lengths=lengths)
+    for row, length in enumerate(lengths):
+        x[length:, row] = np.nan
+    padded, _ = layer(x, lengths=lengths)
+    np.testing.assert_array_equal(padded, y)
+    turned = cell.from_weights(
+        layer.weights, backend=make.target.backend, batch_first=True, **options(layer)
+    )
+    y_turned, _ = turned(np.ascontiguousarray(x.transpose(1, 0, 2)), lengths=lengths)
+    np.testing.assert_allclose(y_turned.transpose(1, 0, 2), y, rtol=0, atol=1e-6)
+
+
+def test_nan_propagates_in_its_own_row(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, cell=cell, seed=5, **chosen)
+    x = draw(4, 3, 5)
+    x[0, 1, 2] = np.nan
+    y, _ = layer(x)
+    assert np.isfinite(y[:, [0, 2]]).all()
+    assert np.isnan(y[0, 1]).all()
+
+
+def test_pickle_copy_and_repr(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, 2, cell=cell, seed=6, **chosen)
+    x = draw(3, 2, 5)
+    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert repr(twin) == repr(layer)
+        np.testing.assert_array_equal(twin(x)[0], layer(x)[0])
+    for name, value in chosen.items():
+        assert f"{name}={getattr(layer.architecture, name)!r}" in repr(layer), value
+
+
+def test_two_biases_give_the_same(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, cell=cell, bias="double", seed=7, **chosen)
+    assert_matches(layer, draw(4, 2, 5), layer._zero_state(2), None)
+    bare = make(5, 12, cell=cell, bias=False, seed=7, **chosen)
+    assert_matches(bare, draw(4, 2, 5), bare._zero_state(2), None)
+    assert not any("bias" in name for name in bare.weights)
+
+
+def test_an_idle_module_holds_its_units(make: Maker, draw: Draw) -> None:
+    layer = make(2, 9, cell=fr.ClockworkRNN, periods=(1, 2, 4), seed=8)
+    y, state = layer(draw(8, 1, 2))
+    moved = [
+        [
+            bool((y[t, 0, 3 * m : 3 * m + 3] != y[t - 1, 0, 3 * m : 3 * m + 3]).all())
+            for m in range(3)
+        ]
+        for t in range(1, 8)
+    ]
+    assert moved == [[True, t % 2 == 0, t % 4 == 0] for t in range(1, 8)]
+    assert state.t.tolist() == [[8]]
