@@ -119,7 +119,7 @@ def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) ->
             second[at] = 0
         else:
             d[own], second = second, zeros
-    letters = architecture.peephole
+    letters = architecture.peephole_gates
     peepholes = dict(zip(letters, np.split(arrays["peephole"][0], len(letters)))) if letters else {}
 
     def function(role: str) -> Function:

@@ -10,7 +10,7 @@ import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import inf, prod
 from pathlib import Path
 from typing import Any, get_args
@@ -144,20 +144,20 @@ class Reference(Engine):
                 index = layer * directions + direction
                 columns = slice(direction * width, (direction + 1) * width)
                 now = tuple(array[index] for array in state)
-                step = partial(self._step, w=self._parameters[index])
+                w = self._parameters[index]
                 if lengths is None:
                     for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
-                        now = step(x[t], now)
+                        now = self._step(x[t], now, w)
                         out[t, :, columns] = now[0]
                 else:
                     now = tuple(array.copy() for array in now)
                     for k in range(len(x)):
                         rows = np.flatnonzero(lengths > k)
-                        t = np.full(len(rows), k) if direction == 0 else lengths[rows] - 1 - k
-                        new = step(x[t, rows], tuple(array[rows] for array in now))
+                        at = lengths[rows] - 1 - k if direction else np.full(len(rows), k)
+                        new = self._step(x[at, rows], tuple(array[rows] for array in now), w)
                         for array, values in zip(now, new, strict=True):
                             array[rows] = values
-                        out[t, rows, columns] = new[0]
+                        out[at, rows, columns] = new[0]
                 after.append(now)
             x = out
         return after
@@ -236,7 +236,7 @@ class Compiled(Engine):
         a = self._architecture
         gate = a.activation_of("gate")
         limits = (a.clip, a.cell_clip)
-        panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole)
+        panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
         panel.form = a.table.form in ("coupled", "before")
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
@@ -284,7 +284,9 @@ class Compiled(Engine):
         a = self._architecture
         modules = ffi.new("fr_module[]", len(a.periods))
         self._alive.append(modules)
-        x_parts, h_parts, biases = [], [], []
+        x_parts: list[Array] = []
+        h_parts: list[Array] = []
+        biases: list[Array] = []
         for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
             units = slice(number * a.module_size, (number + 1) * a.module_size)
             reads = a.module_reads(number)

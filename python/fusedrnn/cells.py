@@ -499,6 +499,12 @@ class Architecture:
         return next(row for row in CELLS[self.cell] if row.form == form)
 
     @property
+    def peephole_gates(self) -> str:
+        """The gates that have peepholes, in the order i f o."""
+        assert isinstance(self.peephole, str)  # from __post_init__ on
+        return self.peephole
+
+    @property
     def directions(self) -> int:
         """D: 1 or 2."""
         return 2 if self.bidirectional else 1
@@ -576,7 +582,7 @@ class Architecture:
         if self.proj_size:
             yield weight("weight_hr", (self.proj_size, units), "projection")
         if self.peephole:
-            yield weight("weight_peephole", (len(self.peephole) * units,), "peephole")
+            yield weight("weight_peephole", (len(self.peephole_gates) * units,), "peephole")
 
     def _recurrent_elements(self) -> int:
         """How many elements of a recurrent matrix are weights: not all, where modules do not read all."""
