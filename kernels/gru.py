@@ -32,7 +32,7 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
 
     @inlined
     def gru_shown(n, z, h):
-        return vf.fma(z, vf.sub(h, n), n)
+        return vf.fma(z, h, vf.mul(vf.sub(vf.set1(1.0), z), n))
 
     # x_part: the x-projection of this step's rows.
     @inlined

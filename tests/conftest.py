@@ -49,8 +49,8 @@ class Maker:
         assert (layer.backend, layer.isa) == (self.target.backend, self.target.isa)
         return layer
 
-    def from_weights(self, *args: Any, **kwargs: Any) -> fr.LSTM:
-        return fr.LSTM.from_weights(*args, backend=self.target.backend, **kwargs)
+    def from_weights(self, *args: Any, cell: type[fr.Layer] = fr.LSTM, **kwargs: Any) -> fr.Layer:
+        return cell.from_weights(*args, backend=self.target.backend, **kwargs)
 
 
 @pytest.fixture(params=ALL, ids=str)
@@ -107,6 +107,8 @@ FAMILY: dict[str, tuple[type[fr.Layer], dict[str, Any]]] = {
     "lstm": (fr.LSTM, {}),
     "lstm-peephole": (fr.LSTM, {"peephole": True}),
     "lstm-peephole-i": (fr.LSTM, {"peephole": "i"}),
+    "lstm-peephole-f": (fr.LSTM, {"peephole": "f"}),
+    "lstm-peephole-o": (fr.LSTM, {"peephole": "o"}),
     "lstm-peephole-fo": (fr.LSTM, {"peephole": "fo"}),
     "lstm-coupled": (fr.LSTM, {"coupled": True}),
     "lstm-coupled-peephole": (fr.LSTM, {"coupled": True, "peephole": True}),
@@ -120,9 +122,14 @@ FAMILY: dict[str, tuple[type[fr.Layer], dict[str, Any]]] = {
     "lstm-hard": (fr.LSTM, {"gate_activation": "hard_sigmoid", "activation": "relu"}),
     "lstm-hard-sixth": (
         fr.LSTM,
-        {"gate_activation": "hard_sigmoid(0.16666667, 0.5)", "output_activation": "identity"},
+        {
+            "gate_activation": "hard_sigmoid(0.16666666666666666, 0.5)",
+            "output_activation": "identity",
+        },
     ),
+    "lstm-identity": (fr.LSTM, {"activation": "identity", "output_activation": "relu"}),
     "gru": (fr.GRU, {}),
+    "gru-identity": (fr.GRU, {"activation": "identity"}),
     "gru-before": (fr.GRU, {"reset": "before"}),
     "gru-clip": (fr.GRU, {"clip": 0.5, "activation": "relu"}),
     "gru-before-hard": (
@@ -131,6 +138,7 @@ FAMILY: dict[str, tuple[type[fr.Layer], dict[str, Any]]] = {
     ),
     "clockwork": (fr.ClockworkRNN, {"periods": (1, 2, 4)}),
     "clockwork-equal": (fr.ClockworkRNN, {"periods": (1, 1, 3), "activation": "relu"}),
+    "clockwork-identity": (fr.ClockworkRNN, {"periods": (1, 5, 5), "activation": "identity"}),
     "clockwork-one": (fr.ClockworkRNN, {"periods": (2,), "clip": 0.5}),
 }
 

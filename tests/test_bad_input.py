@@ -144,6 +144,8 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"gate_activation": "tanh"}, fr.UnsupportedError, "sigmoid, hard_sigmoid for the gate"),
         ({"activation": "softplus"}, fr.UnsupportedError, "backend='numpy' has them all"),
         ({"clip": 0}, ValueError, "clip must be above 0"),
+        ({"clip": 10**400}, ValueError, "clip must be above 0 and finite in float32"),
+        ({"num_layers": 10_001}, ValueError, "num_layers must be at most 10000"),
         ({"clip": float("nan")}, ValueError, "clip must be above 0"),
         ({"cell_clip": "3"}, TypeError, "cell_clip must be a number or None"),
         ({"threads": 1.0}, fr.UnsupportedError, "threads must be 1"),
@@ -289,3 +291,14 @@ def test_step_function(draw: Draw) -> None:
 def test_errors_pickle() -> None:
     error = pickle.loads(pickle.dumps(fr.MissingExtraError("numba", "numba", "backend='numba'")))
     assert "pip install 'fusedrnn[numba]'" in str(error)
+
+
+def test_a_projection_is_told_by_the_arrays() -> None:
+    weights = fr.LSTM(3, 5, proj_size=2, seed=0).weights
+    assert fr.LSTM.from_weights(weights, proj_size=2).architecture.proj_size == 2
+    with pytest.raises(ValueError, match="proj_size is 2 by the arrays, got 3"):
+        fr.LSTM.from_weights(weights, proj_size=3)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert fr.LSTM(np.int64(3), np.int32(5), clip=np.float32(0.5)).architecture.clip == 0.5

@@ -375,7 +375,7 @@ def test_a_fault_of_our_own_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
             "argument --clip: must be above 0 and finite",
         ),
         ("count lstm --input 3 --hidden 3 --lengths 7,x", "must be integers with commas between"),
-        ("count lstm --input 3 --hidden 3 --lengths 7,0", "lengths must be at least 1, got 0"),
+        ("count lstm --input 3 --hidden 3 --lengths 0,0", "not all of them 0"),
         ("count lstm --input 3 --hidden 3 --lengths 7,3 --batch 2", "lengths say how many steps"),
         ("count gru --input 3 --hidden 3 --reset never", "argument --reset: invalid choice"),
         ("count clockwork --input 3 --hidden 4", "periods must name one period per module"),

@@ -730,8 +730,8 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"dtype": "float16"}, ValueError, "dtype must be one of float32, bfloat16, int8"),
         ({"lengths": 3}, TypeError, "lengths must be a sequence of ints, not int"),
         ({"lengths": "731"}, TypeError, "lengths must be a sequence of ints, not str"),
-        ({"lengths": []}, ValueError, "lengths must name one length per sequence, got none"),
-        ({"lengths": [7, 0]}, ValueError, "lengths must be at least 1, got 0"),
+        ({"lengths": []}, ValueError, "lengths must name a length per sequence"),
+        ({"lengths": [0, 0]}, ValueError, "not all of them 0"),
         ({"lengths": [7, 1.5]}, TypeError, "lengths must be an int, not float"),
         ({"lengths": [7, 3], "steps": 7}, ValueError, "lengths say how many steps"),
         ({"lengths": [7, 3], "batch": 2}, ValueError, "lengths say how many steps"),
@@ -741,7 +741,6 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"rate": float("inf")}, ValueError, "rate must be above 0 and finite, got inf"),
         ({"rate": "100"}, TypeError, "rate must be a number, not str"),
         ({"rate": True}, TypeError, "rate must be a number, not bool"),
-        ({"model": Architecture("lstm", 1, 1, num_layers=20_000)}, ValueError, "num_layers must"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

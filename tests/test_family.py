@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusedrnn as fr
+from fusedrnn.cells import Activation
 
 # Differences to float64 that rounding explains over a few dozen steps; unbounded activations scale with their state.
 TOLERANCE = 3e-6
@@ -232,3 +233,54 @@ def test_an_idle_module_holds_its_units(make: Maker, draw: Draw) -> None:
     ]
     assert moved == [[True, t % 2 == 0, t % 4 == 0] for t in range(1, 8)]
     assert state.t.tolist() == [[8]]
+
+
+def test_states_of_any_layout(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = make(5, 12, 2, cell=cell, seed=9, **chosen)
+    x = draw(4, 3, 5)
+    for array in layer._zero_state(3):
+        assert array.flags.c_contiguous
+    state = [
+        array if array.dtype.kind == "i" else draw(*array.shape) for array in layer._zero_state(3)
+    ]
+    y, after = layer(x, state)
+    turned = [np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1) for array in state]
+    assert not turned[0].flags.c_contiguous
+    for other in (turned, [np.asfortranarray(array) for array in state]):
+        y_other, after_other = layer(x, other)
+        np.testing.assert_array_equal(y_other, y)
+        np.testing.assert_array_equal(after_other[0], after[0])
+    row = [array[:, :1] for array in state]
+    same = [np.broadcast_to(array, (2, 3, *array.shape[2:])) for array in row]
+    y_same, _ = layer(x, same)
+    np.testing.assert_array_equal(y_same, layer(x, [array.copy() for array in same])[0])
+    stream = layer.stream(3)
+    stream.reset(turned)
+    np.testing.assert_allclose(stream.run(x), y, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("reset", ("after", "before"))
+@pytest.mark.parametrize("n", (1e10, 1e30, np.inf))
+def test_a_large_candidate_does_not_wash_out_h(make: Maker, reset: str, n: float) -> None:
+    layer = make(1, 3, cell=fr.GRU, activation="identity", reset=reset, bias="double")
+    weights = {name: np.zeros_like(array) for name, array in layer.weights.items()}
+    weights["bias_ih_l0"][3:6] = 30 if np.isfinite(n) else -1
+    weights["bias_ih_l0"][6:] = n
+    layer = make.from_weights(weights, cell=fr.GRU, activation="identity", reset=reset)
+    h = np.ones((1, 1, 3), np.float32)
+    with np.errstate(over="ignore"):
+        y, _ = layer(np.zeros((1, 1, 1), np.float32), (h,))
+    true_y, _ = exact(layer)(np.zeros((1, 1, 1)), (h.astype(np.float64),))
+    if np.isfinite(n):
+        # z is 1 - 1e-13, and 1 in float32: all of h is kept, and none of n in float32.
+        np.testing.assert_allclose(y, 1, rtol=0, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(y, true_y)
+
+
+@given(alpha=st.floats(-1e6, 1e6), beta=st.floats(-1e6, 1e6))
+def test_activations_keep_their_parameters(alpha: float, beta: float) -> None:
+    parsed = Activation.parse("gate_activation", f"hard_sigmoid({alpha!r}, {beta!r})")
+    assert parsed.parameters == (alpha, beta)
+    assert Activation.parse("gate_activation", str(parsed)) == parsed

@@ -5,7 +5,7 @@
  *   z = sigmoid(W_z x + R_z h + b_z)                how much of h is kept
  *   n = tanh(W_n x + b_n + r * (R_n h + d_n))       what is written, reset after the product
  *   n = tanh(W_n x + R_n (r * h) + b_n)             or before it
- *   h' = (1 - z) * n + z * h                        computed as n + z * (h - n): one FMA
+ *   h' = (1 - z) * n + z * h
  *
  * Reset after, the recurrent part of n is a third gate block whose sum begins with d_n, and one product per step is
  * enough. Reset before, R_n needs all of r * h: a second product waits for the first, and r * h and z are put aside
@@ -14,7 +14,8 @@
 #ifndef FR_GRU_H
 #define FR_GRU_H
 
-FR_INLINE vf fr_gru_shown(vf n, vf z, vf h) { return vf_fma(z, vf_sub(h, n), n); }
+/* Not n + z * (h - n), which is an operation less: where n is far larger than h, or infinite, h would be lost in it. */
+FR_INLINE vf fr_gru_shown(vf n, vf z, vf h) { return vf_fma(z, h, vf_mul(vf_sub(vf_set1(1.0f), z), n)); }
 
 /* x_part: the x-projection of this step's rows. */
 FR_INLINE void fr_gru_after_tile(bool plain, const fr_panels *w, const fr_span *s, int64_t t, const float *x_part,

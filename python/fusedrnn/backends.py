@@ -321,8 +321,8 @@ class Compiled(Engine):
         workspace = np.empty(lib.fr_workspace_floats(self.plan, steps, batch), FLOAT32)
         item = FLOAT32.itemsize
         q.steps, q.batch = steps, batch
-        q.x, q.x_step, q.x_row = _pointer(x), x.strides[0] // item, x.strides[1] // item
-        q.y, q.y_step, q.y_row = _pointer(y), y.strides[0] // item, y.strides[1] // item
+        q.x, q.x_step, q.x_row = _strided(x), x.strides[0] // item, x.strides[1] // item
+        q.y, q.y_step, q.y_row = _strided(y), y.strides[0] // item, y.strides[1] // item
         q.h = _pointer(state[0])
         for kind, array in zip(self._architecture.table.states[1:], state[1:], strict=True):
             if kind.kind == "count":
@@ -355,10 +355,12 @@ class Compiled(Engine):
 
 
 def _pointer(array: Array) -> Any:
+    return ffi.from_buffer("float *", array)  # an error unless it is C-contiguous
+
+
+def _strided(array: Array) -> Any:
     # ndarray.ctypes costs seven times as much as a buffer, which strided arrays do not give.
-    if array.flags.c_contiguous:
-        return ffi.from_buffer("float *", array)
-    return ffi.cast("float *", array.ctypes.data)
+    return _pointer(array) if array.flags.c_contiguous else ffi.cast("float *", array.ctypes.data)
 
 
 def _kernel(backend: str, cell: str, isa: str) -> Any:

@@ -13,7 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from math import isfinite, isnan, prod
+from math import isfinite, prod
+from numbers import Real
 from typing import Any, Literal
 
 from fusedrnn.errors import UnsupportedError
@@ -34,6 +35,9 @@ Bias = Literal["none", "single", "double"]
 Kind = Literal["input", "recurrent", "bias", "projection", "peephole"]
 BIASES: tuple[Bias, ...] = ("none", "single", "double")
 RESETS = ("after", "before")
+MOST_LAYERS = 10_000
+#: The largest float32, above which a limit is none.
+MOST_CLIP = 3.4028235e38
 
 # ---- activations ---------------------------------------------------------------------------------
 
@@ -92,7 +96,7 @@ class Activation:
     def __str__(self) -> str:
         if self.parameters == ACTIVATIONS[self.name]:
             return self.name
-        return f"{self.name}({', '.join(f'{number:g}' for number in self.parameters)})"
+        return f"{self.name}({', '.join(map(repr, self.parameters))})"
 
 
 # ---- the table -----------------------------------------------------------------------------------
@@ -421,6 +425,8 @@ class Architecture:
             if not isinstance(getattr(self, name), bool):
                 kind = type(getattr(self, name)).__name__
                 raise TypeError(f"{name} must be True or False, not {kind}")
+        if self.num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers must be at most {MOST_LAYERS}, got {self.num_layers}")
         if not isinstance(self.bias, str) or self.bias not in BIASES:
             raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
         self._refuse_options()
@@ -436,10 +442,10 @@ class Architecture:
             limit = getattr(self, name)
             if limit is None:
                 continue
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)):
+            if isinstance(limit, bool) or not isinstance(limit, Real):
                 raise TypeError(f"{name} must be a number or None, not {type(limit).__name__}")
-            if isnan(limit) or limit <= 0:
-                raise ValueError(f"{name} must be above 0, got {limit}")
+            if not 0 < limit < MOST_CLIP:
+                raise ValueError(f"{name} must be above 0 and finite in float32, got {limit}")
             self._set(name, float(limit))
 
     def _set(self, name: str, value: Any) -> None:

@@ -671,7 +671,7 @@ def _reading(tool: Tool, exact: Complexity) -> Reading:
     facts = (tool.unit, tool.called, UNITS[tool.unit] * exact.macs)
     for module, package in (("torch", "torch"), (tool.module, tool.packages[0])):
         if find_spec(module) is None:
-            problem = f"missing: pip install {package}"
+            problem = f"{package} is missing: pip install 'fusedrnn[compare]'"
             return Reading(tool.name, "", *facts, problem=problem)
     installed = _installed(tool)
     if len(installed) > 1:

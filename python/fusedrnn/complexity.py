@@ -45,7 +45,6 @@ FLOAT_BYTES, COUNTER_BYTES = 4, 8
 #: Bytes of one matrix weight, by the name of its type.
 WEIGHT_BYTES = {"float32": FLOAT_BYTES, "bfloat16": 2, "int8": 1}
 DIRECTIONS = ("forward", "reverse")
-MOST_LAYERS = 10_000
 #: A sum of more lengths than this is explained by its value alone.
 MOST_TERMS = 16
 
@@ -1011,10 +1010,6 @@ def count(
     18006000
     """
     architecture = _architecture(model, sizes)
-    if architecture.num_layers > MOST_LAYERS:
-        raise ValueError(
-            f"num_layers must be at most {MOST_LAYERS} to be counted, got {architecture.num_layers}"
-        )
     if dtype not in WEIGHT_BYTES:
         raise ValueError(f"dtype must be one of {', '.join(WEIGHT_BYTES)}, got {dtype!r}")
     if not isinstance(backward, bool):
@@ -1085,9 +1080,9 @@ def _lengths(lengths: Iterable[int] | None) -> tuple[int, ...] | None:
         return None
     if isinstance(lengths, str) or not hasattr(lengths, "__iter__"):
         raise TypeError(f"lengths must be a sequence of ints, not {type(lengths).__name__}")
-    every = tuple(checked_size("lengths", length, 1) for length in lengths)
-    if not every:
-        raise ValueError("lengths must name one length per sequence, got none")
+    every = tuple(checked_size("lengths", length, 0) for length in lengths)
+    if not any(every):
+        raise ValueError("lengths must name a length per sequence, not all of them 0")
     return every
 
 

@@ -332,7 +332,7 @@ class Layer(Generic[StateT]):
         """
         x, y, result = self._sequences(x, out, "batch")
         steps, batch, _ = x.shape
-        values = [np.array(array) for array in self._given_state(state, batch)]
+        values = [np.array(array, order="C") for array in self._given_state(state, batch)]
         each = None if lengths is None else length_gate(lengths, steps, batch)
         if each is not None:
             y[...] = 0

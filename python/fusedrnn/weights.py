@@ -101,6 +101,10 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
     proj_size, units = shape("weight_hr_l0", 2) if "weight_hr" in kinds else (0, 0)
     units = units or shape("weight_hh_l0", 2)[1]
     known = dict(options)
+    if known.pop("proj_size", proj_size) != proj_size:
+        raise ValueError(
+            f"weights: proj_size is {proj_size} by the arrays, got {options['proj_size']!r}"
+        )
     if cell == "lstm" and rows == 3 * units:
         known.setdefault("coupled", True)
     forms = {len(form.gates) for form in CELLS[cell]}
