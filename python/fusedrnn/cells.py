@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from math import isfinite, prod
+from math import inf, isfinite, prod
 from numbers import Real
 from typing import Any, Literal
 
@@ -444,9 +444,13 @@ class Architecture:
                 continue
             if isinstance(limit, bool) or not isinstance(limit, Real):
                 raise TypeError(f"{name} must be a number or None, not {type(limit).__name__}")
-            if not 0 < limit < MOST_CLIP:
+            try:
+                value = float(limit)
+            except OverflowError:
+                value = inf
+            if not 0 < value < MOST_CLIP:
                 raise ValueError(f"{name} must be above 0 and finite in float32, got {limit}")
-            self._set(name, float(limit))
+            self._set(name, value)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
