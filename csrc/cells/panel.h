@@ -159,10 +159,17 @@ FR_PRODUCT(2)
 FR_PRODUCT(3)
 FR_PRODUCT(4)
 
+#define FR_INLINED_BLOCKS(gates) ((gates) == 1 ? 4 : 2)
+
 /* to = from + first + second, for a tile; `second` may have depth 0. `gates` is a constant where this is called. */
 FR_INLINE void fr_product(int gates, int64_t rows, int64_t blocks, fr_sums from, fr_factor first, fr_factor second,
                           fr_sums to)
 {
+    /* The batch of one of a small layer notices a call: its tile is the one that is copied to its callers. */
+    if (rows == 1 && blocks == FR_INLINED_BLOCKS(gates)) {
+        fr_product_tile(1, FR_INLINED_BLOCKS(gates), gates, from, first, second, to);
+        return;
+    }
     if (gates == 1)
         fr_product_1(rows, blocks, from, first, second, to);
     else if (gates == 2)
