@@ -10,15 +10,26 @@
 struct fr_panels;
 struct fr_span;
 
+/* What a kernel is asked for: the loop over time is its caller's, the loops over units and rows are its own. */
+enum fr_phase {
+    FR_PROJECT = 0, /* z of the chunk that begins with step t: bias + W x of every running row of each of its steps */
+    FR_STEP = 1,    /* step t: all of it, or as much as FR_FINISH needs of every unit */
+    FR_FINISH = 2   /* the rest of step t: the product with second_panels, if there are any */
+};
+
 /*
- * One direction of one layer over span->steps steps. Reads and writes only what the two structs point to, allocates
- * nothing, and may run in several threads at once on one fr_panels. The C kernels and the Numba kernels share this
- * signature: whoever calls it does not know which one it is.
+ * One phase of one direction of one layer, for the units of span->part. z is the x-projection: of the whole chunk to be
+ * written by FR_PROJECT; of step t in the other phases, or NULL where FR_STEP sums over x itself. Reads and writes only
+ * what the two structs and z point to, allocates nothing, and may run in several threads at once on one fr_panels. The
+ * C kernels and the Numba kernels share this signature: whoever calls it does not know which one it is.
  */
-typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s);
+typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s, int64_t phase, int64_t t, float *z);
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
+enum fr_most { FR_MOST_THREADS = 64 };
+/* When the x-projection is made ahead: never; where there is more than one step; always, because FR_STEP needs it. */
+enum fr_projects { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
 enum fr_peephole { FR_PEEP_I = 1, FR_PEEP_F = 2, FR_PEEP_O = 4 };
 
 /* A module of a Clockwork RNN: units of one period, in unit blocks of their own. */
@@ -52,6 +63,7 @@ typedef struct fr_panels {
     const float *peepholes;     /* [N][3][L], for i, f and o; NULL without */
     int64_t peephole;           /* which of them: bits of fr_peephole */
     int64_t form;               /* 1: an LSTM with coupled gates, a GRU that resets before; 0: any other */
+    int64_t projects;           /* an fr_projects */
     int64_t plain;              /* 1: sigmoid, tanh, no limits and no peepholes: the usual cell */
     int64_t gate_activation;
     int64_t state_activation;
@@ -65,13 +77,16 @@ typedef struct fr_panels {
 } fr_panels;
 
 /*
- * What one kernel call reads and writes. Rows are reached by pointers, to their step 0; from step to step by strides in
+ * What a kernel reads and writes over a whole sequence. Rows are reached by pointers, to their step 0; from step to step by strides in
  * floats, negative for the reverse direction. Rows are sorted by length, the longest first: those still running are the
  * first active[t].
  */
 typedef struct fr_span {
     int64_t steps;         /* T >= 1 */
     int64_t batch;         /* B >= 1 */
+    int64_t part;          /* of parts: which units are computed, and with which other calls side by side */
+    int64_t parts;
+    int64_t turn;          /* odd: even steps sweep their units downward, else odd steps do */
     const int64_t *active; /* [T], not ascending; NULL: all rows at every step */
     const float *const *x; /* [B] rows of X floats; may not overlap y */
     int64_t x_step;
@@ -80,9 +95,9 @@ typedef struct fr_span {
     float *const *h;   /* [B] rows of R floats: in, the state before step 0; out, after the row's own last step */
     float *const *c;   /* [B] rows of H floats, likewise; NULL for cells that have none */
     int64_t *const *t; /* [B] counters of steps, likewise; NULL for cells that have none */
-    float *scratch;    /* chunk * B * N * G * L floats, 64-byte aligned; contents do not matter before or after */
+    float *scratch;    /* chunk * B * N * G * L floats for z, 64-byte aligned; contents do not matter before or after */
     const float **scratch_rows; /* chunk * B pointers, likewise */
-    float *aside;               /* 2 * B * N * L floats, likewise, for cells with a second product */
+    float *aside;               /* 2 * B * N * L floats, likewise, for cells with a second product; all parts share it */
     int64_t chunk;              /* steps whose x-projection is made at once */
 } fr_span;
 
@@ -111,13 +126,23 @@ typedef struct fr_sequence {
     const int64_t *order;   /* [B]: which sequence is the longest, the next longest, ...; NULL: all have T steps */
     const int64_t *lengths; /* [B]: their lengths, in that order */
     const int64_t *active;  /* [T]: how many of them are longer than t */
+    int64_t threads;        /* >= 1: how many compute, the caller's among them */
     float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 
-int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch);
+int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
 
-/* Runs a plan over sequences. Denormals are flushed inside and the caller's floating-point mode is restored. */
+/*
+ * Runs a plan over sequences: the same bits for any number of threads. Where another call has the team of threads, this
+ * one computes alone. Denormals are flushed inside and the caller's floating-point mode is restored.
+ */
 void fr_run(const fr_plan *plan, const fr_sequence *q);
+
+/* Ends the team's threads and waits for them; the next call that wants them starts them again. */
+void fr_team_stop(void);
+
+/* The seconds that a meeting of so many threads takes, on average; negative if the team cannot be had. */
+double fr_time_meetings(int64_t threads, int64_t repeats);
 
 /*
  * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
@@ -126,7 +151,7 @@ void fr_run(const fr_plan *plan, const fr_sequence *q);
 typedef struct fr_stream {
     const fr_plan *plan;
     fr_sequence io;
-    fr_span *spans; /* [layers]: what each kernel is called with; filled by fr_stream_bind */
+    fr_span *spans; /* [1 + threads][layers]: what each kernel is called with, alone and in a team */
     int64_t inputs; /* X */
     int64_t busy;
 } fr_stream;
@@ -147,6 +172,12 @@ bool fr_step_from(fr_stream *stream, const float *x);
  * one in Python costs more than a small step.
  */
 bool fr_step_array(fr_stream *stream, uintptr_t array);
+
+/*
+ * Points q to x (T, B, X) and y (T, B, D R), NumPy arrays given by their id(), that Python has checked: float32 side by
+ * side in the last axis, aligned, of any strides in the others.
+ */
+void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y);
 
 /* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);

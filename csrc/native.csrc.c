@@ -53,6 +53,18 @@ bool fr_step_array(fr_stream *stream, uintptr_t array)
     return fr_step_from(stream, (const float *)x->data);
 }
 
+void fr_bind_arrays(fr_sequence *q, uintptr_t x_array, uintptr_t y_array)
+{
+    const fr_array *x = (const fr_array *)x_array, *y = (const fr_array *)y_array;
+    const Py_ssize_t item = (Py_ssize_t)sizeof(float);
+    q->x = (const float *)x->data;
+    q->x_step = x->strides[0] / item;
+    q->x_row = x->strides[1] / item;
+    q->y = (float *)y->data;
+    q->y_step = y->strides[0] / item;
+    q->y_row = y->strides[1] / item;
+}
+
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns)
 {
     const fr_array *x = (const fr_array *)array;

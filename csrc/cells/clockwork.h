@@ -13,55 +13,54 @@
 #define FR_CLOCKWORK_H
 
 /* The rows of `due`, in one module's unit blocks. */
-FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, const fr_module *m, int64_t block,
-                                 int64_t blocks, const int64_t *due, int64_t rows)
+FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, const fr_module *m,
+                                 const fr_place *at, const int64_t *due)
 {
     const int64_t depth = w->hidden - m->reads;
     const float *x[FR_MOST_ROWS], *h[FR_MOST_ROWS];
     fr_tile tile;
 
-    for (int64_t k = 0; k < rows; k++) {
+    for (int64_t k = 0; k < at->rows; k++) {
         x[k] = s->x[due[k]] + t * s->x_step;
         h[k] = fr_h_before(s, t, due[k]) + m->reads;
     }
-    const fr_factor W_x = {w->x_panels + m->x_start + block * w->inputs * VF_LANES, x, w->inputs};
-    const fr_factor R_h = {w->h_panels + m->h_start + block * depth * VF_LANES, h, depth};
-    const fr_sums bias = {(float *)w->bias + (m->block + block) * VF_LANES, 0, VF_LANES};
-    const fr_sums sums = fr_tile_sums(&tile, blocks, 1);
-    fr_product(1, rows, blocks, bias, W_x, R_h, sums);
-    for (int64_t k = 0; k < rows; k++)
-        for (int64_t j = 0; j < blocks; j++) {
-            const int64_t unit = (block + j) * VF_LANES;
-            const vf sum = vf_load(sums.at + (k * blocks + j) * VF_LANES);
-            vf_store_n(s->y[due[k]] + t * s->y_step + m->first + unit, fr_written(w, w->plain, sum), m->units - unit);
+    const fr_factor W_x = fr_factor_at(at, w->x_panels + m->x_start, 1, w->inputs, x);
+    const fr_factor R_h = fr_factor_at(at, w->h_panels + m->h_start, 1, depth, h);
+    const fr_sums bias = {(float *)w->bias + (m->block + at->block) * VF_LANES, 0, VF_LANES};
+    const fr_sums sums = fr_tile_sums(&tile, at->blocks, 1);
+    fr_product(1, at->rows, at->blocks, bias, W_x, R_h, sums);
+    for (int64_t k = 0; k < at->rows; k++)
+        for (int64_t j = 0; j < at->blocks; j++) {
+            const int64_t unit = (at->block + j) * VF_LANES;
+            const fr_quotient shown = fr_written(w, w->plain, vf_load(sums.at + (k * at->blocks + j) * VF_LANES));
+            vf_store_n(s->y[due[k]] + t * s->y_step + m->first + unit, fr_divided(shown), m->units - unit);
         }
 }
 
-static void fr_clockwork(const fr_panels *w, const fr_span *s)
+static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
 {
-    for (int64_t t = 0; t < s->steps && fr_active(s, t) > 0; t++) {
-        for (const fr_module *m = w->modules; m < w->modules + w->module_count; m++) {
-            const int64_t blocks_of_module = (m->units + VF_LANES - 1) / VF_LANES;
-            for (int64_t row = 0; row < fr_active(s, t);) {
-                int64_t due[FR_MOST_ROWS], count = 0;
-                for (; row < fr_active(s, t) && count < FR_MOST_ROWS; row++) {
-                    if (*s->t[row] % m->period == 0)
-                        due[count++] = row;
-                    else
-                        memcpy(s->y[row] + t * s->y_step + m->first, fr_h_before(s, t, row) + m->first,
-                               (size_t)m->units * sizeof(float));
-                }
-                if (count == 0)
-                    continue;
-                const fr_tiling tiling = fr_tile_rows(count, 1);
-                FR_FOR_BLOCKS (tiling, blocks_of_module)
-                    fr_clockwork_tile(w, s, t, m, block, blocks, due, count);
+    (void)phase, (void)z; /* there is only FR_STEP */
+    for (const fr_module *m = w->modules; m < w->modules + w->module_count; m++) {
+        const fr_range mine = fr_share(s, (m->units + VF_LANES - 1) / VF_LANES);
+        const int64_t held = mine.first * VF_LANES; /* where this part's units of the module begin, and their number */
+        const int64_t held_end = mine.last * VF_LANES < m->units ? mine.last * VF_LANES : m->units;
+        for (int64_t row = 0; row < fr_active(s, t);) {
+            int64_t due[FR_MOST_ROWS], count = 0;
+            for (; row < fr_active(s, t) && count < FR_MOST_ROWS; row++) {
+                if ((*s->t[row] + t) % m->period == 0)
+                    due[count++] = row;
+                else if (held < held_end)
+                    memcpy(s->y[row] + t * s->y_step + m->first + held, fr_h_before(s, t, row) + m->first + held,
+                           (size_t)(held_end - held) * sizeof(float));
             }
+            if (count == 0)
+                continue;
+            const fr_tiling tiling = fr_tile_rows(count, 1);
+            fr_place at;
+            FR_FOR_TILES (at, tiling, mine, fr_downward(s, t))
+                fr_clockwork_tile(w, s, t, m, &at, due + at.row);
         }
-        for (int64_t row = 0; row < fr_active(s, t); row++)
-            ++*s->t[row];
     }
-    fr_keep_state(w, s);
 }
 
 #endif

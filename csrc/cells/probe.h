@@ -85,7 +85,7 @@ static int64_t fr_probe_exchange(int64_t repeats, const float *from, int64_t flo
         (void)from, (void)floats;                                                                                      \
         vf v = vf_load(io);                                                                                            \
         for (int64_t k = 0; k < repeats; k++)                                                                          \
-            v = fr_##activation(v);                                                                                    \
+            v = fr_divided(fr_##activation(v));                                                                        \
         vf_store(io, v);                                                                                               \
         return repeats;                                                                                                \
     }

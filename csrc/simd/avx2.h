@@ -16,6 +16,7 @@ static inline __m256i vf_first(int64_t n)
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
 }
 
+#define vf_keep(v) __asm__("" : "+x"(v))
 static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
 static inline vf vf_load_n(const float *p, int64_t n)

@@ -10,12 +10,23 @@ typedef __m512 vf;
 #define VF_LANES 16
 #define VF_REGISTERS 32
 
-static inline __mmask16 vf_first(int64_t n) { return n >= VF_LANES ? (__mmask16)0xFFFF : (__mmask16)((1u << n) - 1u); }
+static inline __mmask16 vf_first(int64_t n) { return (__mmask16)((1u << n) - 1u); }
 
+#define vf_keep(v) __asm__("" : "+v"(v))
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
-static inline vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(vf_first(n), p); }
-static inline void vf_store_n(float *p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, vf_first(n), v); }
+static inline vf vf_load_n(const float *p, int64_t n)
+{
+    return n >= VF_LANES ? vf_load(p) : _mm512_maskz_loadu_ps(vf_first(n), p);
+}
+/* A load waits for a masked store that it reads from to be done; from a plain one it takes the value at once. */
+static inline void vf_store_n(float *p, vf v, int64_t n)
+{
+    if (n >= VF_LANES)
+        vf_store(p, v);
+    else
+        _mm512_mask_storeu_ps(p, vf_first(n), v);
+}
 static inline vf vf_set1(float s) { return _mm512_set1_ps(s); }
 static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }

@@ -15,6 +15,7 @@ typedef int32_t vf_bits __attribute__((vector_size(16)));
 /* One of 16 is left for the product that vf_fma adds. */
 #define VF_REGISTERS 15
 
+#define vf_keep(v) (void)(v)
 static inline vf vf_load(const float *p)
 {
     vf v;

@@ -6,14 +6,16 @@ one calling convention, so one engine).
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import inf, prod
 from pathlib import Path
-from typing import Any, get_args
+from time import perf_counter
+from typing import Any, Literal, Union, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,9 @@ BACKENDS = ("c", "numba", "numpy")
 PEEPHOLES = {"i": 1, "f": 2, "o": 4}
 
 Lengths = npt.NDArray[np.int64]
+
+# Threads that wait for work would be cut off in the middle of it.
+atexit.register(lib.fr_team_stop)
 
 # ---- instruction sets and backends ---------------------------------------------------------------
 
@@ -66,8 +71,34 @@ def active_isa() -> str:
     return asked
 
 
+Threads = Union[int, Literal["auto"]]
+
+
+def checked_threads(threads: Any) -> Threads:
+    """How many threads may compute, if it is such a number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is not.
+    """
+    if isinstance(threads, str):
+        if threads != "auto":
+            raise ValueError(f"threads must be a number or 'auto', got {threads!r}")
+        return "auto"
+    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
+        raise TypeError(f"threads must be an int or 'auto', not {type(threads).__name__}")
+    if not 1 <= threads <= lib.FR_MOST_THREADS:
+        raise ValueError(f"threads must be from 1 to {lib.FR_MOST_THREADS}, got {threads}")
+    return int(threads)
+
+
 def choose(
-    backend: str, architecture: Architecture, weights: Weights, dtype: np.dtype[Any]
+    backend: str,
+    architecture: Architecture,
+    weights: Weights,
+    dtype: np.dtype[Any],
+    threads: Threads = 1,
 ) -> Engine:
     """The engine for a backend's name; "auto" is C, or NumPy for float64."""
     if isinstance(backend, str) and backend == "auto":
@@ -75,12 +106,16 @@ def choose(
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "numpy":
+        if threads not in (1, "auto"):
+            raise UnsupportedError(
+                f"threads must be 1 or 'auto' for backend 'numpy', got {threads}; NumPy's BLAS has threads of its own"
+            )
         return Reference(architecture, weights)
     if dtype != FLOAT32:
         raise UnsupportedError(
             f"dtype must be float32 for backend {backend!r}, got {dtype}; float64 needs backend='numpy'"
         )
-    return Compiled(architecture, weights, backend)
+    return Compiled(architecture, weights, backend, threads)
 
 
 class Engine(ABC):
@@ -209,7 +244,9 @@ PIECE_FLOATS = 2**18
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
-    def __init__(self, architecture: Architecture, weights: Weights, backend: str) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
+    ) -> None:
         architecture.check_compiled(backend)
         self.backend = backend
         self.isa = isa = active_isa()
@@ -231,6 +268,9 @@ class Compiled(Engine):
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
         self.plan.panels = panels
+        self._threads = threads
+        self._chosen: dict[int, int] = {}
+        self._idle: list[_Call] = []
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -238,6 +278,9 @@ class Compiled(Engine):
         limits = (a.clip, a.cell_clip)
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
         panel.form = a.table.form in ("coupled", "before")
+        panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
+        if a.table.waits:  # what waits needs its x-part after the first product
+            panel.projects = lib.FR_ALWAYS
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
             COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
@@ -312,46 +355,164 @@ class Compiled(Engine):
         self._alive.append(array)
         return _pointer(array)
 
-    def sequence(
+    def threads(self, batch: int) -> int:
+        """How many threads compute a batch of that size; for "auto" it is measured the first time."""
+        if self._threads != "auto":
+            return self._threads
+        if batch not in self._chosen:
+            self._chosen[batch] = self._fastest(batch)
+        return self._chosen[batch]
+
+    def _fastest(self, batch: int) -> int:
+        """The number of threads for which a model says the least: the work of a step is shared, its meetings are not."""
+        cores = len(os.sched_getaffinity(0))
+        if cores == 1 or batch == 0:
+            return 1
+        plan, a = self.plan, self._architecture
+        work = self._step_seconds(batch)
+        # Directions side by side need no meetings.
+        meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.second_panels else 1)
+        seconds = {1: work / SHARED_GAIN}
+        for threads in range(2, min(cores, lib.FR_MOST_THREADS) + 1):
+            parts = threads // a.directions if a.bidirectional else threads
+            largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
+            seconds[threads] = work * largest + meetings * meeting_seconds(threads)
+        return min(seconds, key=seconds.__getitem__)
+
+    def _step_seconds(self, batch: int) -> float:
+        """What a step takes one thread, of a short sequence of zeros."""
+        a, steps = self._architecture, 4
+        x = np.zeros((steps, batch, a.input_size), FLOAT32)
+        y = np.zeros((steps, batch, a.output_size), FLOAT32)
+        state = [
+            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "count" else FLOAT32)
+            for each in a.table.states
+        ]
+        call = self._bound(x, y, state, None, 1)
+        seconds = []
+        for _ in range(3):  # the first one fills the caches
+            start = perf_counter()
+            lib.fr_run(self.plan, call.q)
+            seconds.append((perf_counter() - start) / steps)
+        return min(seconds)
+
+    def bound(
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
-    ) -> tuple[Any, Any]:
-        """An ``fr_sequence`` over these arrays, and what it needs kept alive besides them."""
+    ) -> _Call:
+        """A call over these arrays, to be run as often as wanted, while they live."""
+        return self._bound(x, y, state, lengths, self.threads(x.shape[1]))
+
+    def _bound(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
+    ) -> _Call:
         steps, batch, _ = x.shape
-        q = ffi.new("fr_sequence *")
-        workspace = np.empty(lib.fr_workspace_floats(self.plan, steps, batch), FLOAT32)
-        item = FLOAT32.itemsize
-        q.steps, q.batch = steps, batch
-        q.x, q.x_step, q.x_row = _strided(x), x.strides[0] // item, x.strides[1] // item
-        q.y, q.y_step, q.y_row = _strided(y), y.strides[0] // item, y.strides[1] // item
-        q.h = _pointer(state[0])
-        for kind, array in zip(self._architecture.table.states[1:], state[1:], strict=True):
-            if kind.kind == "count":
-                q.t = ffi.from_buffer("int64_t *", array)
-            else:
-                q.c = _pointer(array)
-        q.workspace = _pointer(workspace)
+        try:
+            call = self._idle.pop()
+        except IndexError:
+            call = _Call()
+        q = call.q
+        if (call.steps, call.batch, call.threads) != (steps, batch, threads):
+            call.steps, call.batch, call.threads = steps, batch, threads
+            q.steps, q.batch, q.threads = steps, batch, threads
+            floats = lib.fr_workspace_floats(self.plan, steps, batch, threads)
+            if call.workspace.size < floats:
+                call.workspace = np.empty(floats, FLOAT32)
+                q.workspace = _pointer(call.workspace)
+        _bind(q, x, y, state, self._architecture)
         if lengths is None:
-            return q, workspace
+            q.order = q.lengths = q.active = ffi.NULL
+            return call
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order]
         active = np.searchsorted(-ordered, -np.arange(steps))  # how many are longer than t
-        ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
-        q.order, q.lengths, q.active = (ffi.from_buffer("int64_t *", array) for array in ragged)
-        return q, (workspace, ragged)
+        call.ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
+        q.order, q.lengths, q.active = (
+            ffi.from_buffer("int64_t *", array) for array in call.ragged
+        )
+        return call
 
     def run(
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
     ) -> None:
         """See :class:`Engine`. The GIL is released inside."""
-        steps = max(len(x), 1)
+        length = len(x)
         if self.plan.layers > 1 and self.plan.directions == 1 and lengths is None:
             # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
             steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
-        for start in range(0, len(x), steps):
-            piece = slice(start, start + steps)
-            q, alive = self.sequence(x[piece], y[piece], state, lengths)
-            lib.fr_run(self.plan, q)
-            del alive
+            for start in range(0, length, steps):
+                piece = slice(start, start + steps)
+                self._run(x[piece], y[piece], state, None)
+        elif length:
+            self._run(x, y, state, lengths)
+
+    def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
+        call = self.bound(x, y, state, lengths)
+        lib.fr_run(self.plan, call.q)
+        if call.workspace.size <= MOST_IDLE_FLOATS and len(self._idle) < MOST_IDLE:
+            self._idle.append(call)
+
+
+#: A team must be so much faster than one thread before it is asked: what is shared costs caches and power besides.
+SHARED_GAIN = 1.15
+
+
+@cache
+def meeting_seconds(threads: int) -> float:
+    """What a meeting of so many threads takes on this machine."""
+    best = min(lib.fr_time_meetings(threads, 500) for _ in range(5))
+    return best if best > 0 else inf
+
+
+#: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
+MOST_IDLE = 4
+MOST_IDLE_FLOATS = 2**20
+
+
+class _Call:
+    """An ``fr_sequence`` and what it points to besides the arrays of its caller. Used by one thread at a time."""
+
+    __slots__ = ("batch", "q", "ragged", "steps", "threads", "workspace")
+
+    def __init__(self) -> None:
+        self.q: Any = ffi.new("fr_sequence *")
+        self.steps = self.batch = self.threads = -1
+        self.workspace: Array = np.empty(0, FLOAT32)
+        self.ragged: list[npt.NDArray[np.int64]] = []
+
+
+def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], architecture: Architecture) -> None:
+    """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
+    if reads_arrays():
+        lib.fr_bind_arrays(q, id(x), id(y))
+    else:
+        item = FLOAT32.itemsize
+        q.x, q.x_step, q.x_row = _strided(x), x.strides[0] // item, x.strides[1] // item
+        q.y, q.y_step, q.y_row = _strided(y), y.strides[0] // item, y.strides[1] // item
+    q.h = _pointer(state[0])
+    for kind, array in zip(architecture.table.states[1:], state[1:], strict=True):
+        if kind.kind == "count":
+            q.t = ffi.from_buffer("int64_t *", array)
+        else:
+            q.c = _pointer(array)
+
+
+@cache
+def reads_arrays() -> bool:
+    """Whether C reads this interpreter's and this NumPy's arrays rightly: see ``csrc/native.csrc.c``."""
+    array = np.zeros((2, 3), FLOAT32)
+    others = (
+        array.astype(FLOAT32.newbyteorder()),
+        array.astype(np.int32),
+        array.astype(np.float64),
+        array.T,
+        np.zeros((2, 6), FLOAT32)[:, ::2],
+        array[0],
+    )
+    data = ffi.from_buffer(array)
+    return bool(lib.fr_reads_array(id(array), data, 2, 3)) and not any(
+        lib.fr_reads_array(id(other), ffi.cast("void *", other.ctypes.data), 2, 3)
+        for other in others
+    )
 
 
 def _pointer(array: Array) -> Any:
@@ -381,7 +542,8 @@ def info() -> dict[str, Any]:
     -------
     dict
         version, python, numpy, numba (None if absent), cpu, isa (active and available), backends, build
-        (compiler and flags), caches (bytes by level, of one core), threads.
+        (compiler and flags), caches (bytes by level, of one core), threads (of a layer unless it is
+        asked for more), cores (that this process may use).
     """
     from fusedrnn import __version__
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, c
 import numpy as np
 import numpy.typing as npt
 
-from fusedrnn.backends import choose
+from fusedrnn.backends import Threads, checked_threads, choose
 from fusedrnn.cells import CELLS, Architecture, Bias, State
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.gate import FLOAT32, Array, gate, length_gate, size_gate
@@ -87,7 +87,9 @@ class Layer(Generic[StateT]):
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
-        1 in this version.
+        How many may compute a call side by side, the caller's among them: the bits are the same for any
+        number. "auto": as many as a measured model of this machine says are fastest. One team of threads
+        serves the process: a call that finds it at work computes alone.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
     dtype
@@ -117,7 +119,7 @@ class Layer(Generic[StateT]):
         bias: bool | Bias = True,
         weights: str = "float32",
         backend: str = "auto",
-        threads: int = 1,
+        threads: Threads = 1,
         seed: int | None = None,
         dtype: str = "float32",
         **options: Any,
@@ -152,7 +154,7 @@ class Layer(Generic[StateT]):
         batch_first: bool = False,
         weights: str = "float32",
         backend: str = "auto",
-        threads: int = 1,
+        threads: Threads = 1,
         dtype: str = "float32",
         **options: Any,
     ) -> Self:
@@ -206,13 +208,12 @@ class Layer(Generic[StateT]):
         batch_first: bool,
         weights: str,
         backend: str,
-        threads: int,
+        threads: Threads,
         dtype: np.dtype[Any],
     ) -> None:
         if not isinstance(weights, str) or weights != "float32":
             raise UnsupportedError(f"weights must be 'float32' in this version, got {weights!r}")
-        if type(threads) is not int or threads != 1:
-            raise UnsupportedError(f"threads must be 1 in this version, got {threads!r}")
+        threads = checked_threads(threads)
         if not isinstance(batch_first, bool):
             raise TypeError(f"batch_first must be True or False, not {type(batch_first).__name__}")
         self._architecture = architecture
@@ -220,7 +221,8 @@ class Layer(Generic[StateT]):
         self._batch_first = batch_first
         self._backend = backend
         self._dtype = dtype
-        self._engine = choose(backend, architecture, arrays, dtype)
+        self._threads = threads
+        self._engine = choose(backend, architecture, arrays, dtype, threads)
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -250,6 +252,11 @@ class Layer(Generic[StateT]):
         return self._engine.backend
 
     @property
+    def threads(self) -> Threads:
+        """How many threads may compute a call."""
+        return self._threads
+
+    @property
     def isa(self) -> str | None:
         """The instruction set it was packed for; None for NumPy."""
         return self._engine.isa
@@ -266,6 +273,8 @@ class Layer(Generic[StateT]):
             said.append("batch_first=True")
         if self._dtype != FLOAT32:
             said.append(f"dtype={str(self._dtype)!r}")
+        if self._threads != 1:
+            said.append(f"threads={self._threads!r}")
         said.append(f"backend={self.backend!r}")
         text = f"{type(self).__name__}({', '.join(said)})"
         return f"<{text} on {self.isa}>" if self.isa else f"<{text}>"
@@ -276,6 +285,7 @@ class Layer(Generic[StateT]):
             "architecture": self._architecture,
             "batch_first": self._batch_first,
             "backend": self._backend,
+            "threads": self._threads,
             "dtype": str(self._dtype),
         }
 
@@ -287,7 +297,7 @@ class Layer(Generic[StateT]):
             batch_first=saved["batch_first"],
             weights="float32",
             backend=saved["backend"],
-            threads=1,
+            threads=saved["threads"],
             dtype=dtype,
         )
 

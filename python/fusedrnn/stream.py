@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy import ndarray
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import Compiled, Engine
+from fusedrnn.backends import Compiled, Engine, reads_arrays
 from fusedrnn.errors import StreamBusyError
-from fusedrnn.gate import FLOAT32, Array, gate, size_gate
+from fusedrnn.gate import Array, gate, size_gate
 
 if TYPE_CHECKING:
     from fusedrnn.layers import Layer
@@ -179,25 +178,6 @@ def _busy() -> StreamBusyError:
     )
 
 
-@cache
-def reads_arrays() -> bool:
-    """Whether ``fr_step_array`` reads this interpreter's and this NumPy's arrays rightly."""
-    array = np.zeros((2, 3), FLOAT32)
-    others = (
-        array.astype(FLOAT32.newbyteorder()),
-        array.astype(np.int32),
-        array.astype(np.float64),
-        array.T,
-        np.zeros((2, 6), FLOAT32)[:, ::2],
-        array[0],
-    )
-    data = ffi.from_buffer(array)
-    return bool(lib.fr_reads_array(id(array), data, 2, 3)) and not any(
-        lib.fr_reads_array(id(other), ffi.cast("void *", other.ctypes.data), 2, 3)
-        for other in others
-    )
-
-
 class _Compiled:
     """The way into a compiled engine: functions of the C API and the struct they take.
 
@@ -205,15 +185,15 @@ class _Compiled:
     """
 
     def __init__(self, engine: Compiled, x: Array, y: Array, state: list[Array]) -> None:
-        io, workspace = engine.sequence(x, y, state)
+        call = engine.bound(x, y, state)
         self.handle = ffi.new("fr_stream *")
         self.handle.plan = engine.plan
-        self.handle.io = io[0]
+        self.handle.io = call.q[0]
         self.handle.inputs = x.shape[2]
-        spans = ffi.new("fr_span[]", engine.plan.layers)
+        spans = ffi.new("fr_span[]", (1 + call.threads) * engine.plan.layers)
         self.handle.spans = spans
         lib.fr_stream_bind(self.handle)
-        self._alive = (engine, x, y, workspace, spans)
+        self._alive = (engine, x, y, call, spans)
         self.step: Callable[[Any], bool] = lib.fr_step
         self.step_array: Callable[[Any, int], bool] = (
             lib.fr_step_array if reads_arrays() else lambda handle, array: True

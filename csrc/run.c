@@ -1,0 +1,363 @@
+/*
+ * Runs plans: the loop over time, chunk by chunk and step by step, is here and nowhere else, for C and Numba kernels
+ * alike. Like dispatch.c this is compiled for the baseline CPU.
+ *
+ * A team divides a call among its members in one of three ways, or two of them:
+ *
+ *   directions   each is a recurrence of its own: side by side, and no meeting before the end of the layer
+ *   rows         each member has sequences of its own: likewise
+ *   units        each member has units of its own, whose panels stay in its core's L2; after each product that another
+ *                one waits for, all members of the direction meet
+ *
+ * What a number is computed from, and in which order, is the same in all of them, and alone: so are the bits.
+ */
+#include "team.h"
+
+#include "float_mode.h"
+
+#include <string.h>
+#include <time.h>
+
+/* ---- the workspace ---------------------------------------------------------------------------------------------- */
+
+/* The x-projection of a chunk is made, then read back step by step: half of a 512 KiB L2, the smallest in use, keeps it
+ * near, and bounds the scratch for any T. */
+#define SCRATCH_FLOATS (256 * 1024 / (int64_t)sizeof(float))
+#define LINE 16 /* floats in a cache line */
+#define ALIGN(floats) (((floats) + LINE - 1) / LINE * LINE)
+#define POINTER (int64_t)(sizeof(void *) / sizeof(float))
+#define MET (int64_t)(sizeof(fr_met) / sizeof(float))
+
+static int64_t z_step_floats(const fr_panels *w, int64_t batch) { return batch * w->blocks * w->block_floats; }
+
+static int64_t chunk_steps(const fr_panels *w, int64_t steps, int64_t batch)
+{
+    const int64_t fit = SCRATCH_FLOATS / z_step_floats(w, batch);
+    const int64_t chunk = fit < steps ? fit : steps;
+    return chunk > 0 ? chunk : 1;
+}
+
+/* What the workspace holds, in floats from its first cache line on. */
+typedef struct {
+    int64_t between[2]; /* layers but the last write here what the next one reads: two buffers in turn */
+    int64_t meetings;   /* in the middle of a layer, and at its end: an fr_met for each member */
+    int64_t seats;      /* what each has for itself: seat 0 for a thread alone, 1 + m for member m of a team */
+    int64_t seat;       /* the size of one, and in it, from its beginning: */
+    int64_t rows;       /* for each layer and direction five arrays of batch pointers: rows of x, y, h, c and t */
+    int64_t active;     /* as in fr_span, of the rows that a member has */
+    int64_t scratch;    /* as in fr_span */
+    int64_t scratch_rows;
+    int64_t aside;
+    int64_t end;
+} fr_layout;
+
+static fr_layout layout_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
+{
+    const fr_panels *w = plan->panels; /* of the shape of all */
+    const int64_t between = ALIGN(steps * batch * plan->directions * plan->outputs);
+    const int64_t chunk = chunk_steps(w, steps, batch);
+    fr_layout at = {0};
+    at.between[1] = at.between[0] + (plan->layers > 2 ? between : 0);
+    at.meetings = at.between[1] + (plan->layers > 1 ? between : 0);
+    at.seats = at.meetings + (threads > 1 ? 2 * threads * MET : 0);
+    at.active = ALIGN(plan->layers * plan->directions * 5 * batch * POINTER);
+    at.scratch = at.active + (threads > 1 ? ALIGN(steps * POINTER) : 0);
+    at.scratch_rows = at.scratch + ALIGN(chunk * z_step_floats(w, batch));
+    at.aside = at.scratch_rows + ALIGN(chunk * batch * POINTER);
+    at.seat = at.aside + (w->second_panels ? ALIGN(2 * z_step_floats(w, batch)) : 0);
+    at.end = at.seats + (threads > 1 ? 1 + threads : 1) * at.seat;
+    return at;
+}
+
+static float *workspace_of(const fr_sequence *q)
+{
+    const uintptr_t line = LINE * sizeof(float);
+    return (float *)(((uintptr_t)q->workspace + line - 1) / line * line);
+}
+
+int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
+{
+    return steps > 0 && batch > 0 ? layout_of(plan, steps, batch, threads).end + LINE : 0;
+}
+
+/* ---- who computes what ------------------------------------------------------------------------------------------ */
+
+/* A member's place among the others. Alone, there is one member. */
+typedef struct {
+    int64_t seat;
+    int64_t member, members;
+    int64_t first, count; /* the members of its direction */
+    bool both;            /* computes both directions, if there are two, one after the other */
+    bool by_rows;         /* the members of a direction divide rows among them, not units */
+    fr_met *steps, *layers;
+} fr_place;
+
+/* Rows need no meetings; units keep a core's panels in its own L2. */
+static bool divides_rows(const fr_panels *w, int64_t batch, int64_t count)
+{
+    const int64_t panel_floats = w->blocks * w->block_floats * (w->inputs + w->outputs);
+    const int64_t rows_enough = 4 * count; /* tiles lower than that read each weight for too little */
+    return batch >= rows_enough && (w->blocks % count != 0 || panel_floats <= SCRATCH_FLOATS);
+}
+
+static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t member, int64_t members)
+{
+    fr_met *meetings = (fr_met *)(workspace_of(q) + layout_of(plan, q->steps, q->batch, q->threads).meetings);
+    const int64_t groups = plan->directions == 2 && members > 1 ? 2 : 1;
+    const int64_t count = members / groups, group = member / count;
+    return (fr_place){
+        .seat = members > 1 ? 1 + member : 0,
+        .member = member,
+        .members = members,
+        .first = group * count,
+        .count = group < groups ? count : 0, /* of three members with two directions, one has nothing to do */
+        .both = groups == 1,
+        .by_rows = count > 1 && divides_rows(plan->panels, q->batch, count),
+        .steps = meetings,
+        .layers = meetings + q->threads,
+    };
+}
+
+static int64_t first_row(const fr_place *place) { return place->by_rows ? place->member - place->first : 0; }
+
+static int64_t row_step(const fr_place *place) { return place->by_rows ? place->count : 1; }
+
+/* What the kernel of one layer and direction is called with, for one member. Rows are in order of length; the reverse
+ * direction begins at each row's own last step. */
+static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place *place, int64_t layer,
+                       int64_t direction)
+{
+    const int64_t index = layer * plan->directions + direction, B = q->batch;
+    const fr_panels *w = &plan->panels[index];
+    const int64_t R = plan->outputs, width = plan->directions * R;
+    const fr_layout at = layout_of(plan, q->steps, B, q->threads);
+    float *workspace = workspace_of(q);
+    float *seat = workspace + at.seats + place->seat * at.seat;
+    float *first_seat = seat - (place->member - place->first) * at.seat; /* of those who share units */
+
+    const bool first = layer == 0, last = layer == plan->layers - 1;
+    const float *x = first ? q->x : workspace + at.between[(layer - 1) % 2];
+    const int64_t x_step = first ? q->x_step : B * width;
+    const int64_t x_row = first ? q->x_row : width;
+    float *y = (last ? q->y : workspace + at.between[layer % 2]) + direction * R;
+    const int64_t y_step = last ? q->y_step : B * width;
+    const int64_t y_row = last ? q->y_row : width;
+
+    void **rows = (void **)seat + index * 5 * B;
+    const float **x_rows = (const float **)rows;
+    float **y_rows = (float **)(rows + B), **h_rows = (float **)(rows + 2 * B), **c_rows = (float **)(rows + 3 * B);
+    int64_t **t_rows = (int64_t **)(rows + 4 * B);
+    const int64_t from_row = first_row(place), next_row = row_step(place);
+    int64_t batch = 0;
+    for (int64_t k = from_row; k < B; k += next_row, batch++) { /* long and short ones for each */
+        const int64_t row = q->order ? q->order[k] : k;
+        const int64_t length = q->lengths ? q->lengths[k] : q->steps;
+        const int64_t from = direction == 0 || length == 0 ? 0 : length - 1;
+        x_rows[batch] = x + row * x_row + from * x_step;
+        y_rows[batch] = y + row * y_row + from * y_step;
+        h_rows[batch] = q->h + (index * B + row) * R;
+        c_rows[batch] = q->c ? q->c + (index * B + row) * plan->hidden : NULL;
+        t_rows[batch] = q->t ? q->t + index * B + row : NULL;
+    }
+    const int64_t *active = q->active;
+    if (active && place->by_rows) {
+        int64_t *mine = (int64_t *)(seat + at.active);
+        for (int64_t t = 0; t < q->steps; t++)
+            mine[t] = (q->active[t] - from_row + next_row - 1) / next_row;
+        active = mine;
+    }
+    const int64_t sign = direction == 0 ? 1 : -1;
+    return (fr_span){
+        .steps = q->steps,
+        .batch = batch,
+        .part = place->by_rows ? 0 : place->member - place->first,
+        .parts = place->by_rows ? 1 : place->count,
+        .active = active,
+        .x = x_rows,
+        .x_step = sign * x_step,
+        .y = y_rows,
+        .y_step = sign * y_step,
+        .h = h_rows,
+        .c = c_rows,
+        .t = t_rows,
+        .scratch = seat + at.scratch,
+        .scratch_rows = (const float **)(seat + at.scratch_rows),
+        .aside = (place->by_rows ? seat : first_seat) + at.aside,
+        .chunk = chunk_steps(w, q->steps, B),
+    };
+}
+
+/* ---- over time -------------------------------------------------------------------------------------------------- */
+
+static inline int64_t active_rows(const fr_span *s, int64_t t) { return s->active ? s->active[t] : s->batch; }
+
+/* The members that divide the units of a direction wait for each other. */
+static inline void meet(const fr_span *s, const fr_place *place)
+{
+    if (s->parts > 1)
+        fr_meet(place->steps, place->member, place->first, place->count);
+}
+
+/* The state after each row's own last step, from its last output: outputs are where h lives while a sequence runs. */
+static void keep_state(const fr_panels *w, const fr_span *s)
+{
+    for (int64_t t = s->steps - 1, ended = 0; t >= 0; t--)
+        for (; ended < active_rows(s, t); ended++) {
+            memcpy(s->h[ended], s->y[ended] + t * s->y_step, (size_t)w->outputs * sizeof(float));
+            if (s->t[ended])
+                *s->t[ended] += t + 1;
+        }
+}
+
+static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place)
+{
+    const bool ahead = w->projects == FR_ALWAYS || (w->projects == FR_AHEAD && s->chunk > 1);
+    for (int64_t first = 0; first < s->steps; first += s->chunk) {
+        const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
+        float *z = ahead ? s->scratch : NULL;
+        if (z) /* each member for its own units: nobody waits */
+            w->kernel(w, s, FR_PROJECT, first, z);
+        for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
+            w->kernel(w, s, FR_STEP, t, z);
+            if (w->second_panels) {
+                meet(s, place);
+                w->kernel(w, s, FR_FINISH, t, z);
+            }
+            meet(s, place);
+            if (z)
+                z += z_step_floats(w, active_rows(s, t));
+        }
+    }
+    if (s->part == 0)
+        keep_state(w, s);
+}
+
+/* A layer reads what all members wrote of the one before. Those who divide units have met after its last step. */
+static void layer_done(const fr_plan *plan, const fr_place *place, int64_t layer)
+{
+    if (place->members > 1 && layer < plan->layers - 1 && (!place->both || place->by_rows))
+        fr_meet(place->layers, place->member, 0, place->members);
+}
+
+static bool computes(const fr_place *place, int64_t direction)
+{
+    return place->both || (place->count > 0 && place->first == direction * place->count);
+}
+
+/* Does a job with as many threads as the call may have, or alone. */
+static void run_job(fr_job job, void *about, const fr_plan *plan, const fr_sequence *q)
+{
+    const fr_float_mode mode = fr_flush_denormals();
+    if (q->threads > 1) {
+        const fr_place place = place_of(plan, q, 0, q->threads);
+        memset(place.steps, 0, (size_t)(2 * q->threads) * sizeof(fr_met));
+    }
+    if (q->threads == 1 || !fr_team_do(job, about, q->threads))
+        job(about, 0, 1);
+    fr_restore(mode);
+}
+
+typedef struct {
+    const fr_plan *plan;
+    const fr_sequence *q;
+} fr_call;
+
+static void run_member(void *about, int64_t member, int64_t members)
+{
+    const fr_call *call = about;
+    const fr_plan *plan = call->plan;
+    const fr_place place = place_of(plan, call->q, member, members);
+    for (int64_t layer = 0; layer < plan->layers; layer++) {
+        for (int64_t direction = 0; direction < plan->directions; direction++)
+            if (computes(&place, direction)) {
+                const fr_span span = span_of(plan, call->q, &place, layer, direction);
+                run_span(&plan->panels[layer * plan->directions + direction], &span, &place);
+            }
+        layer_done(plan, &place, layer);
+    }
+}
+
+void fr_run(const fr_plan *plan, const fr_sequence *q)
+{
+    fr_call call = {plan, q};
+    if (q->steps > 0 && q->batch > 0)
+        run_job(run_member, &call, plan, q);
+}
+
+/* ---- streams ---------------------------------------------------------------------------------------------------- */
+
+bool fr_stream_take(fr_stream *stream) { return __atomic_exchange_n(&stream->busy, 1, __ATOMIC_ACQUIRE) != 0; }
+
+void fr_stream_release(fr_stream *stream) { __atomic_store_n(&stream->busy, 0, __ATOMIC_RELEASE); }
+
+void fr_stream_bind(fr_stream *stream)
+{
+    const fr_plan *plan = stream->plan;
+    const int64_t threads = stream->io.threads;
+    for (int64_t seat = 0; seat < (threads > 1 ? 1 + threads : 1); seat++) {
+        const fr_place place = place_of(plan, &stream->io, seat > 0 ? seat - 1 : 0, seat > 0 ? threads : 1);
+        for (int64_t layer = 0; layer < plan->layers; layer++)
+            stream->spans[seat * plan->layers + layer] = span_of(plan, &stream->io, &place, layer, 0);
+    }
+}
+
+typedef struct {
+    fr_stream *stream;
+    const float *x;
+} fr_step_call;
+
+static void step_member(void *about, int64_t member, int64_t members)
+{
+    const fr_step_call *call = about;
+    const fr_stream *stream = call->stream;
+    const fr_plan *plan = stream->plan;
+    const fr_place place = place_of(plan, &stream->io, member, members);
+    fr_span *spans = stream->spans + place.seat * plan->layers;
+    const float **rows = (const float **)spans->x;
+    for (int64_t k = 0, row = first_row(&place); k < spans->batch; k++, row += row_step(&place))
+        rows[k] = call->x + row * stream->inputs;
+    for (int64_t layer = 0; layer < plan->layers; layer++) {
+        run_span(&plan->panels[layer], &spans[layer], &place);
+        spans[layer].turn ^= 1;
+        layer_done(plan, &place, layer);
+    }
+}
+
+static void step_from(fr_stream *stream, const float *x)
+{
+    fr_step_call call = {stream, x};
+    run_job(step_member, &call, stream->plan, &stream->io);
+}
+
+bool fr_step_from(fr_stream *stream, const float *x)
+{
+    if (fr_stream_take(stream))
+        return true;
+    step_from(stream, x);
+    fr_stream_release(stream);
+    return false;
+}
+
+bool fr_step(fr_stream *stream) { return fr_step_from(stream, stream->io.x); }
+
+/* Until every instruction before has finished. */
+static void wait_for_results(void)
+{
+#if defined(__x86_64__)
+    _mm_lfence();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+double fr_time_steps(fr_stream *stream, int64_t repeats)
+{
+    struct timespec begin, end;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (int64_t k = 0; k < repeats; k++) {
+        step_from(stream, stream->io.x);
+        wait_for_results();
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
