@@ -174,10 +174,11 @@ bool fr_step_from(fr_stream *stream, const float *x);
 bool fr_step_array(fr_stream *stream, uintptr_t array);
 
 /*
- * Points q to x (T, B, X) and y (T, B, D R), NumPy arrays given by their id(), that Python has checked: float32 side by
- * side in the last axis, aligned, of any strides in the others.
+ * Points q to NumPy arrays given by their id(), that Python has checked: x (T, B, X) and y (T, B, D R), float32 side by
+ * side in the last axis, aligned, of any strides in the others; h, and the last of the state if it is not 0, without
+ * gaps: t if it counts, else c.
  */
-void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y);
+void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y, uintptr_t h, uintptr_t last, bool counts);
 
 /* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);

@@ -53,9 +53,11 @@ bool fr_step_array(fr_stream *stream, uintptr_t array)
     return fr_step_from(stream, (const float *)x->data);
 }
 
-void fr_bind_arrays(fr_sequence *q, uintptr_t x_array, uintptr_t y_array)
+void fr_bind_arrays(fr_sequence *q, uintptr_t x_array, uintptr_t y_array, uintptr_t h_array, uintptr_t last_array,
+                    bool counts)
 {
     const fr_array *x = (const fr_array *)x_array, *y = (const fr_array *)y_array;
+    const fr_array *h = (const fr_array *)h_array, *last = (const fr_array *)last_array;
     const Py_ssize_t item = (Py_ssize_t)sizeof(float);
     q->x = (const float *)x->data;
     q->x_step = x->strides[0] / item;
@@ -63,6 +65,9 @@ void fr_bind_arrays(fr_sequence *q, uintptr_t x_array, uintptr_t y_array)
     q->y = (float *)y->data;
     q->y_step = y->strides[0] / item;
     q->y_row = y->strides[1] / item;
+    q->h = (float *)h->data;
+    q->c = last && !counts ? (float *)last->data : NULL;
+    q->t = last && counts ? (int64_t *)last->data : NULL;
 }
 
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns)

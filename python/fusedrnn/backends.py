@@ -271,6 +271,9 @@ class Compiled(Engine):
         self._threads = threads
         self._chosen: dict[int, int] = {}
         self._idle: list[_Call] = []
+        self._second = "".join(each.kind for each in architecture.table.states[1:])
+        # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
+        self._in_pieces = architecture.num_layers > 1 and not architecture.bidirectional
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -418,9 +421,11 @@ class Compiled(Engine):
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
                 q.workspace = _pointer(call.workspace)
-        _bind(q, x, y, state, self._architecture)
+        _bind(q, x, y, state, self._second)
         if lengths is None:
-            q.order = q.lengths = q.active = ffi.NULL
+            if call.ragged:
+                q.order = q.lengths = q.active = ffi.NULL
+                call.ragged = []
             return call
         order = np.argsort(-lengths, kind="stable")
         ordered = lengths[order]
@@ -436,14 +441,15 @@ class Compiled(Engine):
     ) -> None:
         """See :class:`Engine`. The GIL is released inside."""
         length = len(x)
-        if self.plan.layers > 1 and self.plan.directions == 1 and lengths is None:
-            # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
+        steps = length
+        if self._in_pieces and lengths is None:
             steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
-            for start in range(0, length, steps):
-                piece = slice(start, start + steps)
-                self._run(x[piece], y[piece], state, None)
-        elif length:
+        if length <= steps:
             self._run(x, y, state, lengths)
+            return
+        for start in range(0, length, steps):
+            piece = slice(start, start + steps)
+            self._run(x[piece], y[piece], state, None)
 
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
@@ -480,20 +486,20 @@ class _Call:
         self.ragged: list[npt.NDArray[np.int64]] = []
 
 
-def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], architecture: Architecture) -> None:
+def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
     """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    if reads_arrays():
-        lib.fr_bind_arrays(q, id(x), id(y))
-    else:
-        item = FLOAT32.itemsize
-        q.x, q.x_step, q.x_row = _strided(x), x.strides[0] // item, x.strides[1] // item
-        q.y, q.y_step, q.y_row = _strided(y), y.strides[0] // item, y.strides[1] // item
+    if reads_arrays():  # one call: eight from Python would take as long as a hundred steps of a small layer
+        last = id(state[1]) if second else 0
+        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
+        return
+    item = FLOAT32.itemsize
+    q.x, q.x_step, q.x_row = _strided(x), x.strides[0] // item, x.strides[1] // item
+    q.y, q.y_step, q.y_row = _strided(y), y.strides[0] // item, y.strides[1] // item
     q.h = _pointer(state[0])
-    for kind, array in zip(architecture.table.states[1:], state[1:], strict=True):
-        if kind.kind == "count":
-            q.t = ffi.from_buffer("int64_t *", array)
-        else:
-            q.c = _pointer(array)
+    if second == "count":
+        q.t = ffi.from_buffer("int64_t *", state[1])
+    elif second:
+        q.c = _pointer(state[1])
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,9 @@ def gate(
 
 def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     """Refuse an array of more bytes than offsets can hold."""
-    size = dtype.itemsize * prod(int(length) for length in shape if length)
+    size = dtype.itemsize
+    for length in shape:
+        size *= int(length) or 1
     if size >= _MOST_BYTES:
         raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
 

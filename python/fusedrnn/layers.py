@@ -63,6 +63,9 @@ class ClockworkState(NamedTuple):
     t: npt.NDArray[np.int64]
 
 
+#: From so many rows on, a state might be too large: below, its weights would have been.
+_MANY = 2**16
+
 StateT = TypeVar("StateT", bound=tuple[Any, ...])
 
 
@@ -222,6 +225,12 @@ class Layer(Generic[StateT]):
         self._backend = backend
         self._dtype = dtype
         self._threads = threads
+        # Looked up here, once: a small layer would notice it in every call.
+        self._output_size = architecture.output_size
+        self._states = tuple(
+            (each.name, architecture.state_shape(each, 1), self._state_dtype(each))
+            for each in architecture.table.states
+        )
         self._engine = choose(backend, architecture, arrays, dtype, threads)
 
     # ---- what it is ------------------------------------------------------------------------------
@@ -342,7 +351,9 @@ class Layer(Generic[StateT]):
         """
         x, y, result = self._sequences(x, out, "batch")
         steps, batch, _ = x.shape
-        values = [np.array(array, order="C") for array in self._given_state(state, batch)]
+        values = self._given_state(state, batch)
+        if state is not None:
+            values = [np.array(array, order="C") for array in values]
         each = None if lengths is None else length_gate(lengths, steps, batch)
         if each is not None:
             y[...] = 0
@@ -371,10 +382,9 @@ class Layer(Generic[StateT]):
 
     def _sequences(self, x: Any, out: Any, batch: int | str) -> tuple[Array, Array, Array]:
         """x and y as the engine sees them, (T, B, ·), and y as the caller does."""
-        width = self._architecture.output_size
         axes = (batch, "steps") if self._batch_first else ("steps", batch)
         x = gate("x", x, (*axes, self._architecture.input_size), self._dtype)
-        shape = (*x.shape[:2], width)
+        shape = (*x.shape[:2], self._output_size)
         if out is None:
             size_gate("y", shape, self._dtype)
             out = np.empty(shape, self._dtype)
@@ -387,13 +397,10 @@ class Layer(Generic[StateT]):
         return x, out, out
 
     def _zero_state(self, batch: int) -> list[Array]:
-        zeros = []
-        for state in self._architecture.table.states:
-            shape = self._architecture.state_shape(state, batch)
-            dtype = self._state_dtype(state)
-            size_gate(f"state.{state.name}", shape, dtype)
-            zeros.append(np.zeros(shape, dtype))
-        return zeros
+        if batch > _MANY:
+            for name, (rows, _, *width), dtype in self._states:
+                size_gate(f"state.{name}", (rows, batch, *width), dtype)
+        return [np.zeros((shape[0], batch, *shape[2:]), dtype) for _, shape, dtype in self._states]
 
     def _state_dtype(self, state: State) -> np.dtype[Any]:
         return np.dtype(np.int64) if state.kind == "count" else self._dtype
@@ -401,8 +408,7 @@ class Layer(Generic[StateT]):
     def _given_state(self, state: Sequence[Array] | None, batch: int) -> list[Array]:
         if state is None:
             return self._zero_state(batch)
-        a = self._architecture
-        names = [each.name for each in a.table.states]
+        names = [name for name, _, _ in self._states]
         if not isinstance(state, (tuple, list)) or len(state) != len(names):
             given = (
                 f"{len(state)} of them"
@@ -412,8 +418,8 @@ class Layer(Generic[StateT]):
             wanted = ", ".join(names) + ("," if len(names) == 1 else "")
             raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
         return [
-            gate(f"state.{each.name}", value, a.state_shape(each, batch), self._state_dtype(each))
-            for each, value in zip(a.table.states, state, strict=True)
+            gate(f"state.{name}", value, (rows, batch, *width), dtype)
+            for (name, (rows, _, *width), dtype), value in zip(self._states, state, strict=True)
         ]
 
 
