@@ -21,7 +21,8 @@
 /* ---- the workspace ---------------------------------------------------------------------------------------------- */
 
 /* The x-projection of a chunk is made, then read back step by step: half of a 512 KiB L2, the smallest in use, keeps it
- * near, and bounds the scratch for any T. */
+ * near, and bounds the scratch for any T. Where W is far larger it comes from far: a quarter of W for z then lets more
+ * steps share one reading of it. */
 #define SCRATCH_FLOATS (256 * 1024 / (int64_t)sizeof(float))
 #define LINE 16 /* floats in a cache line */
 #define ALIGN(floats) (((floats) + LINE - 1) / LINE * LINE)
@@ -32,7 +33,8 @@ static int64_t z_step_floats(const fr_panels *w, int64_t batch) { return batch *
 
 static int64_t chunk_steps(const fr_panels *w, int64_t steps, int64_t batch)
 {
-    const int64_t fit = SCRATCH_FLOATS / z_step_floats(w, batch);
+    const int64_t share = w->blocks * w->block_floats * w->inputs / 4;
+    const int64_t fit = (share > SCRATCH_FLOATS ? share : SCRATCH_FLOATS) / z_step_floats(w, batch);
     const int64_t chunk = fit < steps ? fit : steps;
     return chunk > 0 ? chunk : 1;
 }
