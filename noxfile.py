@@ -129,10 +129,14 @@ def cross(session: nox.Session) -> None:
     What runs there are the tests themselves, in an aarch64 Python: Debian's, unpacked into a folder of this session,
     with wheels from PyPI and this package, which Zig's clang cross-compiles.
     """
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            session.skip(f"needs {tool}, for Debian's Python for aarch64")
     if not shutil.which("qemu-aarch64"):
-        if os.geteuid() or not shutil.which("apt-get"):
+        if os.geteuid() != 0:
             session.skip("needs QEMU's emulators of a CPU: Debian's package qemu-user")
-        session.run("apt-get", "install", "--yes", "qemu-user", external=True)
+        session.run("apt-get", "--quiet=2", "update", external=True)
+        session.run("apt-get", "--quiet=2", "--yes", "install", "qemu-user", external=True)
     # Not isolated: pip would fetch the tools for the CPU that the wheel is for.
     tools = nox.project.load_toml("pyproject.toml")["build-system"]["requires"]
     session.install(".[test]", *tools, "cmake", "ninja", "ziglang")
@@ -156,7 +160,6 @@ def cross(session: nox.Session) -> None:
         env={"_PYTHON_HOST_PLATFORM": "linux-aarch64"},
     )  # fmt: skip
     (wheel,) = dist.glob("*_aarch64.whl")
-    shutil.rmtree(site, ignore_errors=True)
     tags = ("linux", "manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux2014")
     session.run(
         "pip", "install", "--quiet", "--target", str(site), "--only-binary=:all:",
@@ -176,15 +179,15 @@ def cross(session: nox.Session) -> None:
 def aarch64_python(session: nox.Session) -> tuple[Path, str, Path]:
     """An aarch64 Python without packages: the command, its version, and the folder for packages."""
     root = Path(session.create_tmp()).resolve() / "aarch64"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "usr/lib").mkdir(parents=True)
+    # The loader is in one of the two, and looked for in the other.
+    (root / "lib").symlink_to("usr/lib")
+    # A state of its own: root's rights are not needed, and what is installed here is not touched.
     state = root / "apt"
-    if not state.exists():
-        for name in ("lists/partial", "archives/partial"):
-            (state / name).mkdir(parents=True)
-        (state / "status").touch()  # nothing is installed there yet
-        (root / "usr/lib").mkdir(parents=True)
-        # The loader is in one of the two, and looked for in the other.
-        (root / "lib").symlink_to("usr/lib")
-    # A state of its own: neither root's rights nor the host's list of packages are touched.
+    for name in ("lists/partial", "archives/partial"):
+        (state / name).mkdir(parents=True)
+    (state / "status").touch()
     options = [
         "-oAPT::Architecture=arm64", "-oAPT::Architectures::=arm64", f"-oDir::State={state}",
         f"-oDir::State::status={state / 'status'}", f"-oDir::Cache={state}", "-oDebug::NoLocking=1",
