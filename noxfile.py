@@ -171,8 +171,8 @@ def cross(session: nox.Session) -> None:
         str(python), "-m", "pytest", "-n2", "--hypothesis-profile=short",
         *(session.posargs or ["tests/test_activations.py", "tests/test_dispatch.py", "tests/test_family.py",
         "tests/test_layers.py", "tests/test_numba_kernels.py", "tests/test_promises.py", "tests/test_stream.py",
-        "-k", "not memory_is_bounded and not in_two_threads and not numpy and "
-        "(not numba or (the_same_bits_as_c and neon))"]),
+        "-k", ("not memory_is_bounded and not in_two_threads and not numpy and "
+        "(not numba or (the_same_bits_as_c and neon))")]),
         external=True,
     )  # fmt: skip
 
