@@ -10,6 +10,7 @@ typedef float32x4_t vf;
 #define VF_LANES 4
 #define VF_REGISTERS 32
 
+#define vf_keep(v) __asm__("" : "+w"(v))
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
 /* NEON has no masks: one lane, a pair, or a pair and one. */
