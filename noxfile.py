@@ -124,7 +124,7 @@ def properties(session: nox.Session) -> None:
 
 @nox.session
 def cross(session: nox.Session) -> None:
-    """Older x86-64 CPUs and aarch64, emulated: on Debian, 8 minutes. After ``--`` what aarch64 is to run instead.
+    """Older x86-64 CPUs and aarch64, emulated: on Debian, 5 to 15 minutes. After ``--`` what aarch64 is to run instead.
 
     What runs there are the tests themselves, in an aarch64 Python: Debian's, unpacked into a folder of this session,
     with wheels from PyPI and this package, which Zig's clang cross-compiles.
