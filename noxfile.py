@@ -6,6 +6,7 @@ The default sessions are what CI runs, each in a fresh environment; the others t
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from pathlib import Path
@@ -119,6 +120,94 @@ def properties(session: nox.Session) -> None:
     """The properties again with a thousand random examples each."""
     session.install(".[test]")
     session.run("pytest", "--hypothesis-profile=long", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def cross(session: nox.Session) -> None:
+    """Older x86-64 CPUs and aarch64, emulated: on Debian, 5 to 15 minutes. After ``--`` what aarch64 is to run instead.
+
+    What runs there are the tests themselves, in an aarch64 Python: Debian's, unpacked into a folder of this session,
+    with wheels from PyPI and this package, which Zig's clang cross-compiles.
+    """
+    for tool in ("apt-get", "dpkg-deb"):
+        if not shutil.which(tool):
+            session.skip(f"needs {tool}, for Debian's Python for aarch64")
+    if not shutil.which("qemu-aarch64"):
+        if os.geteuid() != 0:
+            session.skip("needs QEMU's emulators of a CPU: Debian's package qemu-user")
+        session.run("apt-get", "--quiet=2", "update", external=True)
+        session.run("apt-get", "--quiet=2", "--yes", "install", "qemu-user", external=True)
+    # Not isolated: pip would fetch the tools for the CPU that the wheel is for.
+    tools = nox.project.load_toml("pyproject.toml")["build-system"]["requires"]
+    session.install(".[test]", *tools, "cmake", "ninja", "ziglang")
+    if platform.machine() == "x86_64" and not session.posargs:
+        session.run("pytest", "tests/test_cpu_models.py", env={"FUSEDRNN_REQUIRE_QEMU": "1"})
+
+    python, version, site = aarch64_python(session)
+    folder = Path(session.create_tmp()).resolve()
+    dist = folder / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    session.run(
+        "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps", "--wheel-dir", str(dist), ".",
+        f"-Cbuild-dir={folder / 'build'}",
+        "-Ccmake.define.CMAKE_SYSTEM_NAME=Linux",
+        "-Ccmake.define.CMAKE_SYSTEM_PROCESSOR=aarch64",
+        "-Ccmake.define.CMAKE_C_COMPILER=python-zig;cc;-target;aarch64-linux-gnu.2.28",
+        "-Ccmake.define.CMAKE_C_FLAGS=-Werror",
+        # CMake asks how to run the interpreter that cffi needs: as it is. The headers are this Python's too, which is
+        # right for the stable ABI on any 64-bit Linux.
+        "-Ccmake.define.CMAKE_CROSSCOMPILING_EMULATOR=/usr/bin/env",
+        env={"_PYTHON_HOST_PLATFORM": "linux-aarch64"},
+    )  # fmt: skip
+    (wheel,) = dist.glob("*_aarch64.whl")
+    tags = ("linux", "manylinux_2_28", "manylinux_2_27", "manylinux_2_24", "manylinux2014")
+    session.run(
+        "pip", "install", "--quiet", "--target", str(site), "--only-binary=:all:",
+        *(f"--platform={tag}_aarch64" for tag in tags), f"--python-version={version}",
+        f"{wheel}[numba,safetensors]", "pytest", "pytest-xdist", "hypothesis",
+    )  # fmt: skip
+    # Left out are two tests that take minutes there, the specification, and most of Numba, which compiles slowly.
+    session.run(
+        str(python), "-m", "pytest", "-n2", "--hypothesis-profile=short",
+        *(session.posargs or ["tests/test_activations.py", "tests/test_dispatch.py", "tests/test_family.py",
+        "tests/test_layers.py", "tests/test_numba_kernels.py", "tests/test_promises.py", "tests/test_stream.py",
+        "-k", ("not memory_is_bounded and not in_two_threads and not numpy and "
+        "(not numba or (the_same_bits_as_c and neon))")]),
+        external=True,
+    )  # fmt: skip
+
+
+def aarch64_python(session: nox.Session) -> tuple[Path, str, Path]:
+    """An aarch64 Python without packages: the command, its version, and the folder for packages."""
+    root = Path(session.create_tmp()).resolve() / "aarch64"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "usr/lib").mkdir(parents=True)
+    # The loader is in one of the two, and looked for in the other.
+    (root / "lib").symlink_to("usr/lib")
+    # A state of its own: root's rights are not needed, and what is installed here is not touched.
+    state = root / "apt"
+    for name in ("lists/partial", "archives/partial"):
+        (state / name).mkdir(parents=True)
+    (state / "status").touch()
+    options = [
+        "-oAPT::Architecture=arm64", "-oAPT::Architectures::=arm64", f"-oDir::State={state}",
+        f"-oDir::State::status={state / 'status'}", f"-oDir::Cache={state}", "-oDebug::NoLocking=1",
+    ]  # fmt: skip
+    session.run("apt-get", *options, "--quiet=2", "update", external=True)
+    session.run(
+        "apt-get", *options, "--quiet=2", "--yes", "--no-install-recommends", "--download-only",
+        "install", "python3", "libstdc++6", external=True,
+    )  # fmt: skip
+    for package in (state / "archives").glob("*.deb"):
+        session.run("dpkg-deb", "-x", str(package), str(root), external=True, silent=True)
+    version = (root / "usr/bin/python3").readlink().name.removeprefix("python")
+    # Also what sys.executable is there: tests start it, and the kernel here cannot.
+    command = root / "usr/bin/python"
+    command.write_text(
+        f'#!/bin/sh\nexec qemu-aarch64 -L "{root}" -0 "$0" "{root}/usr/bin/python{version}" "$@"\n'
+    )
+    command.chmod(0o755)
+    return command, version, root / f"usr/local/lib/python{version}/dist-packages"
 
 
 @nox.session

@@ -79,6 +79,7 @@ INSTRUCTION_SETS: dict[str, InstructionSet] = {
     for isa in (
         InstructionSet("avx512", lanes=16, registers=32, has_fma=True),
         InstructionSet("avx2", lanes=8, registers=16, has_fma=True),
+        InstructionSet("neon", lanes=4, registers=32, has_fma=True),
         InstructionSet("baseline", lanes=4, registers=15, has_fma=False),
     )
 }

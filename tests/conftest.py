@@ -18,6 +18,10 @@ hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=25, derandomize=True, database=None
 )
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, database=None)
+# For an emulated CPU, where an example takes a second.
+hypothesis.settings.register_profile(
+    "short", deadline=None, max_examples=3, derandomize=True, database=None
+)
 hypothesis.settings.load_profile("default")
 
 

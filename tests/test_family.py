@@ -20,7 +20,10 @@ TOLERANCE = 3e-6
 
 Member = tuple[type[fr.Layer], dict[str, Any]]
 
-cut = settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+cut = settings(
+    max_examples=min(8, settings.default.max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 SIZES = {
     "steps": st.integers(1, 25),
     "batch": st.integers(1, 14),

@@ -436,7 +436,7 @@ def test_one_kernel_for_everyone(isa: str) -> None:
 def test_unknown_names() -> None:
     with pytest.raises(ValueError, match="cell must be one of rnn, lstm.*'nothing'"):
         compiled.build("nothing", "baseline")
-    with pytest.raises(ValueError, match="isa must be one of avx512, avx2, baseline.*'nothing'"):
+    with pytest.raises(ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"):
         compiled.build("lstm", "nothing")
     with pytest.raises(ValueError, match="activation must be one of sigmoid, tanh.*'nothing'"):
         compiled.activation("nothing", "baseline")

@@ -1,0 +1,52 @@
+/* The vocabulary (README.md) in NEON with FMA, which every aarch64 has: 4 lanes, 32 registers. */
+#ifndef FR_SIMD_H
+#define FR_SIMD_H
+
+#include <arm_neon.h>
+#include <stdint.h>
+
+typedef float32x4_t vf;
+
+#define VF_LANES 4
+#define VF_REGISTERS 32
+
+#define vf_keep(v) __asm__("" : "+w"(v))
+static inline vf vf_load(const float *p) { return vld1q_f32(p); }
+static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
+/* NEON has no masks: one lane, a pair, or a pair and one. */
+static inline vf vf_load_n(const float *p, int64_t n)
+{
+    const vf zero = vdupq_n_f32(0.0f);
+    if (n >= VF_LANES)
+        return vf_load(p);
+    if (n == 1)
+        return vld1q_lane_f32(p, zero, 0);
+    const vf pair = vcombine_f32(vld1_f32(p), vget_low_f32(zero));
+    return n == 2 ? pair : vld1q_lane_f32(p + 2, pair, 2);
+}
+static inline void vf_store_n(float *p, vf v, int64_t n)
+{
+    if (n >= VF_LANES) {
+        vf_store(p, v);
+        return;
+    }
+    if (n == 1) {
+        vst1q_lane_f32(p, v, 0);
+        return;
+    }
+    vst1_f32(p, vget_low_f32(v));
+    if (n == 3)
+        vst1q_lane_f32(p + 2, v, 2);
+}
+static inline vf vf_set1(float s) { return vdupq_n_f32(s); }
+static inline vf vf_add(vf a, vf b) { return vaddq_f32(a, b); }
+static inline vf vf_sub(vf a, vf b) { return vsubq_f32(a, b); }
+static inline vf vf_mul(vf a, vf b) { return vmulq_f32(a, b); }
+static inline vf vf_div(vf a, vf b) { return vdivq_f32(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
+/* Not vminq and vmaxq, which return a NaN if the limit is one, nor their nm forms, which swallow the NaN of v. */
+static inline vf vf_min(vf limit, vf v) { return vbslq_f32(vcltq_f32(limit, v), limit, v); }
+static inline vf vf_max(vf limit, vf v) { return vbslq_f32(vcgtq_f32(limit, v), limit, v); }
+static inline vf vf_shl23(vf v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 23)); }
+
+#endif
