@@ -28,64 +28,81 @@ TANH_MAX_ABS_ERROR = 1.5e-7
 TANH_MAX_ULP_ERROR = 2.7
 
 
-class ExpParts(NamedTuple):
-    """e^x = scale * (1 + small)."""
+class Quotient(NamedTuple):
+    """n / d, a division that is not made yet."""
+
+    n: Vector
+    d: Vector
+
+
+class Power(NamedTuple):
+    """2^u = scale + scaled * p."""
 
     scale: Vector
-    small: Vector
+    scaled: Vector
+    p: Vector
 
 
+SIGMOID_LIMIT = 33.0
+TANH_LIMIT = 10.0
+LOG2_E = float.fromhex("0x1.715476p+0")
 #: Adding 1.5 * 2^23 rounds to an integer, left in the low bits; 127 more biases the exponent.
 MAGIC = 12582912.0 + 127.0
-LOG2_E = float.fromhex("0x1.715476p+0")
-#: ln 2 in two parts: n times the first is exact.
-LN2_HIGH = float.fromhex("0x1.62e400p-1")
-LN2_LOW = float.fromhex("0x1.7f7d1cp-20")
-C2 = float.fromhex("0x1.fffffep-2")
-C3 = float.fromhex("0x1.5554b0p-3")
-C4 = float.fromhex("0x1.555674p-5")
-C5 = float.fromhex("0x1.12277ep-7")
-C6 = float.fromhex("0x1.6bec14p-10")
+P0 = float.fromhex("0x1.62e430p-1")
+P1 = float.fromhex("0x1.ebfbdep-3")
+P2 = float.fromhex("0x1.c6afa4p-5")
+P3 = float.fromhex("0x1.3b2c3ep-7")
+P4 = float.fromhex("0x1.5ef12ap-10")
+P5 = float.fromhex("0x1.4296bcp-13")
 
 
 @cache
 def functions(isa: str) -> ModuleType:
-    """sigmoid(vector) and tanh(vector) for one instruction set."""
+    """sigmoid(vector) and tanh(vector), as quotients, for one instruction set."""
     from fusedrnn.kernels.policy import inlined
     from fusedrnn.kernels.simd import vocabulary
 
     vf = vocabulary(isa)
 
     @inlined
-    def exp(x):
+    def divided(q):
+        return vf.div(q.n, q.d)
+
+    @inlined
+    def whole(v):
+        """v / 1."""
+        return Quotient(v, vf.set1(1.0))
+
+    @inlined
+    def exp2(x, limit, factor):
+        """2^(factor x), for x within +-limit."""
         magic = vf.set1(MAGIC)
-        t = vf.fma(x, vf.set1(LOG2_E), magic)
-        n = vf.sub(t, magic)
-        r = vf.fma(n, vf.set1(-LN2_HIGH), x)
-        r = vf.fma(n, vf.set1(-LN2_LOW), r)
-        q = vf.set1(C6)
-        q = vf.fma(q, r, vf.set1(C5))
-        q = vf.fma(q, r, vf.set1(C4))
-        q = vf.fma(q, r, vf.set1(C3))
-        q = vf.fma(q, r, vf.set1(C2))
-        return ExpParts(vf.shl23(t), vf.fma(vf.mul(r, r), q, r))
+        x = vf.maximum(vf.set1(-limit), vf.minimum(vf.set1(limit), x))
+        t = vf.fma(x, vf.set1(factor), magic)
+        r = vf.fma(x, vf.set1(factor), vf.sub(magic, t))
+        scale = vf.shl23(t)
+        r2 = vf.mul(r, r)
+        p01 = vf.fma(vf.set1(P1), r, vf.set1(P0))
+        p23 = vf.fma(vf.set1(P3), r, vf.set1(P2))
+        p45 = vf.fma(vf.set1(P5), r, vf.set1(P4))
+        return Power(scale, vf.mul(scale, r), vf.fma(vf.fma(p45, r2, p23), r2, p01))
+
+    @inlined
+    def power_plus(e, one):
+        return vf.fma(e.scaled, e.p, vf.add(e.scale, vf.set1(one)))
 
     @inlined
     def sigmoid(x):
-        one = vf.set1(1.0)
-        clamped = vf.maximum(vf.set1(-87.0), vf.minimum(vf.set1(87.0), x))
-        e = exp(vf.sub(vf.set1(0.0), clamped))
-        return vf.div(one, vf.add(one, vf.fma(e.scale, e.small, e.scale)))
+        e = exp2(x, SIGMOID_LIMIT, -LOG2_E)
+        return Quotient(vf.set1(1.0), power_plus(e, 1.0))
 
     @inlined
     def tanh(x):
-        clamped = vf.maximum(vf.set1(-10.0), vf.minimum(vf.set1(10.0), x))
-        e = exp(vf.add(clamped, clamped))
-        m = vf.fma(e.scale, e.small, vf.sub(e.scale, vf.set1(1.0)))
-        return vf.div(m, vf.add(m, vf.set1(2.0)))
+        e = exp2(x, TANH_LIMIT, 2.0 * LOG2_E)
+        return Quotient(power_plus(e, -1.0), power_plus(e, 1.0))
 
     module = ModuleType(f"{__name__}.{isa}")
-    module.__dict__.update(sigmoid=sigmoid, tanh=tanh)
+    module.__dict__.update(divided=divided, whole=whole, sigmoid=sigmoid, tanh=tanh)
     return module
 
 
@@ -95,10 +112,11 @@ def over_array(name: str, isa: str) -> Callable[[Any, Any, int], None]:
 
     vf = vocabulary(isa)
     function = getattr(functions(isa), name)
+    divided = functions(isa).divided
 
     def activation(x, y, n):
         for k in range(0, n, vf.LANES):
-            vf.store_n(y + k, function(vf.load_n(x + k, n - k)), n - k)
+            vf.store_n(y + k, divided(function(vf.load_n(x + k, n - k))), n - k)
 
     activation.__name__ = name
     return activation

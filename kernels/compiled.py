@@ -121,10 +121,11 @@ def _memoised(
 def _compile_cell(cell: str, isa: str) -> Any:
     from numba import types
 
-    from fusedrnn.kernels.memory import struct
+    from fusedrnn.kernels.memory import floats, struct
     from fusedrnn.kernels.policy import compile_kernel
 
-    signature = types.void(struct("fr_panels"), struct("fr_span"))
+    w, s = struct("fr_panels"), struct("fr_span")
+    signature = types.void(w, s, types.int64, types.int64, floats)
     function = import_module(f"fusedrnn.kernels.{cell}").kernel(isa)
     return compile_kernel(function, signature, isa)
 

@@ -4,152 +4,191 @@
     z = sigmoid(W_z x + R_z h + b_z)                how much of h is kept
     n = tanh(W_n x + b_n + r * (R_n h + d_n))       what is written, reset after the product
     n = tanh(W_n x + R_n (r * h) + b_n)             or before it
-    h' = (1 - z) * n + z * h                        computed as n + z * (h - n): one FMA
+    h' = (1 - z) * n + z * h
 
 Reset after, the recurrent part of n is a third gate block whose sum begins with d_n, and one product
 per step is enough. Reset before, R_n needs all of r * h: a second product waits for the first, and
-r * h and z are put aside between the two.
+r * h and z are put aside between the two. Gates are quotients (activations.py): reset after, r takes
+one division, and h' one for z and n together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
-from fusedrnn.kernels import simd
-from fusedrnn.kernels.memory import copy
-from fusedrnn.kernels.panel import Factor, Gates, Sums
-from fusedrnn.kernels.policy import inlined
+from fusedrnn.kernels.panel import PROJECT, STEP, Gates, Sums
+from fusedrnn.kernels.policy import Kernel, inlined
 
 __all__ = ["kernel"]
 
 
-def kernel(isa: str) -> Callable[[Any, Any], None]:
-    """The kernel for one instruction set: a function of the two structs."""
+class Aside(NamedTuple):
+    """What is put aside, [row][unit]: r * h, and z, its sum through its activation."""
+
+    reset: Any
+    update: Any
+    row: int
+
+
+def kernel(isa: str) -> Kernel:
+    """The kernel for one instruction set."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
+    activation = activations.functions(isa)
+    divided, whole = activation.divided, activation.whole
 
     @inlined
     def gru_shown(n, z, h):
-        return vf.fma(z, h, vf.mul(vf.sub(vf.set1(1.0), z), n))
+        """h' of one row and unit block."""
+        common = vf.div(vf.set1(1.0), vf.mul(z.d, n.d))
+        written = vf.mul(vf.mul(vf.sub(z.d, z.n), common), n.n)
+        return vf.fma(vf.mul(z.n, vf.mul(n.d, common)), h, written)
 
-    # x_part: the x-projection of this step's rows.
     @inlined
-    def gru_after_tile(gates, w, s, t, x_part, block, blocks, row, rows):
+    def gru_after_tile(gates, plain, w, s, t, z, at):
+        """FR_STEP of a GRU that resets after. z: the x-projection of this step's rows, or NULL."""
         H = w.hidden
-        x_row = w.blocks * w.block_floats
+        x, h = panel.local_rows(), panel.local_rows()
+        x_tile, tile = panel.local_sums(), panel.local_sums()
+
+        for k in range(at.rows):
+            x[k] = s.x[at.row + k] + t * s.x_step
+            h[k] = panel.h_before(s, t, at.row + k)
+        x_sums = panel.projected(w, at, z)
+        if not z:
+            W_x = panel.factor_at(at, w.x_panels, 3, w.inputs, x)
+            x_sums = panel.tile_sums(x_tile, at.blocks, 3)
+            panel.product(gates, at, panel.biases(w, at), W_x, panel.nothing_more(x), x_sums)
+        sums = panel.tile_sums(tile, at.blocks, 3)
+        for k in range(at.rows):
+            for j in range(at.blocks):  # the x-part of n waits outside the reset
+                sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
+                x_sum = x_sums.at + k * x_sums.row_stride + j * x_sums.block_stride
+                vf.store(sum_, vf.load(x_sum))
+                vf.store(sum_ + vf.LANES, vf.load(x_sum + vf.LANES))
+                vf.store(sum_ + 2 * vf.LANES, vf.load(w.own_bias + (at.block + j) * vf.LANES))
+        R_h = panel.factor_at(at, w.h_panels, 3, H, h)
+        panel.product(gates, at, sums, R_h, panel.nothing_more(h), sums)
+
+        for k in range(at.rows):
+            for j in range(at.blocks):
+                sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
+                x_sum = x_sums.at + k * x_sums.row_stride + j * x_sums.block_stride
+                unit = (at.block + j) * vf.LANES
+                before = vf.load_n(h[k] + unit, H - unit)
+
+                r = divided(panel.gate(w, plain, vf.load(sum_)))
+                update = panel.gate(w, plain, vf.load(sum_ + vf.LANES))
+                n_sum = vf.fma(r, vf.load(sum_ + 2 * vf.LANES), vf.load(x_sum + 2 * vf.LANES))
+                n = panel.written(w, plain, n_sum)
+                y_at = s.y[at.row + k] + t * s.y_step + unit
+                vf.store_n(y_at, gru_shown(n, update, before), H - unit)
+
+    @inlined
+    def gru_put_aside(w, s):
+        row = w.blocks * vf.LANES
+        return Aside(s.aside, s.aside + s.batch * row, row)
+
+    @inlined
+    def gru_reset_tile(gates, w, s, t, z, at):
+        """FR_STEP of a GRU that resets before: r * h and z, put aside."""
+        H = w.hidden
+        aside = gru_put_aside(w, s)
         h, tile = panel.local_rows(), panel.local_sums()
 
-        x_part += row * x_row + block * w.block_floats
-        sums = panel.tile_sums(tile, blocks, 3)
-        for k in range(rows):
-            h[k] = panel.h_before(s, t, row + k)
-            for j in range(blocks):  # the x-part of n waits outside the reset
+        for k in range(at.rows):
+            h[k] = panel.h_before(s, t, at.row + k)
+        R_h = panel.factor_at(at, w.h_panels, 2, H, h)
+        sums = panel.tile_sums(tile, at.blocks, 2)
+        panel.product(gates, at, panel.projected(w, at, z), R_h, panel.nothing_more(h), sums)
+
+        for k in range(at.rows):
+            for j in range(at.blocks):
                 sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
-                copy(sum_, x_part + k * x_row + j * w.block_floats, 2 * vf.LANES)
-                vf.store(sum_ + 2 * vf.LANES, vf.load(w.own_bias + (block + j) * vf.LANES))
-        R_h = Factor(w.h_panels + block * H * w.block_floats, h, H)
-        panel.product(gates, rows, blocks, sums, R_h, panel.nothing_more(h), sums)
-
-        for k in range(rows):
-            for j in range(blocks):
-                sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
-                unit = (block + j) * vf.LANES
-                before = vf.load_n(h[k] + unit, H - unit)
-                n_x = vf.load(x_part + k * x_row + j * w.block_floats + 2 * vf.LANES)
-                if w.plain:
-                    shown = gru_after_unit(w, True, sum_, n_x, before)
-                else:
-                    shown = gru_after_unit(w, False, sum_, n_x, before)
-                vf.store_n(s.y[row + k] + t * s.y_step + unit, shown, H - unit)
-
-    @inlined
-    def gru_after_unit(w, plain, sum_, n_x, before):
-        r = panel.gate(w, plain, vf.load(sum_))
-        z = panel.gate(w, plain, vf.load(sum_ + vf.LANES))
-        n = panel.written(w, plain, vf.fma(r, vf.load(sum_ + 2 * vf.LANES), n_x))
-        return gru_shown(n, z, before)
-
-    @inlined
-    def gru_reset_tile(gates, w, s, t, x_part, block, blocks, row, rows):
-        """r * h and z, put aside."""
-        H = w.hidden
-        x_row = w.blocks * w.block_floats
-        aside_row = w.blocks * vf.LANES
-        reset = s.aside + row * aside_row
-        update = reset + s.batch * aside_row
-        h, tile = panel.local_rows(), panel.local_sums()
-
-        for k in range(rows):
-            h[k] = panel.h_before(s, t, row + k)
-        R_h = Factor(w.h_panels + block * H * 2 * vf.LANES, h, H)
-        projected = Sums(x_part + row * x_row + block * w.block_floats, x_row, w.block_floats)
-        sums = panel.tile_sums(tile, blocks, 2)
-        panel.product(gates, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
-
-        for k in range(rows):
-            for j in range(blocks):
-                sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
-                unit = (block + j) * vf.LANES
-                before = vf.load_n(h[k] + unit, H - unit)
+                unit = (at.block + j) * vf.LANES
+                to = (at.row + k) * aside.row + unit
                 r = panel.gate(w, False, vf.load(sum_))
-                vf.store(reset + k * aside_row + unit, vf.mul(r, before))
-                z = panel.gate(w, False, vf.load(sum_ + vf.LANES))
-                vf.store(update + k * aside_row + unit, z)
+                update = panel.gate(w, False, vf.load(sum_ + vf.LANES))
+                before = vf.load_n(h[k] + unit, H - unit)
+                vf.store(aside.reset + to, vf.mul(divided(r), before))
+                vf.store(aside.update + to, divided(update))
 
     @inlined
-    def gru_before_tile(gates, w, s, t, x_part, block, blocks, row, rows):
-        """n and h', from what was put aside."""
+    def gru_before_tile(gates, w, s, t, z, at):
+        """FR_FINISH of a GRU that resets before: n and h', from what was put aside."""
         H = w.hidden
-        x_row = w.blocks * w.block_floats
-        aside_row = w.blocks * vf.LANES
-        reset = s.aside + row * aside_row
-        update = reset + s.batch * aside_row
+        aside = gru_put_aside(w, s)
         rh, tile = panel.local_rows(), panel.local_sums()
 
-        for k in range(rows):
-            rh[k] = reset + k * aside_row
-        R_n = Factor(w.second_panels + block * H * vf.LANES, rh, H)
-        x_part += row * x_row + block * w.block_floats + 2 * vf.LANES
-        projected = Sums(x_part, x_row, w.block_floats)
-        sums = panel.tile_sums(tile, blocks, 1)
-        panel.product(gates, rows, blocks, projected, R_n, panel.nothing_more(rh), sums)
+        for k in range(at.rows):
+            rh[k] = aside.reset + (at.row + k) * aside.row
+        R_n = panel.factor_at(at, w.second_panels, 1, H, rh)
+        gates_part = panel.projected(w, at, z)
+        n_part = Sums(gates_part.at + 2 * vf.LANES, gates_part.row_stride, gates_part.block_stride)
+        sums = panel.tile_sums(tile, at.blocks, 1)
+        panel.product(gates, at, n_part, R_n, panel.nothing_more(rh), sums)
 
-        for k in range(rows):
-            for j in range(blocks):
-                unit = (block + j) * vf.LANES
-                before = vf.load_n(panel.h_before(s, t, row + k) + unit, H - unit)
-                z = vf.load(update + k * aside_row + unit)
-                sum_ = vf.load(sums.at + (k * blocks + j) * vf.LANES)
-                n = panel.written(w, False, sum_)
-                y_at = s.y[row + k] + t * s.y_step + unit
-                vf.store_n(y_at, gru_shown(n, z, before), H - unit)
+        for k in range(at.rows):
+            for j in range(at.blocks):
+                row, unit = at.row + k, (at.block + j) * vf.LANES
+                before = vf.load_n(panel.h_before(s, t, row) + unit, H - unit)
+                update = whole(vf.load(aside.update + row * aside.row + unit))
+                n = panel.written(w, False, vf.load(sums.at + (k * at.blocks + j) * vf.LANES))
+                y_at = s.y[row] + t * s.y_step + unit
+                vf.store_n(y_at, gru_shown(n, update, before), H - unit)
 
-    def gru(w, s):
+    @inlined
+    def gru_after(gates, plain, w, s, t, z, tiling):
+        for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
+            gru_after_tile(gates, plain, w, s, t, z, at)
+
+    @inlined
+    def gru_reset(gates, w, s, t, z, tiling):
+        for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
+            gru_reset_tile(gates, w, s, t, z, at)
+
+    @inlined
+    def gru_before(gates, w, s, t, z, tiling):
+        for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
+            gru_before_tile(gates, w, s, t, z, at)
+
+    @inlined
+    def gru_one_row(one, two, three, w, s, phase, t, z):
+        if not w.form and w.plain:
+            gru_after(three, True, w, s, t, z, panel.tile_one(3))
+        elif not w.form:
+            gru_after(three, False, w, s, t, z, panel.tile_one(3))
+        elif phase == STEP:
+            gru_reset(two, w, s, t, z, panel.tile_one(2))
+        else:
+            gru_before(one, w, s, t, z, panel.tile_one(1))
+
+    @inlined
+    def gru_rows(one, two, three, w, s, phase, t, z):
+        active = panel.active(s, t)
+        if not w.form and w.plain:
+            gru_after(three, True, w, s, t, z, panel.tile_rows(active, 3))
+        elif not w.form:
+            gru_after(three, False, w, s, t, z, panel.tile_rows(active, 3))
+        elif phase == STEP:
+            gru_reset(two, w, s, t, z, panel.tile_rows(active, 2))
+        else:
+            gru_before(one, w, s, t, z, panel.tile_rows(active, 1))
+
+    def gru(w, s, phase, t, z):
         one = Gates(1, panel.product_1())
         two = Gates(2, panel.product_2())
         three = Gates(3, panel.product_3())
-        for first in range(0, s.steps, s.chunk):
-            steps = min(s.chunk, s.steps - first)
-            x_part = s.scratch
-            panel.project(three, w, s, first, steps)
-            for t in range(first, first + steps):
-                active = panel.active(s, t)
-                if active == 0:
-                    break
-                if w.form:
-                    tiling = panel.tile_rows(active, two.number)
-                    for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                        gru_reset_tile(two, w, s, t, x_part, block, blocks, row, rows)
-                    tiling = panel.tile_rows(active, one.number)
-                    for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                        gru_before_tile(one, w, s, t, x_part, block, blocks, row, rows)
-                else:
-                    tiling = panel.tile_rows(active, three.number)
-                    for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                        gru_after_tile(three, w, s, t, x_part, block, blocks, row, rows)
-                x_part += active * w.blocks * w.block_floats
-        panel.keep_state(w, s)
+        one_of_one = Gates(1, panel.one_1())
+        two_of_one = Gates(2, panel.one_2())
+        three_of_one = Gates(3, panel.one_3())
+        if phase == PROJECT:
+            panel.project(three, w, s, t, z)
+        elif panel.active(s, t) == 1:
+            gru_one_row(one_of_one, two_of_one, three_of_one, w, s, phase, t, z)
+        else:
+            gru_rows(one, two, three, w, s, phase, t, z)
 
     return gru

@@ -13,26 +13,24 @@ g, o.
 Fused: from the bias to h' the sums of a tile (rows x unit blocks x gates) are in registers or in
 the first-level cache. The x-projection of a chunk of steps is made first, in tall tiles; a single
 step lets the same sums run over x, then h: the same additions in the same order, so the same bits.
+Gates are quotients (activations.py): c' takes one division, h' another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
-from fusedrnn.kernels.memory import constants, null, zeros
-from fusedrnn.kernels.panel import Factor, Gates, Sums
-from fusedrnn.kernels.policy import inlined
+from fusedrnn.kernels.memory import constants, zeros
+from fusedrnn.kernels.panel import FINISH, PROJECT, Gates, Sums
+from fusedrnn.kernels.policy import Kernel, inlined
 
 __all__ = ["kernel"]
 
 PEEP_I, PEEP_F, PEEP_O = (constants()[f"FR_PEEP_{gate}"] for gate in "IFO")
 
 
-def kernel(isa: str) -> Callable[[Any, Any], None]:
-    """The kernel for one instruction set: a function of the two structs."""
+def kernel(isa: str) -> Kernel:
+    """The kernel for one instruction set."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
     tanh = activations.functions(isa).tanh
@@ -43,109 +41,113 @@ def kernel(isa: str) -> Callable[[Any, Any], None]:
         """h' of one row and unit block, before any projection, from the sums of its gates; and c'."""
         peeps = 0 if plain else w.peephole
         peephole = w.peepholes + block * 3 * vf.LANES
-        i = vf.load(sum_)
-        f = vf.load(sum_ + (0 if coupled else 1) * vf.LANES)
-        g = vf.load(sum_ + (1 if coupled else 2) * vf.LANES)
-        o = vf.load(sum_ + (2 if coupled else 3) * vf.LANES)
+        i_sum = vf.load(sum_)
+        f_sum = vf.load(sum_ + (0 if coupled else 1) * vf.LANES)
+        g_sum = vf.load(sum_ + (1 if coupled else 2) * vf.LANES)
+        o_sum = vf.load(sum_ + (2 if coupled else 3) * vf.LANES)
+        one = vf.set1(1.0)
 
+        if peeps & PEEP_I:
+            i_sum = vf.fma(vf.load(peephole), c, i_sum)
         if peeps & PEEP_F:
-            f = vf.fma(vf.load(peephole + vf.LANES), c, f)
-        f = panel.gate(w, plain, f)
-        if coupled:
-            i = vf.sub(vf.set1(1.0), f)
+            f_sum = vf.fma(vf.load(peephole + vf.LANES), c, f_sum)
+        f = panel.gate(w, plain, f_sum)
+        g = panel.written(w, plain, g_sum)
+        if coupled:  # f and i * g, over one common denominator
+            common = vf.div(one, vf.mul(f.d, g.d))
+            kept = vf.mul(f.n, vf.mul(g.d, common))
+            written = vf.mul(vf.mul(vf.sub(f.d, f.n), common), g.n)
         else:
-            if peeps & PEEP_I:
-                i = vf.fma(vf.load(peephole), c, i)
-            i = panel.gate(w, plain, i)
-        g = panel.written(w, plain, g)
-        c = vf.fma(f, c, vf.mul(i, g))
+            i = panel.gate(w, plain, i_sum)
+            common = vf.div(one, vf.mul(f.d, vf.mul(i.d, g.d)))
+            kept = vf.mul(f.n, vf.mul(vf.mul(i.d, g.d), common))
+            written = vf.mul(vf.mul(i.n, vf.mul(f.d, common)), g.n)
+        c = vf.fma(kept, c, written)
         if not plain:
             c = panel.limited(c, w.cell_clip)
         if peeps & PEEP_O:
-            o = vf.fma(vf.load(peephole + 2 * vf.LANES), c, o)
-        o = panel.gate(w, plain, o)
-        return vf.mul(o, tanh(c) if plain else panel.state_function(w.output_activation, c)), c
+            o_sum = vf.fma(vf.load(peephole + 2 * vf.LANES), c, o_sum)
+        o = panel.gate(w, plain, o_sum)
+        shown = tanh(c) if plain else panel.state_function(w.output_activation, c)
+        return vf.div(vf.mul(o.n, shown.n), vf.mul(o.d, shown.d)), c
 
-    # z: the x-projection of this step's rows, or NULL.
     @inlined
-    def lstm_tile(gates, w, s, t, z, block, blocks, row, rows):
+    def lstm_tile(gates, plain, w, s, t, z, at):
+        """FR_STEP, of a tile. z: the x-projection of this step's rows, or NULL."""
         H = w.hidden
-        z_row = w.blocks * w.block_floats
         x, h, tile = panel.local_rows(), panel.local_rows(), panel.local_sums()
 
-        for k in range(rows):
-            x[k] = s.x[row + k] + t * s.x_step
-            h[k] = panel.h_before(s, t, row + k)
-        W_x = Factor(w.x_panels + block * w.inputs * w.block_floats, x, w.inputs)
-        R_h = Factor(w.h_panels + block * w.outputs * w.block_floats, h, w.outputs)
-        sums = panel.tile_sums(tile, blocks, gates.number)
+        for k in range(at.rows):
+            x[k] = s.x[at.row + k] + t * s.x_step
+            h[k] = panel.h_before(s, t, at.row + k)
+        R_h = panel.factor_at(at, w.h_panels, gates.number, w.outputs, h)
+        sums = panel.tile_sums(tile, at.blocks, gates.number)
         if z:
-            start = Sums(z + row * z_row + block * w.block_floats, z_row, w.block_floats)
-            panel.product(gates, rows, blocks, start, R_h, panel.nothing_more(h), sums)
+            panel.product(gates, at, panel.projected(w, at, z), R_h, panel.nothing_more(h), sums)
         else:
-            bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
-            panel.product(gates, rows, blocks, bias, W_x, R_h, sums)
-        for k in range(rows):
-            for j in range(blocks):
-                unit = (block + j) * vf.LANES
+            W_x = panel.factor_at(at, w.x_panels, gates.number, w.inputs, x)
+            panel.product(gates, at, panel.biases(w, at), W_x, R_h, sums)
+        for k in range(at.rows):
+            for j in range(at.blocks):
+                row, unit = at.row + k, (at.block + j) * vf.LANES
                 sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
-                c_at = s.c[row + k] + unit
+                c_at = s.c[row] + unit
                 c = vf.load_n(c_at, H - unit)
-                if w.plain and not w.form:
-                    m, c = lstm_unit(w, True, False, sum_, block + j, c)
-                else:
-                    m, c = lstm_unit(w, False, w.form == 1, sum_, block + j, c)
+                m, c = lstm_unit(w, plain, gates.number == 3, sum_, at.block + j, c)
                 vf.store_n(c_at, c, H - unit)
-                if w.second_panels:
-                    vf.store(s.aside + (row + k) * w.blocks * vf.LANES + unit, m)
+                if not plain and w.second_panels:
+                    vf.store(s.aside + row * w.blocks * vf.LANES + unit, m)
                 else:
-                    vf.store_n(s.y[row + k] + t * s.y_step + unit, m, H - unit)
+                    vf.store_n(s.y[row] + t * s.y_step + unit, m, H - unit)
 
     @inlined
-    def lstm_project(gates, w, s, t):
-        """h' = P m, after all of m."""
+    def lstm_finish(gates, w, s, t, tiling):
+        """FR_FINISH: h' = P m, after all of m."""
         R_blocks = (w.outputs + vf.LANES - 1) // vf.LANES
-        tiling = panel.tile_rows(panel.active(s, t), 1)
-        for block, blocks, row, rows in panel.tiles(tiling, R_blocks):
+        for at in panel.tiles(tiling, panel.share(s, R_blocks), panel.downward(s, t)):
             m, tile = panel.local_rows(), panel.local_sums()
 
-            for k in range(rows):
-                m[k] = s.aside + (row + k) * w.blocks * vf.LANES
-            P_m = Factor(w.second_panels + block * w.hidden * vf.LANES, m, w.hidden)
-            sums = panel.tile_sums(tile, blocks, 1)
+            for k in range(at.rows):
+                m[k] = s.aside + (at.row + k) * w.blocks * vf.LANES
+            P_m = panel.factor_at(at, w.second_panels, 1, w.hidden, m)
+            sums = panel.tile_sums(tile, at.blocks, 1)
             start = Sums(no_sums(), 0, vf.LANES)
-            panel.product(gates, rows, blocks, start, P_m, panel.nothing_more(m), sums)
-            for k in range(rows):
-                for j in range(blocks):
-                    unit = (block + j) * vf.LANES
-                    shown = vf.load(sums.at + (k * blocks + j) * vf.LANES)
-                    vf.store_n(s.y[row + k] + t * s.y_step + unit, shown, w.outputs - unit)
+            panel.product(gates, at, start, P_m, panel.nothing_more(m), sums)
+            for k in range(at.rows):
+                for j in range(at.blocks):
+                    unit = (at.block + j) * vf.LANES
+                    shown = vf.load(sums.at + (k * at.blocks + j) * vf.LANES)
+                    y_at = s.y[at.row + k] + t * s.y_step + unit
+                    vf.store_n(y_at, shown, w.outputs - unit)
 
     @inlined
-    def lstm_run(gates, one, w, s):
-        for first in range(0, s.steps, s.chunk):
-            steps = min(s.chunk, s.steps - first)
-            z = s.scratch if s.chunk > 1 else null()
-            if z:
-                panel.project(gates, w, s, first, steps)
-            for t in range(first, first + steps):
-                active = panel.active(s, t)
-                if active == 0:
-                    break
-                tiling = panel.tile_rows(active, gates.number)
-                for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                    lstm_tile(gates, w, s, t, z, block, blocks, row, rows)
-                if w.second_panels:
-                    lstm_project(one, w, s, t)
-                if z:
-                    z += active * w.blocks * w.block_floats
-        panel.keep_state(w, s)
+    def lstm_step(gates, plain, w, s, t, z, tiling):
+        for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
+            lstm_tile(gates, plain, w, s, t, z, at)
 
-    def lstm(w, s):
-        one = Gates(1, panel.product_1())
-        if w.form:
-            lstm_run(Gates(3, panel.product_3()), one, w, s)
+    @inlined
+    def lstm_phase(gates, gates_of_one, plain, w, s, phase, t, z):
+        if phase == PROJECT:
+            panel.project(gates, w, s, t, z)
+        elif panel.active(s, t) == 1:
+            lstm_step(gates_of_one, plain, w, s, t, z, panel.tile_one(gates.number))
         else:
-            lstm_run(Gates(4, panel.product_4()), one, w, s)
+            tiling = panel.tile_rows(panel.active(s, t), gates.number)
+            lstm_step(gates, plain, w, s, t, z, tiling)
+
+    def lstm(w, s, phase, t, z):
+        one, one_of_one = Gates(1, panel.product_1()), Gates(1, panel.one_1())
+        three, three_of_one = Gates(3, panel.product_3()), Gates(3, panel.one_3())
+        four, four_of_one = Gates(4, panel.product_4()), Gates(4, panel.one_4())
+        if phase == FINISH and panel.active(s, t) == 1:
+            lstm_finish(one_of_one, w, s, t, panel.tile_one(1))
+        elif phase == FINISH:
+            lstm_finish(one, w, s, t, panel.tile_rows(panel.active(s, t), 1))
+        elif w.form:
+            lstm_phase(three, three_of_one, False, w, s, phase, t, z)
+        elif w.plain:
+            lstm_phase(four, four_of_one, True, w, s, phase, t, z)
+        else:
+            lstm_phase(four, four_of_one, False, w, s, phase, t, z)
 
     return lstm

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.extending import models, register_model
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
 
 from fusedrnn.kernels import activations
-from fusedrnn.kernels.llvm import FLOAT, INT64, operation
+from fusedrnn.kernels.llvm import FLOAT, INT32, INT64, operation
 from fusedrnn.kernels.memory import (
     constants,
-    copy,
     floats,
     local_floats,
     local_pointers,
@@ -33,22 +33,36 @@ from fusedrnn.kernels.memory import (
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 
-__all__ = ["MOST_ROWS", "functions"]
+__all__ = ["FINISH", "MOST_BLOCKS", "MOST_ROWS", "PROJECT", "STEP", "functions"]
 
 # ---- tiles ---------------------------------------------------------------------------------------
 
-MOST_ROWS = 6
+MOST_ROWS = 8
 MOST_BLOCKS = 8
 MOST_SUMS = 24
 GATES = (1, 2, 3, 4)
+LINE = 16  # floats in a cache line
 
+PROJECT, STEP, FINISH = (constants()[f"FR_{name}"] for name in ("PROJECT", "STEP", "FINISH"))
 RELU, IDENTITY, SIGMOID = (constants()[f"FR_{name}"] for name in ("RELU", "IDENTITY", "SIGMOID"))
 
 
 def fits(rows: int, blocks: int, gates: int, registers: int) -> bool:
     """Whether a tile may have this shape: FR_FITS."""
     sums = rows * blocks * gates
-    return (blocks == 1 or sums <= 16) and rows * (blocks * gates + 1) + 1 <= registers
+    most = 8 if rows == 1 else MOST_SUMS
+    return sums <= most and sums + min(rows, blocks * gates) + 1 <= registers
+
+
+def max_rows(gates: int, registers: int) -> int:
+    """The most rows that a tile may have: FR_MAX_ROWS."""
+    heights = (8, 6, 5, 4, 3, 2) if gates == 3 else (6, 5, 4, 3, 2)
+    return next(rows for rows in heights if fits(rows, 1, gates, registers))
+
+
+def one_row_blocks(gates: int, registers: int) -> int:
+    """The most unit blocks that a tile of one row takes at once."""
+    return max(blocks for blocks in (1, 2, 4, 8) if fits(1, blocks, gates, registers))
 
 
 class Shape(NamedTuple):
@@ -63,7 +77,7 @@ def tile_shapes(isa: InstructionSet, gates: int) -> list[Shape]:
     """The shapes that fit the registers."""
     return [
         Shape(rows, blocks, gates)
-        for rows in range(1, MOST_ROWS + 1)
+        for rows in range(1, max_rows(gates, isa.registers) + 1)
         for blocks in (1, 2, 4, MOST_BLOCKS)
         if fits(rows, blocks, gates, isa.registers)
     ]
@@ -81,15 +95,38 @@ class Tiling(NamedTuple):
     blocks: int
 
 
+class Range(NamedTuple):
+    """Unit blocks first <= block < last."""
+
+    first: int
+    last: int
+
+
+class Place(NamedTuple):
+    """A tile's place in a sweep: its unit blocks, the group of blocks that comes after, and its rows."""
+
+    block: int
+    blocks: int
+    next: int
+    tile: int
+    row: int
+    rows: int
+
+
 # ---- the product ---------------------------------------------------------------------------------
 
 
 class Factor(NamedTuple):
-    """Rows times panels: v[row] points to ``depth`` values, wherever they lie."""
+    """Rows times panels: v[row] points to ``depth`` values, wherever they lie.
+
+    A tile of several rows fetches one cache line of ``ahead`` for each k.
+    """
 
     panel: Any
     v: Any
     depth: int
+    ahead: Any
+    ahead_step: int
 
 
 class Sums(NamedTuple):
@@ -100,10 +137,20 @@ class Sums(NamedTuple):
     block_stride: int
 
 
-FACTOR = types.NamedTuple((floats, row_pointers, types.int64), Factor)
-FACTOR_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64])
+FACTOR = types.NamedTuple((floats, row_pointers, types.int64, floats, types.int64), Factor)
+FACTOR_FIELDS = ir.LiteralStructType(
+    [FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64, FLOAT.as_pointer(), INT64]
+)
 SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
 SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
+
+
+def emit_prefetch(builder: ir.IRBuilder, pointer: ir.Value) -> None:
+    """Fetch the cache line of an address into the second-level cache, to be read."""
+    function = ir.FunctionType(ir.VoidType(), [FLOAT.as_pointer(), INT32, INT32, INT32])
+    prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    to_read, second_level, data = INT32(0), INT32(2), INT32(1)
+    builder.call(prefetch, [pointer, to_read, second_level, data])
 
 
 def emit_accumulate(
@@ -141,6 +188,9 @@ def emit_accumulate(
     def add_product(row: int, block: int, gate: int, value: ir.Value, weight: ir.Value) -> None:
         index = (row * blocks + block) * gates + gate
         sums[index] = isa.fma(builder, value, weight, sums[index])
+
+    if rows > 1:
+        emit_prefetch(builder, builder.gep(factor.ahead, [builder.mul(k, factor.ahead_step)]))
 
     # The shorter side of the tile is held while the longer one passes by: beside 24 sums, 32
     # registers have no room to hold 6 values, and LLVM would spill sums for them.
@@ -205,45 +255,59 @@ def emit_product_tile(
         isa.store(builder, pointer, sum_)
 
 
-def emit_product(builder: ir.IRBuilder, isa: InstructionSet, gates: int, values: Any) -> None:
-    """A switch over all shapes of a tile of so many gates."""
-
-    def fields(value: ir.Value) -> list[ir.Value]:
-        return [builder.extract_value(value, index) for index in range(3)]
-
+def emit_shapes(
+    builder: ir.IRBuilder, isa: InstructionSet, shapes: list[Shape], values: Any
+) -> None:
+    """A switch over shapes of tiles."""
     rows, blocks, *places = values
-    start, first, second, to = map(fields, places)
+    start, first, second, to = (
+        made_of(*cgutils.unpack_tuple(builder, value))
+        for made_of, value in zip((Sums, Factor, Factor, Sums), places, strict=True)
+    )
     unknown = builder.append_basic_block("unknown")
+    end = builder.append_basic_block("product.end")
     key = builder.add(builder.mul(rows, INT64(MOST_BLOCKS)), builder.sub(blocks, INT64(1)))
     switch = builder.switch(key, unknown)
-    for shape in tile_shapes(isa, gates):
+    for shape in shapes:
         case = builder.append_basic_block(f"{shape.rows}x{shape.blocks}")
         switch.add_case(INT64(shape.rows * MOST_BLOCKS + shape.blocks - 1), case)
         builder.position_at_end(case)
-        places = Sums(*start), Factor(*first), Factor(*second), Sums(*to)
-        emit_product_tile(builder, isa, shape, *places)
-        builder.ret_void()
+        emit_product_tile(builder, isa, shape, start, first, second, to)
+        builder.branch(end)
     builder.position_at_end(unknown)
     builder.unreachable()
+    builder.position_at_end(end)
 
 
-class Function(types.Type):
+class Product(types.Type):
     """``fr_product_1`` to ``fr_product_4``: the address of one."""
 
     def __init__(self) -> None:
         super().__init__("fr_product *")
 
 
-@register_model(Function)
-class FunctionModel(models.PrimitiveModel):
+class OneRowProduct(types.Type):
+    """The product of tiles of one row, copied to where it is called: a small step notices a call."""
+
+    def __init__(self, isa: InstructionSet, gates: int) -> None:
+        self.isa = isa
+        self.shapes = [shape for shape in tile_shapes(isa, gates) if shape.rows == 1]
+        super().__init__(f"fr_product_tile(1, ., {gates}) {isa.name}")
+
+
+@register_model(Product)
+class ProductModel(models.PrimitiveModel):
     """Sizes of the tile; where its sums come from; two factors; where its sums go to."""
 
     declared = ir.FunctionType(
         ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
     )
 
-    def __init__(self, manager: Any, function: Function) -> None:
+    def __init__(self, manager: Any, function: Product) -> None:
         super().__init__(manager, function, self.declared.as_pointer())
+
+
+register_model(OneRowProduct)(models.OpaqueModel)
 
 
 class Gates(NamedTuple):
@@ -257,36 +321,60 @@ class Gates(NamedTuple):
     product: Any
 
 
-def function_of(isa: InstructionSet, gates: int) -> Any:
+def product_of(isa: InstructionSet, gates: int) -> Any:
     """What a kernel calls to have the products compiled into it, as a function of their own."""
 
-    @operation(Function())
-    def function(builder: ir.IRBuilder) -> ir.Value:
+    @operation(Product())
+    def product(builder: ir.IRBuilder) -> ir.Value:
         name = f"fr_product_{gates}_{isa.name}"
         if name in builder.module.globals:
             return builder.module.globals[name]
-        made = ir.Function(builder.module, FunctionModel.declared, name)
+        made = ir.Function(builder.module, ProductModel.declared, name)
         made.linkage = "linkonce_odr"
         made.attributes.add("noinline")
         made.attributes.add("nounwind")
-        emit_product(ir.IRBuilder(made.append_basic_block()), isa, gates, made.args)
+        inside = ir.IRBuilder(made.append_basic_block())
+        emit_shapes(inside, isa, tile_shapes(isa, gates), made.args)
+        inside.ret_void()
         return made
 
-    return function
+    return product
 
 
-@operation(types.void, Function(), types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
+def one_row_product_of(isa: InstructionSet, gates: int) -> Any:
+    """What a kernel calls that knows that it has one row."""
+
+    @operation(OneRowProduct(isa, gates))
+    def product(builder: ir.IRBuilder) -> ir.Value:
+        return ir.Constant(ir.IntType(8).as_pointer(), None)
+
+    return product
+
+
+@intrinsic
 def call_product(
-    builder: ir.IRBuilder,
-    function: ir.Value,
-    rows: ir.Value,
-    blocks: ir.Value,
-    start: ir.Value,
-    first: ir.Value,
-    second: ir.Value,
-    to: ir.Value,
-) -> None:
-    builder.call(function, [rows, blocks, start, first, second, to])
+    _typing: Any,
+    product: types.Type,
+    rows: types.Type,
+    blocks: types.Type,
+    start: types.Type,
+    first: types.Type,
+    second: types.Type,
+    to: types.Type,
+) -> Any:
+    """to = start + first + second, for a tile, by the product of a type above."""
+
+    def generate(context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
+        function, *arguments = values
+        if isinstance(product, OneRowProduct):
+            arguments[0] = INT64(1)
+            emit_shapes(builder, product.isa, product.shapes, arguments)
+        else:
+            builder.call(function, arguments)
+        return context.get_dummy_value()
+
+    signature = types.void(product, types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
+    return signature, generate
 
 
 # ---- what a cell needs ---------------------------------------------------------------------------
@@ -299,15 +387,18 @@ def functions(isa_name: str) -> ModuleType:
     isa: InstructionSet = vf.ISA
     registers = isa.registers
     activation = activations.functions(isa_name)
-    sigmoid, tanh = activation.sigmoid, activation.tanh
-    product_1, product_2, product_3, product_4 = (function_of(isa, gates) for gates in GATES)
+    sigmoid, tanh, whole = activation.sigmoid, activation.tanh, activation.whole
+    product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
+    one_1, one_2, one_3, one_4 = (one_row_product_of(isa, gates) for gates in GATES)
     it_fits = inlined(fits)
+    most_rows = tuple(max_rows(gates, registers) for gates in GATES)
+    most_blocks = tuple(one_row_blocks(gates, registers) for gates in GATES)
     local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
     local_rows = local_pointers(MOST_ROWS)
 
     @inlined
     def tile_rows(count, gates):
-        most = min((registers - 1) // (gates + 1), MOST_ROWS)
+        most = most_rows[gates - 1]
         number, rows, higher, blocks = 1, count, 0, 1
         if count > most:  # a small step would notice the divisions
             number = (count + most - 1) // most
@@ -319,33 +410,64 @@ def functions(isa_name: str) -> ModuleType:
         return Tiling(number, rows, higher, blocks)
 
     @inlined
-    def some_blocks(most, left):
-        while most > left:
-            most //= 2
-        return most
+    def tile_one(gates):
+        """One row, the usual batch of a stream: all of it constants."""
+        return Tiling(1, 1, 0, most_blocks[gates - 1])
 
     @inlined
-    def tiles(tiling, all_blocks):
-        """(block, blocks, row, rows) of each tile: blocks are the outer loop."""
-        block = 0
-        while block < all_blocks:
-            blocks = some_blocks(tiling.blocks, all_blocks - block)
+    def share(s, blocks):
+        """Of ``blocks`` unit blocks those of this part of a team."""
+        if s.parts == 1:
+            return Range(0, blocks)
+        return Range(blocks * s.part // s.parts, blocks * (s.part + 1) // s.parts)
+
+    @inlined
+    def downward(s, t):
+        """Whether step t sweeps its unit blocks downward: every other step does."""
+        return ((t + s.turn) & 1) != 0
+
+    @inlined
+    def tiles(tiling, left, downward):
+        """The place of each tile: blocks are the outer loop."""
+        first, last = left
+        while first < last:
+            count = last - first
+            blocks = tiling.blocks
+            while blocks > count:
+                blocks //= 2
+            if downward:
+                last -= blocks
+                block = last
+                following = last - min(blocks, count - blocks)
+            else:
+                block = first
+                first += blocks
+                following = first if blocks < count else block
             row = 0
             for tile in range(tiling.tiles):
                 rows = tiling.rows + (tile < tiling.higher)
-                yield block, blocks, row, rows
+                yield Place(block, blocks, following, tile, row, rows)
                 row += rows
-            block += blocks
 
     @inlined
-    def product(gates, rows, blocks, start, first, second, to):
+    def factor_at(at, panels, gates, depth, v):
+        """The factor of a tile: ``panels`` [N][depth][gates][L]."""
+        panel_floats = depth * gates * vf.LANES
+        panel = panels + at.block * panel_floats
+        if at.next != at.block and at.tile * LINE < at.blocks * gates * vf.LANES:
+            ahead = panels + at.next * panel_floats + at.tile * depth * LINE
+            return Factor(panel, v, depth, ahead, LINE)
+        return Factor(panel, v, depth, panel, 0)
+
+    @inlined
+    def product(gates, at, start, first, second, to):
         """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        call_product(gates.product, rows, blocks, start, first, second, to)
+        call_product(gates.product, at.rows, at.blocks, start, first, second, to)
 
     @inlined
     def nothing_more(v):
         """A product over h alone."""
-        return Factor(null(), v, 0)
+        return Factor(null(), v, 0, null(), 0)
 
     @inlined
     def tile_sums(tile, blocks, gates):
@@ -364,32 +486,31 @@ def functions(isa_name: str) -> ModuleType:
         return s.y[row] + (t - 1) * s.y_step if t > 0 else s.h[row]
 
     @inlined
-    def project(gates, w, s, first, steps):
-        """The x-projection of ``steps`` steps from ``first`` on, to the scratch."""
+    def projected(w, at, z):
+        """Where the tile's part of the x-projection z [row][block][gate][lane] begins."""
         z_row = w.blocks * w.block_floats
+        return Sums(z + at.row * z_row + at.block * w.block_floats, z_row, w.block_floats)
+
+    @inlined
+    def biases(w, at):
+        """The tile's biases, the same for every row."""
+        return Sums(w.bias + at.block * w.block_floats, 0, w.block_floats)
+
+    @inlined
+    def project(gates, w, s, first, z):
+        """FR_PROJECT: z = bias + x . weights for each running row of each step of the chunk, in order."""
         count = 0
-        for t in range(first, first + steps):
+        for t in range(first, min(first + s.chunk, s.steps)):
             for row in range(active(s, t)):
                 s.scratch_rows[count] = s.x[row] + t * s.x_step
                 count += 1
         if count == 0:
             return
         tiling = tile_rows(count, gates.number)
-        for block, blocks, row, rows in tiles(tiling, w.blocks):
-            bias = Sums(w.bias + block * w.block_floats, 0, w.block_floats)
-            panel = w.x_panels + block * w.inputs * w.block_floats
-            z = Sums(s.scratch + row * z_row + block * w.block_floats, z_row, w.block_floats)
-            x = Factor(panel, s.scratch_rows + row, w.inputs)
-            product(gates, rows, blocks, bias, x, nothing_more(x.v), z)
-
-    @inlined
-    def keep_state(w, s):
-        """The state after each row's own last step, from its last output."""
-        ended = 0
-        for t in range(s.steps - 1, -1, -1):
-            while ended < active(s, t):
-                copy(s.h[ended], s.y[ended] + t * s.y_step, w.outputs)
-                ended += 1
+        for at in tiles(tiling, share(s, w.blocks), False):
+            rows = s.scratch_rows + at.row
+            W_x = factor_at(at, w.x_panels, gates.number, w.inputs, rows)
+            product(gates, at, biases(w, at), W_x, nothing_more(rows), projected(w, at, z))
 
     # ---- what a cell's options choose
 
@@ -400,8 +521,8 @@ def functions(isa_name: str) -> ModuleType:
     @inlined
     def state_function(activation, v):
         if activation == RELU:
-            return vf.maximum(vf.set1(0.0), v)
-        return v if activation == IDENTITY else tanh(v)
+            return whole(vf.maximum(vf.set1(0.0), v))
+        return whole(v) if activation == IDENTITY else tanh(v)
 
     @inlined
     def gate(w, plain, sum_):
@@ -412,7 +533,7 @@ def functions(isa_name: str) -> ModuleType:
         if w.gate_activation == SIGMOID:
             return sigmoid(sum_)
         line = vf.fma(vf.set1(w.alpha), sum_, vf.set1(w.beta))
-        return vf.maximum(vf.set1(0.0), vf.minimum(vf.set1(1.0), line))
+        return whole(vf.maximum(vf.set1(0.0), vf.minimum(vf.set1(1.0), line)))
 
     @inlined
     def written(w, plain, sum_):
@@ -426,18 +547,27 @@ def functions(isa_name: str) -> ModuleType:
         local_sums=local_sums,
         local_rows=local_rows,
         tile_rows=tile_rows,
+        tile_one=tile_one,
+        share=share,
+        downward=downward,
         tiles=tiles,
+        factor_at=factor_at,
         product=product,
         product_1=product_1,
         product_2=product_2,
         product_3=product_3,
         product_4=product_4,
+        one_1=one_1,
+        one_2=one_2,
+        one_3=one_3,
+        one_4=one_4,
         nothing_more=nothing_more,
         tile_sums=tile_sums,
         active=active,
         h_before=h_before,
+        projected=projected,
+        biases=biases,
         project=project,
-        keep_state=keep_state,
         limited=limited,
         state_function=state_function,
         gate=gate,

@@ -22,7 +22,10 @@ from numba.core.typing.templates import Signature
 
 from fusedrnn.kernels.cache import kernel_cache
 
-__all__ = ["compile_kernel", "inlined"]
+__all__ = ["Kernel", "compile_kernel", "inlined"]
+
+#: (w, s, phase, t, z): what ``fr_kernel`` is in C.
+Kernel = Callable[[Any, Any, Any, Any, Any], None]
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
 INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -35,7 +38,7 @@ def inlined(function: Callable[..., Any]) -> Any:
     )(function)
 
 
-def compile_kernel(function: Callable[..., Any], signature: Signature, isa: str) -> Any:
+def compile_kernel(function: Callable[..., None], signature: Signature, isa: str) -> Any:
     """Compile a kernel of this package to a C function, or take it from the cache.
 
     Returns

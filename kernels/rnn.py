@@ -3,59 +3,60 @@
     h' = tanh(W_h x + R_h h + b_h)
 
 One gate block, so a tile takes up to eight unit blocks at once. The sums begin with the x-projection
-of a chunk of steps, as those of the LSTM do.
+of a chunk of steps, or run over x and then h in a single step, as those of the LSTM do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
+from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
-from fusedrnn.kernels import simd
-from fusedrnn.kernels.panel import Factor, Gates, Sums
-from fusedrnn.kernels.policy import inlined
+from fusedrnn.kernels.panel import PROJECT, Gates
+from fusedrnn.kernels.policy import Kernel, inlined
 
 __all__ = ["kernel"]
 
 
-def kernel(isa: str) -> Callable[[Any, Any], None]:
-    """The kernel for one instruction set: a function of the two structs."""
+def kernel(isa: str) -> Kernel:
+    """The kernel for one instruction set."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
+    divided = activations.functions(isa).divided
 
     @inlined
-    def rnn_tile(gates, w, s, t, z, block, blocks, row, rows):
-        z_row = w.blocks * vf.LANES
-        h, tile = panel.local_rows(), panel.local_sums()
+    def rnn_tile(gates, w, s, t, z, at):
+        """FR_STEP, of a tile. z: the x-projection of this step's rows, or NULL."""
+        x, h, tile = panel.local_rows(), panel.local_rows(), panel.local_sums()
 
-        for k in range(rows):
-            h[k] = panel.h_before(s, t, row + k)
-        R_h = Factor(w.h_panels + block * w.hidden * vf.LANES, h, w.hidden)
-        projected = Sums(z + row * z_row + block * vf.LANES, z_row, vf.LANES)
-        sums = panel.tile_sums(tile, blocks, 1)
-        panel.product(gates, rows, blocks, projected, R_h, panel.nothing_more(h), sums)
-        for k in range(rows):
-            for j in range(blocks):
-                unit = (block + j) * vf.LANES
-                sum_ = vf.load(sums.at + (k * blocks + j) * vf.LANES)
-                y_at = s.y[row + k] + t * s.y_step + unit
-                vf.store_n(y_at, panel.written(w, w.plain, sum_), w.hidden - unit)
+        for k in range(at.rows):
+            x[k] = s.x[at.row + k] + t * s.x_step
+            h[k] = panel.h_before(s, t, at.row + k)
+        R_h = panel.factor_at(at, w.h_panels, 1, w.hidden, h)
+        sums = panel.tile_sums(tile, at.blocks, 1)
+        if z:
+            panel.product(gates, at, panel.projected(w, at, z), R_h, panel.nothing_more(h), sums)
+        else:
+            W_x = panel.factor_at(at, w.x_panels, 1, w.inputs, x)
+            panel.product(gates, at, panel.biases(w, at), W_x, R_h, sums)
+        for k in range(at.rows):
+            for j in range(at.blocks):
+                unit = (at.block + j) * vf.LANES
+                sum_ = vf.load(sums.at + (k * at.blocks + j) * vf.LANES)
+                shown = panel.written(w, w.plain, sum_)
+                y_at = s.y[at.row + k] + t * s.y_step + unit
+                vf.store_n(y_at, divided(shown), w.hidden - unit)
 
-    def rnn(w, s):
+    @inlined
+    def rnn_step(gates, w, s, t, z, tiling):
+        for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
+            rnn_tile(gates, w, s, t, z, at)
+
+    def rnn(w, s, phase, t, z):
         gates = Gates(1, panel.product_1())
-        for first in range(0, s.steps, s.chunk):
-            steps = min(s.chunk, s.steps - first)
-            z = s.scratch
-            panel.project(gates, w, s, first, steps)
-            for t in range(first, first + steps):
-                active = panel.active(s, t)
-                if active == 0:
-                    break
-                tiling = panel.tile_rows(active, 1)
-                for block, blocks, row, rows in panel.tiles(tiling, w.blocks):
-                    rnn_tile(gates, w, s, t, z, block, blocks, row, rows)
-                z += active * w.blocks * w.block_floats
-        panel.keep_state(w, s)
+        if phase == PROJECT:
+            panel.project(gates, w, s, t, z)
+        elif panel.active(s, t) == 1:
+            rnn_step(Gates(1, panel.one_1()), w, s, t, z, panel.tile_one(1))
+        else:
+            rnn_step(gates, w, s, t, z, panel.tile_rows(panel.active(s, t), 1))
 
     return rnn

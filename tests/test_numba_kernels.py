@@ -275,34 +275,71 @@ def test_structs_and_pointers() -> None:
 # ---- tiles ---------------------------------------------------------------------------------------
 
 
+def tiles_of(isa: str, gates: int) -> Any:
+    """A C function that writes the places of a sweep, behind each other."""
+    functions = panel.functions(isa)
+
+    def function(s, count, all_blocks, t, found):
+        tiling = functions.tile_rows(count, gates)
+        mine = functions.share(s, all_blocks)
+        for place in functions.tiles(tiling, mine, functions.downward(s, t)):
+            for k in range(6):
+                found[k] = place[k]
+            found += 6
+
+    integers = memory.Pointer(types.int64)
+    arguments = memory.struct("fr_span"), types.int64, types.int64, types.int64, integers
+    made = numba.cfunc(types.void(*arguments), **policy.OPTIONS)(function)
+    run = ffi.cast("void (*)(fr_span *, int64_t, int64_t, int64_t, int64_t *)", made.address)
+
+    def places(span: Any, count: int, all_blocks: int, t: int = 0) -> list[panel.Place]:
+        found = np.zeros((all_blocks * count, 6), np.int64)
+        run(span, count, all_blocks, t, ffi.from_buffer("int64_t *", found))
+        return [panel.Place(*place) for place in found[found[:, 5] > 0].tolist()]
+
+    places.owner = made
+    return places
+
+
 @pytest.mark.parametrize("gates", panel.GATES)
 def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     """A shape without one would be undefined behaviour."""
-    functions = panel.functions(isa)
-
-    def function(count, all_blocks, found):
-        tiling = functions.tile_rows(count, gates)
-        for tile in functions.tiles(tiling, all_blocks):
-            for k in range(4):
-                found[k] = tile[k]
-            found += 4
-
-    integers = memory.Pointer(types.int64)
-    made = numba.cfunc(types.void(types.int64, types.int64, integers), **policy.OPTIONS)(function)
-    run = ffi.cast("void (*)(int64_t, int64_t, int64_t *)", made.address)
+    places = tiles_of(isa, gates)
     shapes = panel.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
+    span = ffi.new("fr_span *", {"parts": 1})
     seen = set()
     for count in range(1, 50):
         for all_blocks in range(1, 20):
             done = np.zeros((all_blocks, count), int)
-            found = np.zeros((all_blocks * count, 4), np.int64)
-            run(count, all_blocks, ffi.from_buffer("int64_t *", found))
-            for block, blocks, row, rows in found[found[:, 3] > 0].tolist():
-                seen.add((rows, blocks, gates))
-                done[block : block + blocks, row : row + rows] += 1
+            for at in places(span, count, all_blocks):
+                seen.add((at.rows, at.blocks, gates))
+                done[at.block : at.block + at.blocks, at.row : at.row + at.rows] += 1
             assert np.all(done == 1)
     assert seen == set(shapes)
     assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= panel.MOST_SUMS
+    assert max(rows for rows, _, _ in shapes) <= panel.MOST_ROWS
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_parts_share_the_blocks_and_sweeps_turn(isa: str, parts: int) -> None:
+    places = tiles_of(isa, 1)
+    for all_blocks in range(1, 20):
+        shared = []
+        for part in range(parts):
+            span = ffi.new("fr_span *", {"part": part, "parts": parts})
+            upward, downward = (places(span, 1, all_blocks, t) for t in (0, 1))
+            first = all_blocks * part // parts
+            last = all_blocks * (part + 1) // parts
+            assert [at.block for at in upward] == sorted(at.block for at in upward)
+            assert [at.block for at in downward] == sorted(at.block for at in downward)[::-1]
+            for sweep in (upward, downward):
+                assert all(first <= at.next < last for at in sweep)
+                swept = {at.block + k for at in sweep for k in range(at.blocks)}
+                assert swept == set(range(first, last))
+            span.turn = 1
+            assert places(span, 1, all_blocks, 0) == downward
+            shared += [at.block + k for at in upward for k in range(at.blocks)]
+        assert shared == list(range(all_blocks))
 
 
 # ---- the cells -----------------------------------------------------------------------------------
@@ -501,11 +538,12 @@ def tanh_of_a_half(package: Path, before: str = "", **environment: str) -> str:
 
 
 def edit(package: Path) -> None:
-    """tanh(x) becomes m / (m + 3), in a file that the compiled function only calls into."""
+    """tanh(x) becomes (e - 1) / (e + 2), in a file that the compiled function only calls into."""
     source = package / "kernels" / "activations.py"
     text = source.read_text()
-    assert text.count("vf.add(m, vf.set1(2.0))") == 1
-    source.write_text(text.replace("vf.add(m, vf.set1(2.0))", "vf.add(m, vf.set1(3.0))"))
+    of_tanh = "Quotient(power_plus(e, -1.0), power_plus(e, 1.0))"
+    assert text.count(of_tanh) == 1
+    source.write_text(text.replace(of_tanh, "Quotient(power_plus(e, -1.0), power_plus(e, 2.0))"))
 
 
 RIGHT = f"{math.tanh(0.5):.6f}"
