@@ -43,6 +43,9 @@ PACKAGES = (
 
 INTERRUPTED = 130
 
+#: Of fewer, a percentile of 99.9 would not tell anything.
+LEAST_STEPS = 1000
+
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``fusedrnn bench`` was asked for.
@@ -150,6 +153,14 @@ def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> S
         raise ValueError(
             f"--threads must be at most {cores}, the cores of this machine, got {threads}"
         )
+    if args.steps is not None and not (args.latency or args.peers):
+        raise ValueError("--steps is about --latency: it goes with that, or with --peers")
+    if args.steps is not None and args.steps < LEAST_STEPS:
+        raise ValueError(f"--steps must be at least {LEAST_STEPS}, got {args.steps}")
+    if args.latency and (args.cases is not None or args.long or args.threads):
+        raise ValueError(
+            "--latency has its own sizes: it takes neither --cases nor --long nor --threads"
+        )
     if args.cases is not None and not any(matches(case.id, args.cases) for case in CASES):
         raise ValueError(
             f"--cases: no case is called {args.cases!r}; their names are like {CASES[0].id}, and * and ? stand for "
@@ -169,8 +180,56 @@ def _measured(
     }
     if args.isa:
         changes["FUSEDRNN_ISA"] = args.isa
+    everything = not (args.latency or args.cases)
+    # Numba and the layers read the instruction set when they are first used: not before this.
     with _environment(changes):
-        return _session(console, selection)
+        results = _nothing(selection) if args.latency else _session(console, selection)
+        if results is None:
+            return None
+        if args.latency or (args.peers and everything):
+            results["fusedrnn"]["latency"] = _latency(console, selection, args.steps, results)
+        if everything and not args.quick:
+            results["fusedrnn"]["compile"] = _compile(console, results["fusedrnn"]["failures"])
+    if not (results["benchmarks"] or results["fusedrnn"]["latency"]["rows"]):
+        raise RuntimeError(_reasons(results["fusedrnn"]["failures"]))
+    return results
+
+
+def _nothing(selection: Selection) -> dict[str, Any]:
+    """A result without rows."""
+    from fusedrnn.bench.session import about
+
+    return {"benchmarks": [], "fusedrnn": about(selection, {})}
+
+
+def _reasons(failures: dict[str, str]) -> str:
+    return "nothing was measured: " + "; ".join(f"{name}: {why}" for name, why in failures.items())
+
+
+def _latency(
+    console: Console, selection: Selection, steps: int | None, results: dict[str, Any]
+) -> dict[str, Any]:
+    """The distribution of single steps."""
+    from fusedrnn.bench import latency
+
+    usual = latency.QUICK_STEPS if selection.quick else latency.STEPS
+    failures = results["fusedrnn"]["failures"]
+    return latency.measure(selection.engines, steps or usual, failures, console.print)
+
+
+def _compile(console: Console, failures: dict[str, str]) -> dict[str, dict[str, float]]:
+    """What Numba takes to compile each kernel."""
+    from fusedrnn.bench.compile_time import compile_seconds
+    from fusedrnn.cells import CELLS
+
+    found = {}
+    for cell in CELLS:
+        console.print(f"compiling the Numba kernel of {cell}")
+        try:
+            found[cell] = compile_seconds(cell)
+        except RuntimeError as error:
+            failures[f"compile[{cell}]"] = str(error)
+    return found
 
 
 def _session(console: Console, selection: Selection) -> dict[str, Any] | None:
@@ -207,8 +266,7 @@ def _session(console: Console, selection: Selection) -> dict[str, Any] | None:
             results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
             if results["benchmarks"]:
                 return results
-        reasons = "; ".join(f"{name}: {why}" for name, why in session.failures.items())
-        raise RuntimeError(f"nothing was measured: {reasons}")
+        raise RuntimeError(_reasons(session.failures))
 
 
 @contextmanager
@@ -388,7 +446,11 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
             table.add_row(*cells)
         worst = max(measure.error for row in rows for measure in row.measures.values())
         console.print(table, f"max error against float64: {error(worst)}", "")
-    if parsed.libraries:
+    if parsed.latencies:
+        console.print(_latency_table(parsed), "")
+    if not parsed.rows:
+        console.print(f"Reading the clock takes {duration(parsed.clock)}, which is in each time.")
+    elif parsed.libraries:
         console.print(
             "Medians of C, and how many times as long the others take, pass by pass, with quartiles; below "
             f"{NOT_SLOWER} it is C that is slower."
@@ -401,8 +463,8 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
         console.print(
             f"The machine was busy (load {facts['load']:.2f} at the start): an idle one is faster."
         )
-    for name, reason in parsed.failures.items():
-        console.print(f"not measured: {name}: {reason}", markup=False, soft_wrap=True)
+    for reason, names in parsed.reasons.items():
+        console.print(f"not measured: {', '.join(names)}: {reason}", markup=False, soft_wrap=True)
 
 
 def _beside_libraries(results: Results, group: Group, rows: list[Row]) -> Table:
@@ -432,6 +494,27 @@ def _beside_libraries(results: Results, group: Group, rows: list[Row]) -> Table:
             colour = colours[against.verdict] if against else "default"
             cells.append(f"[{colour}]{quartiles(against)}[/{colour}]" if against else "-")
         table.add_row(*cells)
+    return table
+
+
+def _latency_table(results: Results) -> Table:
+    """Percentiles of single steps."""
+    from rich.table import Table
+
+    from fusedrnn.report.results import LABELS
+    from fusedrnn.report.text import duration, error
+
+    table = Table(
+        title="How long single steps take", title_justify="left", title_style="bold", box=None
+    )
+    table.add_column("LSTM")
+    table.add_column("")
+    for name in ("steps", *results.latencies[0].percentiles, "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in results.latencies:
+        times = [duration(seconds) for seconds in each.percentiles.values()]
+        name = LABELS[each.engine]
+        table.add_row(f"H=X={each.hidden}", name, f"{each.steps:,}", *times, error(each.error))
     return table
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "QUICK_PASSES",
     "Selection",
     "Session",
+    "about",
     "merged",
     "rows",
     "timed",
@@ -176,9 +177,9 @@ class Session:
         self.failures: dict[str, str] = {}
         self._started = started
         self._finished = finished
-        with one_thread():  # as nearly everything is measured
+        with one_thread():  # before anything is measured: also how busy the machine is
             self._environment = environment()
-            self._limits = limits()
+            limits()
         self._turns: dict[str, int] = {}
         self._rows: dict[str, str] = {}
         self._left = _Left()
@@ -250,15 +251,26 @@ class Session:
         output_json["benchmarks"] = [
             row for row in merged(output_json["benchmarks"]) if row["name"] not in self.failures
         ]
-        output_json["fusedrnn"] = {
-            "passes": self.selection.passes,
-            "largest_error": LARGEST_ERROR,
-            "quick": self.selection.quick or config.getoption("markexpr") == "quick",
-            "libraries": versions(self.selection.libraries or ()),
-            "threads": self.selection.threads,
+        quick = config.getoption("markexpr") == "quick"
+        output_json["fusedrnn"] = about(self.selection, self.failures) | {
+            "quick": self.selection.quick or quick,
             "environment": self._environment,
-            "machine": self._limits.to_dict() if self._limits else None,
-            "failures": self.failures,
+        }
+
+
+def about(selection: Selection, failures: dict[str, str]) -> dict[str, Any]:
+    """What a result says beside its rows."""
+    with one_thread():  # as nearly everything is measured
+        machine = limits()
+        return {
+            "passes": selection.passes,
+            "largest_error": LARGEST_ERROR,
+            "quick": selection.quick,
+            "libraries": versions(selection.libraries or ()),
+            "threads": selection.threads,
+            "environment": environment(),
+            "machine": machine.to_dict() if machine else None,
+            "failures": failures,
         }
 
 

@@ -509,6 +509,17 @@ def _add_bench(subcommands: Subcommands) -> None:
         type=int,
         help="also measure some shapes with N threads (default: 1; with --peers 2)",
     )
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="only how long single steps take, all of them; with --peers beside the others",
+    )
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=int,
+        help="so many of them (default: 1000000; 100000 with --quick)",
+    )
     parser.add_argument("--report", metavar="DIR", type=Path, help="write a report to DIR")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE")
     parser.add_argument("--isa", metavar="NAME", help="use this instruction set")

@@ -19,6 +19,7 @@ __all__ = [
     "PLAIN",
     "SHORT",
     "Group",
+    "Latency",
     "Measure",
     "Ratio",
     "Results",
@@ -239,6 +240,11 @@ class Row:
         return min(found, key=lambda name: self.measures[name].median, default=None)
 
     @property
+    def numba(self) -> Ratio | None:
+        """Numba's time by C's."""
+        return self.ratio("numba", "c")
+
+    @property
     def against_fastest(self) -> Ratio | None:
         """The ratio to that."""
         return self.ratio(self.fastest) if self.fastest else None
@@ -264,6 +270,26 @@ class Row:
         return self.baseline.q1 / measure.q3, self.baseline.q3 / measure.q1
 
 
+@dataclass(frozen=True)
+class Latency:
+    """How long the single steps of one engine took.
+
+    Attributes
+    ----------
+    percentiles
+        Seconds, by name.
+    slower
+        Points of a curve: the share of the steps that took longer than so many seconds.
+    """
+
+    engine: str
+    hidden: int
+    steps: int
+    error: float
+    percentiles: dict[str, float]
+    slower: list[tuple[float, float]]
+
+
 @dataclass
 class Results:
     """All rows of a benchmark JSON, and the circumstances.
@@ -280,6 +306,12 @@ class Results:
         Other people's that were asked for, with their versions.
     threads
         How many some rows were measured with, beside one; None for no other number.
+    latencies
+        The distribution of single steps, by engine and size.
+    clock
+        Seconds that reading the clock takes, which are in each of those.
+    compile
+        Seconds to compile each Numba kernel, and to read it from its cache, by cell.
     """
 
     rows: list[Row]
@@ -291,12 +323,50 @@ class Results:
     limits: dict[str, Any] | None
     libraries: dict[str, str] = field(default_factory=dict)
     threads: int | None = None
+    latencies: list[Latency] = field(default_factory=list)
+    clock: float = 0.0
+    compile: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def engines(self) -> list[str]:
         """The engines that were measured, the baseline first."""
         seen = {engine for row in self.rows for engine in row.measures}
         return [engine for engine in LABELS if engine in seen]
+
+    @property
+    def own(self) -> list[str]:
+        """Those that are not other people's libraries."""
+        return [engine for engine in self.engines if engine not in LIBRARIES]
+
+    @property
+    def beside(self) -> list[Row]:
+        """The rows in which a library was measured too, with one thread, the worst for us first."""
+        found = [row for row in self.rows if row.against_fastest and row.threads is None]
+        return sorted(
+            found, key=lambda row: row.against_fastest.median if row.against_fastest else 0
+        )
+
+    @property
+    def kernels(self) -> list[Row]:
+        """The rows in which both of our kernels were measured with one thread, the worst for Numba first."""
+        found = [row for row in self.rows if row.numba and row.threads is None]
+        return sorted(found, key=lambda row: -row.numba.median if row.numba else 0)
+
+    @property
+    def reasons(self) -> dict[str, list[str]]:
+        """What was not measured, by the reason."""
+        found: dict[str, list[str]] = {}
+        for name, reason in self.failures.items():
+            found.setdefault(reason, []).append(name)
+        return found
+
+    def scaling(self, row: Row, engine: str) -> Ratio | None:
+        """How many times as fast an engine is with the threads of that row as with one, pass by pass."""
+        for other in self.rows:
+            if (other.group, other.case, other.threads) == (row.group, row.case, 1):
+                one, several = other.measures.get(engine), row.measures.get(engine)
+                return Ratio.of(one.turns, several.turns) if one and several else None
+        return None
 
     def in_group(self, name: str) -> list[Row]:
         """The rows of a group."""
@@ -373,4 +443,18 @@ def parse(results: dict[str, Any]) -> Results:
         limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
         libraries=dict(about.get("libraries", {})),
         threads=about.get("threads"),
+        latencies=[_latency(each) for each in about.get("latency", {}).get("rows", [])],
+        clock=float(about.get("latency", {}).get("clock", 0)),
+        compile=dict(about.get("compile", {})),
+    )
+
+
+def _latency(row: dict[str, Any]) -> Latency:
+    return Latency(
+        engine=row["engine"],
+        hidden=int(row["hidden"]),
+        steps=int(row["steps"]),
+        error=float(row["max_error"]),
+        percentiles={name: float(seconds) for name, seconds in row["percentiles"].items()},
+        slower=[(float(share), float(seconds)) for share, seconds in row["slower"]],
     )
