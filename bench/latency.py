@@ -146,7 +146,7 @@ def _at(
             continue
         subjects[engine] = (this, error)
         taken[engine] = array("q")
-    with one_thread():
+    with one_thread(), frozen():
         order = deque(subjects)
         for turn in range(TURNS):
             order.rotate(-1)  # another one first
@@ -155,7 +155,7 @@ def _at(
                 wanted = steps if engine in FUSED else max(TURNS, steps // FEWER)
                 # Shared out over the turns, the remainder among the first.
                 share = wanted // TURNS + (turn < wanted % TURNS)
-                with peer.ready(), frozen():
+                with peer.ready():
                     timed(peer.step, inputs, WARM_UP)
                     taken[engine] += timed(peer.step, inputs, share)
     for engine, (this, error) in subjects.items():

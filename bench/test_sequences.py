@@ -6,6 +6,7 @@ from typing import Any
 
 from fusedrnn.bench.clock import wall
 from fusedrnn.bench.measure import subject
+from fusedrnn.bench.peers import FUSED, LIBRARIES
 from fusedrnn.bench.session import rows, timed
 
 
@@ -31,7 +32,7 @@ def test_ragged(benchmark: Any, case: str, engine: str, turn: int) -> None:
 
 
 @timed("threads", wall)
-@rows()
+@rows(engines=(*FUSED, *LIBRARIES))
 def test_threads(benchmark: Any, case: str, engine: str, threads: int, turn: int) -> None:
     this = subject(case, engine, threads)
     this.time_calls(benchmark, this.peer.run, this.problem.x)
