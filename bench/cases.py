@@ -6,14 +6,26 @@ This module is plain Python: it needs neither pytest, nor Numba, nor NumPy.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from random import Random
 from typing import Any, Literal
 
 from fusedrnn.cells import Architecture
 
-__all__ = ["CASES", "GROUPS", "Case", "Group", "find", "in_group", "networks"]
+__all__ = [
+    "CASES",
+    "GROUPS",
+    "RUNS",
+    "Case",
+    "Group",
+    "Run",
+    "find",
+    "in_group",
+    "matches",
+    "networks",
+]
 
 Group = Literal["step", "sequence", "batch", "ragged"]
 
@@ -23,6 +35,18 @@ GROUPS: dict[Group, str] = {
     "sequence": "one sequence, whole",
     "batch": "a batch of sequences, whole",
     "ragged": "a batch of sequences of unequal lengths, whole",
+}
+
+Run = Literal["quick", "default", "peers", "quick peers", "threads", "long"]
+
+#: The runs, and the command for each.
+RUNS: dict[Run, str] = {
+    "quick": "fusedrnn bench --quick",
+    "default": "fusedrnn bench",
+    "peers": "fusedrnn bench --peers",
+    "quick peers": "fusedrnn bench --peers --quick",
+    "threads": "fusedrnn bench --threads N",
+    "long": "fusedrnn bench --long",
 }
 
 #: Of a cell, as keywords; a tuple, so that a case can be a key.
@@ -37,8 +61,8 @@ class Case:
     ----------
     group
         What is timed: one step, one sequence, or a batch of them.
-    quick
-        Measured by ``fusedrnn bench --quick`` too.
+    runs
+        Which runs measure it, of :data:`RUNS`.
     cell, options
         What is run: a cell of the table, and its options.
     lengths
@@ -50,7 +74,7 @@ class Case:
     batch: int
     input: int
     hidden: int
-    quick: bool = False
+    runs: frozenset[Run] = frozenset()
     cell: str = "lstm"
     options: Options = ()
     lengths: tuple[int, ...] | None = None
@@ -61,11 +85,20 @@ class Case:
         return Architecture(self.cell, self.input, self.hidden, **dict(self.options))
 
     @property
+    def macs(self) -> int:
+        """About how many multiply-adds one call makes: to say beforehand how long a run takes, not to report."""
+        a = self.architecture
+        each = len(a.table.gates) * (self.input + a.fed_back) + a.proj_size
+        return self.steps * self.batch * a.directions * self.hidden * each
+
+    @property
     def id(self) -> str:
         """The name in results and on the command line of pytest."""
         words = [self.cell, *(_word(name, value) for name, value in self.options)]
         if self.lengths is not None:
             words.append("ragged")
+        elif self.group == "sequence" and self.steps == 1:  # one call, and not a stream's step
+            words.append("call")
         sizes = f"T{self.steps}-B{self.batch}-X{self.input}-H{self.hidden}"
         return "-".join([*words, sizes])
 
@@ -111,23 +144,46 @@ def _unequal(steps: int, batch: int) -> tuple[int, ...]:
     return tuple(lengths)
 
 
+def _sequences(
+    steps: int,
+    batch: int,
+    input: int,
+    hidden: int,
+    runs: tuple[Run, ...],
+    cell: str = "lstm",
+    options: Options = (),
+) -> Case:
+    """Whole sequences: one, or a batch of them."""
+    group: Group = "sequence" if batch == 1 else "batch"
+    return Case(group, steps, batch, input, hidden, frozenset(runs), cell, options)
+
+
+def _step(
+    input: int, hidden: int, runs: tuple[Run, ...], cell: str = "lstm", options: Options = ()
+) -> Case:
+    return Case("step", 1, 1, input, hidden, frozenset(runs), cell, options)
+
+
+# ---- this library's own comparison with naive NumPy ----------------------------------------------
+
+
 def _lstm() -> Iterator[Case]:
     """The LSTM, in every size."""
-    for hidden, quick in ((32, True), (64, True), (128, True), (256, True), (512, True)):
-        yield Case("step", 1, 1, hidden, hidden, quick)
-    yield Case("step", 1, 1, 40, 96)
-    yield Case("step", 1, 1, 65, 200, quick=True)
+    for hidden in (32, 64, 128, 256, 512):
+        yield _step(hidden, hidden, ("quick", "default"))
+    yield _step(40, 96, ("default",))
+    yield _step(65, 200, ("quick", "default"))
 
     for hidden, quick in ((32, True), (64, False), (128, True), (256, True), (512, False)):
-        yield Case("sequence", 100, 1, hidden, hidden, quick)
-    yield Case("sequence", 100, 1, 40, 96)
-    yield Case("sequence", 100, 1, 65, 200)
+        yield _sequences(100, 1, hidden, hidden, ("quick", "default") if quick else ("default",))
+    yield _sequences(100, 1, 40, 96, ("default",))
+    yield _sequences(100, 1, 65, 200, ("default",))
 
-    yield Case("batch", 50, 16, 128, 128, quick=True)
-    yield Case("batch", 100, 16, 128, 128, quick=True)
-    yield Case("batch", 100, 16, 256, 256)
-    yield Case("batch", 25, 64, 512, 512)
-    yield Case("batch", 50, 7, 40, 96, quick=True)
+    yield _sequences(50, 16, 128, 128, ("quick", "default"))
+    yield _sequences(100, 16, 128, 128, ("quick", "default"))
+    yield _sequences(100, 16, 256, 256, ("default",))
+    yield _sequences(25, 64, 512, 512, ("default",))
+    yield _sequences(50, 7, 40, 96, ("quick", "default"))
 
 
 def networks(hidden: int) -> Iterator[tuple[str, Options]]:
@@ -144,24 +200,139 @@ def networks(hidden: int) -> Iterator[tuple[str, Options]]:
 
 def _family() -> Iterator[Case]:
     """The other cells and options, in the same few sizes."""
-    shapes: tuple[tuple[Group, int, int, int, bool], ...] = (
-        ("step", 1, 1, 64, True),
-        ("step", 1, 1, 256, True),
-        ("sequence", 100, 1, 64, False),
-        ("sequence", 100, 1, 256, False),
-        ("batch", 50, 16, 128, True),
+    shapes: tuple[tuple[int, int, int, tuple[Run, ...]], ...] = (
+        (1, 1, 64, ("quick", "default", "peers")),
+        (1, 1, 256, ("quick", "default", "peers")),
+        (100, 1, 64, ("default", "peers")),
+        (100, 1, 256, ("default", "peers")),
+        (50, 16, 128, ("quick", "default", "peers")),
     )
-    for group, steps, batch, hidden, quick in shapes:
+    for steps, batch, hidden, runs in shapes:
         for cell, options in networks(hidden):
+            if steps > 1:
+                yield _sequences(steps, batch, hidden, hidden, runs, cell, options)
             # A reverse direction begins at the end of a sequence: it has no steps to be fed.
-            if group != "step" or ("bidirectional", True) not in options:
-                yield Case(group, steps, batch, hidden, hidden, quick, cell, options)
+            elif ("bidirectional", True) not in options:
+                yield _step(hidden, hidden, runs, cell, options)
+    ragged: tuple[tuple[str, Options, tuple[Run, ...]], ...] = (
+        ("lstm", (), ("quick", "default", "peers", "quick peers")),
+        ("gru", (("reset", "after"),), ("quick", "default", "peers")),
+        ("rnn", (), ("peers",)),
+        ("lstm", (("proj_size", 64),), ("peers",)),
+    )
+    lengths = _unequal(100, 16)
+    for cell, options, runs in ragged:
+        yield Case("ragged", 100, 16, 128, 128, frozenset(runs), cell, options, lengths)
+
+
+# ---- beside other libraries ----------------------------------------------------------------------
+
+
+def _beside_peers() -> Iterator[Case]:
+    """The shapes that the figures to reach are about."""
+    both: tuple[Run, ...] = ("peers", "quick peers")
+    for hidden in (32, 64, 128, 256, 512):
+        yield _step(hidden, hidden, both)
+        yield _sequences(100, 1, hidden, hidden, both)
+    yield _sequences(100, 1, 1024, 1024, ("peers",))
+    for hidden, steps in ((64, 100), (128, 100), (256, 100), (512, 50), (1024, 25)):
+        yield _sequences(steps, 16, hidden, hidden, both if hidden <= 256 else ("peers",))
+        yield _sequences(25, 64, hidden, hidden, both if hidden == 256 else ("peers",))
+    for cell, halved in (("gru", False), ("rnn", False), ("lstm", True)):
+        for hidden in (32, 64, 128, 256, 512):
+            options: Options = (("proj_size", hidden // 2),) if halved else ()
+            if cell == "gru":
+                options = (("reset", "after"),)
+            runs = both if hidden == 128 else ("peers",)
+            yield _sequences(100, 1, hidden, hidden, runs, cell, options)
+            if hidden >= 128:
+                yield _sequences(50, 16, hidden, hidden, runs, cell, options)
+    yield _sequences(100, 1, 32, 32, both, "lstm", (("bidirectional", True),))
+
+
+def _threads() -> Iterator[Case]:
+    """What is measured with one thread and with several."""
+    for hidden in (128, 256, 512, 1024):
+        yield _sequences(100, 1, hidden, hidden, ("threads",))
+    for hidden, steps in ((128, 100), (256, 100), (512, 50)):
+        yield _sequences(steps, 16, hidden, hidden, ("threads",))
+    yield _sequences(25, 64, 512, 512, ("threads",))
+    yield _sequences(100, 1, 256, 256, ("threads",), "gru", (("reset", "after"),))
+    yield _sequences(100, 1, 256, 256, ("threads",), "lstm", (("bidirectional", True),))
+
+
+def _audio() -> Iterator[Case]:
+    """Single steps of the sizes that sound is processed with: one sample in, or a frame of features."""
+    runs: tuple[Run, ...] = ("peers",)
     for cell, options in (("lstm", ()), ("gru", (("reset", "after"),))):
-        lengths = _unequal(100, 16)
-        yield Case("ragged", 100, 16, 128, 128, True, cell, options, lengths)
+        for hidden in (8, 12, 16, 20, 24, 32, 40):
+            yield _step(1, hidden, runs, cell, options)
+        for hidden in (96, 128, 384):
+            yield _step(hidden, hidden, runs, cell, options)
 
 
-CASES: tuple[Case, ...] = (*_lstm(), *_family())
+def _odd() -> Iterator[Case]:
+    """Sizes that no vector is as long as."""
+    for inputs, hidden in ((40, 96), (65, 200), (80, 320), (257, 650)):
+        yield _step(inputs, hidden, ("peers",))
+        yield _sequences(100, 1, inputs, hidden, ("peers",))
+        yield _sequences(50, 7, inputs, hidden, ("peers",))
+
+
+def _deepbench() -> Iterator[Case]:
+    """DeepBench's lists, forward only, with the activations that are usual: X = H, and W x is timed too."""
+    after: Options = (("reset", "after"),)
+    # Inference on a server, and on a device.
+    for batch in (1, 2, 4):
+        for hidden, steps in ((256, 150), (512, 25), (1024, 25), (1536, 50), (2048, 25)):
+            runs: tuple[Run, ...] = ("peers",) if hidden <= 1024 else ("long",)
+            yield _sequences(steps, batch, hidden, hidden, runs)
+        yield _sequences(1, batch, 512, 512, ("peers",), "gru", after)
+        yield _sequences(1500, batch, 1024, 1024, ("long",), "gru", after)
+        for hidden, steps in ((1536, 375), (2048, 750), (2560, 187), (2816, 1500)):
+            yield _sequences(steps, batch, hidden, hidden, ("long",), "gru", after)
+    yield _sequences(672, 1, 32, 32, ("peers",), "rnn")
+    yield _sequences(96, 1, 64, 64, ("peers",), "rnn")
+    # Training: its forward pass.
+    for hidden in (1760, 2048, 2560):
+        for batch in (16, 32, 64, 128):
+            yield _sequences(50, batch, hidden, hidden, ("long",), "rnn")
+    for hidden in (512, 1024, 2048, 4096):
+        for batch in (16, 32, 64, 128):
+            yield _sequences(25, batch, hidden, hidden, ("long",))
+    for batch in (8, 16, 32):
+        yield _sequences(50, batch, 1536, 1536, ("long",))
+    for batch in (16, 32, 64):
+        yield _sequences(150, batch, 256, 256, ("long",))
+    for hidden, steps in ((1536, 375), (2048, 750), (2560, 187), (2816, 1500)):
+        yield _sequences(steps, 32, hidden, hidden, ("long",), "gru", after)
+    yield _sequences(1, 32, 512, 512, ("long",), "gru", after)
+    for batch in (32, 64):
+        yield _sequences(1500, batch, 1024, 1024, ("long",), "gru", after)
+
+
+def _once() -> Iterator[Case]:
+    """Every case once, in all its runs; the smaller shape of a network before the larger."""
+    cases: dict[str, Case] = {}
+    for several in (_lstm, _family, _beside_peers, _threads, _audio, _odd, _deepbench):
+        for case in several():
+            known = cases.get(case.id, case)
+            cases[case.id] = replace(known, runs=known.runs | case.runs)
+    names = list(dict.fromkeys(case.network for case in cases.values()))
+    yield from sorted(
+        cases.values(),
+        key=lambda case: (
+            list(GROUPS).index(case.group),
+            names.index(case.network),
+            case.batch,
+            case.hidden,
+            case.input,
+            case.steps,
+        ),
+    )
+
+
+CASES: tuple[Case, ...] = tuple(_once())
 
 
 def in_group(group: Group) -> tuple[Case, ...]:
@@ -172,3 +343,8 @@ def in_group(group: Group) -> tuple[Case, ...]:
 def find(id: str) -> Case:
     """The case of that name."""
     return next(case for case in CASES if case.id == id)
+
+
+def matches(id: str, pattern: str | None) -> bool:
+    """Whether a pattern with ``*`` and ``?``, or a part of a name without, is about that case; None is about all."""
+    return pattern is None or fnmatchcase(id, f"*{pattern}*")

@@ -12,6 +12,7 @@ from fusedrnn.bench.session import Session
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "quick: a row of the short run")
+    config.addinivalue_line("markers", "rows: what a benchmark is run on")
     if not any(isinstance(plugin, Session) for plugin in config.pluginmanager.get_plugins()):
         config.pluginmanager.register(Session())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.resources import files
@@ -16,7 +17,7 @@ from typing import Any
 
 import fusedrnn as fr
 
-__all__ = ["busy", "commit", "environment"]
+__all__ = ["busy", "commit", "environment", "versions"]
 
 _ROOT = Path(fr.__file__).parents[2]
 
@@ -37,7 +38,7 @@ def environment() -> dict[str, Any]:
         "python": info["python"],
         "versions": {
             "fusedrnn": info["version"],
-            **{name: version(name) for name in ("numpy", "numba", "llvmlite", "cffi")},
+            **versions(("numpy", "numba", "llvmlite", "cffi")),
         },
         "blas": _blas(),
         "build": info["build"],
@@ -45,6 +46,11 @@ def environment() -> dict[str, Any]:
         "load": round(load, 2),
         "busy": busy(load, info["cores"]),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Of each package, which is installed."""
+    return {name: version(name) for name in packages}
 
 
 def busy(load: float, cores: int) -> bool:

@@ -6,7 +6,8 @@ Needs the packages of the extra ``bench``.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from math import ceil, lcm
@@ -17,8 +18,9 @@ import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.bench.cases import Case, find
-from fusedrnn.bench.clock import clock
-from fusedrnn.bench.peers import Array, Fused, Naive, Peer, layer, make
+from fusedrnn.bench.clock import clock, wall
+from fusedrnn.bench.interleave import calls, interleaved
+from fusedrnn.bench.peers import LIBRARIES, Array, Fused, Peer, layer, ways
 from fusedrnn.gate import FLOAT32
 from fusedrnn.weights import initialise
 
@@ -27,6 +29,9 @@ __all__ = [
     "Subject",
     "WrongResultError",
     "check",
+    "computes_here",
+    "fastest",
+    "forget",
     "limits",
     "pose",
     "problem",
@@ -44,8 +49,12 @@ CHECKED_STEPS = 20
 ROUND_SECONDS = 1e-3
 
 #: The rounds of one row in one pass over all rows fill this time: at least one, and not too many.
-PASS_SECONDS = 0.03
+PASS_SECONDS = 0.015
 MOST_ROUNDS = 15
+
+#: How long several threads rest before they are timed, so that those of the engine before have gone to sleep: they
+#: spin for a while, waiting for more work, and would take the cores of this one.
+REST_SECONDS = 0.02
 
 
 class WrongResultError(AssertionError):
@@ -79,16 +88,16 @@ class Problem:
             return fr.count(case.architecture, lengths=case.lengths)
         return fr.count(case.architecture, steps=case.steps, batch=case.batch)
 
-    def floor(self, isa: str | None) -> float | None:
-        """The least seconds that a call takes on this machine, averaged like the work itself.
+    def bound(self, isa: str | None) -> fr.Bound | None:
+        """The least time that one core of this machine could take, for as many calls as make a cycle.
 
-        None where there is no saying: for naive NumPy, for unequal lengths, and where there are no limits.
+        None where there is no saying: for other engines, for unequal lengths, and where there are no limits.
         """
         machine, case = limits(), self.case
         if isa is None or machine is None or case.lengths is not None:
             return None
         steps = case.steps * self.cycle
-        return fr.floor_seconds(case.architecture, steps, case.batch, machine, isa) / self.cycle
+        return fr.roofline(case.architecture, machine, steps=steps, batch=case.batch, isa=isa)
 
     @property
     def cycle(self) -> int:
@@ -150,6 +159,8 @@ class Subject:
 
     Attributes
     ----------
+    threads
+        How many compute, timed by the wall; None for one, timed by its own clock.
     plan
         Repeats in a round and rounds in a pass, by what is timed: made in the first pass and the same
         in all others.
@@ -157,17 +168,24 @@ class Subject:
 
     problem: Problem
     engine: str
-    peer: Naive | Fused
+    peer: Peer
+    threads: int | None = None
     plan: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def time_calls(self, benchmark: Any, call: Callable[[Array], object], x: Array) -> None:
         """Check the peer, then time calls from Python, looped as often as the clock needs."""
-        error = self._check()
-        repeats, rounds = self._plan("calls", lambda times: seconds(call, x, times=times))
-        benchmark.extra_info.update(
-            self._facts(), max_error=error, repeats=repeats, empty_loop=empty_loop(x)
-        )
-        benchmark.pedantic(call, (x,), rounds=rounds, iterations=repeats)
+        now = clock if self.threads is None else wall
+        with self.peer.ready():
+            if self.threads is not None:
+                time.sleep(REST_SECONDS)
+            error = self._check()
+            repeats, rounds = self._plan(
+                "calls", lambda times: seconds(call, x, times=times, now=now)
+            )
+            benchmark.extra_info.update(
+                self._facts(), max_error=error, repeats=repeats, empty_loop=empty_loop(x)
+            )
+            benchmark.pedantic(call, (x,), rounds=rounds, iterations=repeats)
 
     def time_kernel(self, benchmark: Any) -> None:
         """Check the peer, then time its kernel alone: steps from the bound input, looped in C."""
@@ -185,9 +203,7 @@ class Subject:
             data[:] = [each / repeats for each in data]
 
     def _check(self) -> float:
-        posed = self.problem
-        what = f"{self.engine} on {posed.case.network}, {posed.title}"
-        return check(what, self.peer, posed)
+        return check(_named(self.engine, self.problem), self.peer, self.problem)
 
     def _plan(self, what: str, round_seconds: Callable[[int], float]) -> tuple[int, int]:
         if what not in self.plan:
@@ -199,11 +215,16 @@ class Subject:
         isa = self.peer.isa if isinstance(self.peer, Fused) else None
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
+        # It is that of one core.
+        bound = self.problem.bound(isa) if self.threads in (None, 1) else None
+        parts = bound.parts if bound else ()
         return {
             "case": case.id,
             "network": case.network,
             "title": self.problem.title,
             "engine": self.engine,
+            "way": self.peer.way,
+            "threads": self.threads,
             "isa": isa,
             "cell": case.cell,
             "T": case.steps,
@@ -213,28 +234,99 @@ class Subject:
             "lengths": case.lengths,
             "macs": float(cost.macs_per_step * steps),
             "flops": float(cost.flops_per_step * steps),
-            "floor": self.problem.floor(isa),
+            "floor": bound and bound.seconds / self.problem.cycle,
+            "bound": bound and bound.bound,
+            "intensity": (
+                sum(part.flops for part in parts) / sum(part.bytes_read for part in parts)
+                if parts
+                else None
+            ),
         }
 
 
 @cache
-def subject(case_id: str, engine: str) -> Subject:
-    """The engine on that case of the list."""
+def subject(case_id: str, engine: str, threads: int | None = None) -> Subject:
+    """The engine on that case of the list, called in the way that is fastest."""
     posed = problem(find(case_id))
-    case = posed.case
-    peer = make(engine, posed.weights, case.batch, case.architecture, case.lengths)
-    return Subject(posed, engine, peer)
+    several = ways(engine, posed.case, posed.weights, threads or 1)
+    peer = fastest(several, posed, clock if threads is None else wall)
+    if threads is None and engine in LIBRARIES and not computes_here(peer, posed):
+        raise RuntimeError(
+            f"{engine} does not compute in the thread that calls it: the clock of that thread "
+            "would not count its work, and it was not timed"
+        )
+    return Subject(posed, engine, peer, threads)
 
 
-def seconds(call: Callable[..., object], *args: object, times: int = 1) -> float:
+def forget() -> None:
+    """Let go of all problems and engines: they hold their weights."""
+    subject.cache_clear()
+    problem.cache_clear()
+
+
+def _named(engine: str, problem: Problem) -> str:
+    return f"{engine} on {problem.case.network}, {problem.title}"
+
+
+def _call(peer: Peer, problem: Problem) -> tuple[Callable[[Array], object], Array]:
+    """What is timed, and on what."""
+    return (peer.step, problem.x[0]) if problem.case.group == "step" else (peer.run, problem.x)
+
+
+def fastest(several: Sequence[Peer], problem: Problem, now: Callable[[], float]) -> Peer:
+    """Of several ways to call an engine the one that takes the least time; each must be right."""
+    if len(several) == 1:
+        return several[0]
+    timers = {}
+    for number, peer in enumerate(several):
+        with peer.ready():
+            check(f"{_named(peer.name, problem)} ({peer.way})", peer, problem)
+        timers[str(number)] = _timer(peer, problem, now)
+    rounds = 5 if problem.case.group == "step" else 3  # the ways of a step differ most
+    taken = interleaved(timers, rounds, ROUND_SECONDS)
+    return several[int(min(taken, key=lambda number: median(taken[number])))]
+
+
+def _timer(peer: Peer, problem: Problem, now: Callable[[], float]) -> Callable[[int], float]:
+    timer = calls(*_call(peer, problem), now=now)
+
+    def ready(repeats: int) -> float:
+        with peer.ready():
+            return timer(repeats)
+
+    return ready
+
+
+def computes_here(peer: Peer, problem: Problem) -> bool:
+    """Whether the thread that calls a peer is the one that computes: nearly all of the process's time is its own."""
+    call, x = _call(peer, problem)
+    shares = []
+    with peer.ready():
+        for _ in range(5):
+            own, all_ = time.thread_time(), time.process_time()
+            while time.process_time() - all_ < 2 * ROUND_SECONDS and (
+                time.thread_time() - own < 2 * ROUND_SECONDS
+            ):
+                call(x)
+            shares.append((time.thread_time() - own) / (time.process_time() - all_))
+    # The best of several: what another library's threads do after their work is not this one's.
+    return max(shares) > 0.9
+
+
+def seconds(
+    call: Callable[..., object],
+    *args: object,
+    times: int = 1,
+    now: Callable[[], float] = clock,
+) -> float:
     """For a loop of calls without garbage collection: the loop that pytest-benchmark has."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        start = clock()
+        start = now()
         for _ in range(times):
             call(*args)
-        return clock() - start
+        return now() - start
     finally:
         if collecting:
             gc.enable()

@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from fusedrnn.bench.session import Selection
+    from fusedrnn.report.results import Group, Results, Row
 
 __all__ = ["run"]
 
@@ -35,6 +43,9 @@ PACKAGES = (
 
 INTERRUPTED = 130
 
+#: Of fewer, a percentile of 99.9 would not tell anything.
+LEAST_STEPS = 1000
+
 
 def run(args: argparse.Namespace) -> int:
     """Do what ``fusedrnn bench`` was asked for.
@@ -42,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
     Parameters
     ----------
     args
-        ``quick`` (bool), ``report`` (a folder or None), ``json`` (a file or None), ``isa`` (a name or
-        None), ``compare`` (two files or None).
+        ``quick``, ``peers``, ``long`` and ``latency`` (bools), ``report`` (a folder or None), ``json`` (a file or
+        None), ``isa`` (a name or None), ``threads`` and ``steps`` (ints or None), ``cases`` (a pattern or None),
+        ``compare`` (two files or None).
 
     Returns
     -------
@@ -66,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
             raise MissingExtraError(package, "bench", "fusedrnn bench")
     from fusedrnn.bench.console import console as make_console
 
-    console = make_console()
+    # Where nobody sees a terminal, tables are as wide as these are.
+    console = make_console(width=None if sys.stdout.isatty() or not args.peers else 120)
     if args.compare:
-        if args.quick or args.report or args.json or args.isa:
+        if any(value for name, value in vars(args).items() if name not in ("compare", "run")):
             raise ValueError("--compare measures nothing: it takes no other option")
         old, new = map(Path, args.compare)
         _show_comparison(console, old, new)
@@ -84,7 +97,11 @@ def run(args: argparse.Namespace) -> int:
             raise ValueError(f"--json: {file} is a folder")
         if file.is_file() or not file.exists():  # a pipe or device is not replaced
             _writable_folder("--json", Path(os.path.realpath(file)).parent)
-    results = _measured(console, quick=args.quick, isa=args.isa)
+    libraries = _libraries(console) if args.peers else None
+    try:
+        results = _measured(console, _selection(args, libraries), args)
+    except KeyboardInterrupt:  # outside pytest, which has its own way to say so
+        results = None
     if results is None:
         console.print("interrupted: nothing was written")
         return INTERRUPTED
@@ -100,28 +117,134 @@ def run(args: argparse.Namespace) -> int:
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, Any] | None:
-    """The JSON of a benchmark session; None after Ctrl-C."""
-    import pytest
+def _libraries(console: Console) -> tuple[str, ...]:
+    """The other libraries that are installed; of the rest it is said that they are left out."""
+    from fusedrnn.bench.peers import LIBRARIES, installed, missing
+    from fusedrnn.report.results import LABELS
 
+    found = tuple(installed())
+    if not found:
+        module, extra = next((modules[0], extra) for modules, extra in LIBRARIES.values())
+        raise MissingExtraError(module, "peers,torch", "fusedrnn bench --peers")
+    for library, (_, extra) in LIBRARIES.items():
+        if library not in found:
+            console.print(
+                f"{LABELS[library]} is left out, because {missing(library)!r} is not installed: "
+                f"pip install 'fusedrnn[{extra}]'",
+                markup=False,
+                soft_wrap=True,
+            )
+    return found
+
+
+def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> Selection:
+    """What is to be measured, of the list of cases."""
+    from fusedrnn.bench.cases import CASES, matches
+    from fusedrnn.bench.session import Selection
+
+    cores = len(os.sched_getaffinity(0))
+    threads = args.threads
+    if threads is None:
+        # Beside others, what a second thread brings is part of the answer.
+        threads = min(2, cores) if args.peers else 1
+    if threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
+    if threads > cores:
+        raise ValueError(
+            f"--threads must be at most {cores}, the cores of this machine, got {threads}"
+        )
+    if args.steps is not None and not (args.latency or args.peers):
+        raise ValueError("--steps is about --latency: it goes with that, or with --peers")
+    if args.steps is not None and args.steps < LEAST_STEPS:
+        raise ValueError(f"--steps must be at least {LEAST_STEPS}, got {args.steps}")
+    if args.latency and (args.cases is not None or args.long or args.threads):
+        raise ValueError(
+            "--latency has its own sizes: it takes neither --cases nor --long nor --threads"
+        )
+    if args.cases is not None and not any(matches(case.id, args.cases) for case in CASES):
+        raise ValueError(
+            f"--cases: no case is called {args.cases!r}; their names are like {CASES[0].id}, and * and ? stand for "
+            "the rest"
+        )
+    return Selection(args.quick, libraries, args.long, args.cases, threads if threads > 1 else None)
+
+
+def _measured(
+    console: Console, selection: Selection, args: argparse.Namespace
+) -> dict[str, Any] | None:
+    """The JSON of a benchmark session; None after Ctrl-C."""
     changes = {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_ADDOPTS": None,
         "PYTEST_PLUGINS": None,
     }
-    if isa:
-        changes["FUSEDRNN_ISA"] = isa
+    if args.isa:
+        changes["FUSEDRNN_ISA"] = args.isa
+    everything = not (args.latency or args.cases)
+    # Numba and the layers read the instruction set when they are first used: not before this.
+    with _environment(changes):
+        results = _nothing(selection) if args.latency else _session(console, selection)
+        if results is None:
+            return None
+        if args.latency or (args.peers and everything):
+            results["fusedrnn"]["latency"] = _latency(console, selection, args.steps, results)
+        if everything and not args.quick:
+            results["fusedrnn"]["compile"] = _compile(console, results["fusedrnn"]["failures"])
+    if not (results["benchmarks"] or results["fusedrnn"]["latency"]["rows"]):
+        raise RuntimeError(_reasons(results["fusedrnn"]["failures"]))
+    return results
+
+
+def _nothing(selection: Selection) -> dict[str, Any]:
+    """A result without rows."""
+    from fusedrnn.bench.session import about
+
+    return {"benchmarks": [], "fusedrnn": about(selection, {})}
+
+
+def _reasons(failures: dict[str, str]) -> str:
+    return "nothing was measured: " + "; ".join(f"{name}: {why}" for name, why in failures.items())
+
+
+def _latency(
+    console: Console, selection: Selection, steps: int | None, results: dict[str, Any]
+) -> dict[str, Any]:
+    """The distribution of single steps."""
+    from fusedrnn.bench import latency
+
+    usual = latency.QUICK_STEPS if selection.quick else latency.STEPS
+    failures = results["fusedrnn"]["failures"]
+    return latency.measure(selection.engines, steps or usual, failures, console.print)
+
+
+def _compile(console: Console, failures: dict[str, str]) -> dict[str, dict[str, float]]:
+    """What Numba takes to compile each kernel."""
+    from fusedrnn.bench.compile_time import compile_seconds
+    from fusedrnn.cells import CELLS
+
+    found = {}
+    for cell in CELLS:
+        console.print(f"compiling the Numba kernel of {cell}")
+        try:
+            found[cell] = compile_seconds(cell)
+        except RuntimeError as error:
+            failures[f"compile[{cell}]"] = str(error)
+    return found
+
+
+def _session(console: Console, selection: Selection) -> dict[str, Any] | None:
+    """The JSON of pytest's session."""
+    import pytest
+
     progress = _Progress(console)
     with (
-        _environment(changes),
         tempfile.TemporaryDirectory(prefix="fusedrnn-bench-") as folder,
+        progress.listening(),
         progress.bar,
     ):
-        # Numba and the layers read the instruction set when they are first used: not before this.
-        from fusedrnn.bench.session import FULL_PASSES, QUICK_PASSES, Session
+        from fusedrnn.bench.session import Session
 
-        passes = QUICK_PASSES if quick else FULL_PASSES
-        session = Session(passes, progress.started, progress.finished)
+        session = Session(selection, progress.started, progress.finished)
         output = Path(folder, "results.json")
         here = str(Path(__file__).parent)
         # Nobody's pytest.ini and plugins, and no terminal report: this command has its own.
@@ -130,7 +253,6 @@ def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, An
         options += ["-ppytest_benchmark.plugin", "--benchmark-quiet", f"--benchmark-json={output}"]
         # Where pytest-benchmark would keep results, and makes a folder even if there are none.
         options += [f"--benchmark-storage=file://{folder}"]
-        options += ["-mquick"] if quick else []
         status = pytest.main(options, plugins=[session])
         if progress.reader_gone:
             raise BrokenPipeError
@@ -144,8 +266,7 @@ def _measured(console: Console, *, quick: bool, isa: str | None) -> dict[str, An
             results: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
             if results["benchmarks"]:
                 return results
-        reasons = "; ".join(f"{name}: {why}" for name, why in session.failures.items())
-        raise RuntimeError(f"nothing was measured: {reasons}")
+        raise RuntimeError(_reasons(session.failures))
 
 
 @contextmanager
@@ -168,10 +289,10 @@ def _environment(changes: dict[str, str | None]) -> Iterator[None]:
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line for each pass."""
+    """A bar on a terminal; elsewhere a line for each pass. Both say how long it will go on."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
 
         self._console = console
         self._tests = self._done = 0
@@ -179,42 +300,73 @@ class _Progress:
         self.bar = Progress(
             TextColumn("measuring"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
             console=console,
             auto_refresh=False,
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self.bar.add_task("measuring", total=None)
+        self._task = self.bar.add_task("", total=1.0)
         self._pass = -1
+        self._start = monotonic()
         #: Whether a line could not be printed because nobody reads them any more.
         self.reader_gone = False
+        #: Whether there was a Ctrl-C.
+        self.interrupted = False
 
     @property
     def complete(self) -> bool:
         """Whether every test has run."""
         return 0 < self._tests == self._done
 
-    def started(self, tests: int) -> None:
-        """Called once, with the number of tests."""
+    def started(self, tests: int, seconds: float) -> None:
+        """Called once, with the number of tests and the seconds that they may take."""
         self._tests = tests
-        self.bar.update(self._task, total=tests)
-        self.bar.refresh()
+        self._start = monotonic()
+        self._print(f"{tests} measurements, {_about(seconds)}")
 
-    def finished(self, turn: int) -> None:
-        """Called after each test."""
+    def finished(self, turn: int, done: float) -> None:
+        """Called after each test, with the part of all of them that is done."""
         self._done += 1
-        self.bar.update(self._task, completed=self._done)
+        left = _about((monotonic() - self._start) * (1 / done - 1))
+        self.bar.update(self._task, completed=done, description=f"{left} left")
         self.bar.refresh()
         if turn != self._pass and not self._console.is_terminal:
             self._pass = turn
-            try:
-                self._console.print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done")
-            except BrokenPipeError:
-                # What else is raised here is a fault to pytest, with a traceback; this ends it.
-                self.reader_gone = True
-                raise KeyboardInterrupt from None
+            self._print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done, {left} left")
+        if self.reader_gone or self.interrupted:
+            # What else is raised here is a fault to pytest, with a traceback; this ends it.
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Remember a Ctrl-C: LLVM, while Numba compiles, calls back into Python and swallows what is raised there."""
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            self.interrupted = True
+            signal.default_int_handler(number, frame)
+
+        if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+            yield
+            return
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _print(self, line: str) -> None:
+        try:
+            self._console.print(line)
+        except BrokenPipeError:
+            self.reader_gone = True
+
+
+def _about(seconds: float) -> str:
+    """A time that nobody knows exactly."""
+    if seconds < 100:
+        return f"about {max(1, round(seconds))} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
 
 
 # ---- writing -------------------------------------------------------------------------------------
@@ -257,15 +409,18 @@ def _write(
 def _show_results(console: Console, results: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from fusedrnn.report.results import BASELINE, GROUPS, PLAIN, SHORT, parse
+    from fusedrnn.report.results import BASELINE, GROUPS, NOT_SLOWER, PLAIN, SHORT, parse
     from fusedrnn.report.text import duration, error, ratio
 
     parsed = parse(results)
     facts = parsed.environment
-    console.print(f"{facts['cpu']}, {facts['isa']}, one thread, {parsed.passes} passes\n")
+    console.print(f"{facts['cpu']}, {facts['isa']}, {parsed.passes} passes\n")
     for group in GROUPS:
         rows = parsed.in_group(group.name)
         if not rows:
+            continue
+        if parsed.libraries:
+            console.print(_beside_libraries(parsed, group, rows), "")
             continue
         engines = [name for name in parsed.engines if any(name in row.measures for row in rows)]
         table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
@@ -291,15 +446,76 @@ def _show_results(console: Console, results: dict[str, Any]) -> None:
             table.add_row(*cells)
         worst = max(measure.error for row in rows for measure in row.measures.values())
         console.print(table, f"max error against float64: {error(worst)}", "")
-    console.print(
-        "Medians. IQR: the middle half of the rounds, in percent of the median; gain: over naive NumPy."
-    )
+    if parsed.latencies:
+        console.print(_latency_table(parsed), "")
+    if not parsed.rows:
+        console.print(f"Reading the clock takes {duration(parsed.clock)}, which is in each time.")
+    elif parsed.libraries:
+        console.print(
+            "Medians of C, and how many times as long the others take, pass by pass, with quartiles; below "
+            f"{NOT_SLOWER} it is C that is slower."
+        )
+    else:
+        console.print(
+            "Medians. IQR: the middle half of the rounds, in percent of the median; gain: over naive NumPy."
+        )
     if facts["busy"]:
         console.print(
             f"The machine was busy (load {facts['load']:.2f} at the start): an idle one is faster."
         )
-    for name, reason in parsed.failures.items():
-        console.print(f"not measured: {name}: {reason}", markup=False, soft_wrap=True)
+    for reason, names in parsed.reasons.items():
+        console.print(f"not measured: {', '.join(names)}: {reason}", markup=False, soft_wrap=True)
+
+
+def _beside_libraries(results: Results, group: Group, rows: list[Row]) -> Table:
+    """Our time, and the ratio of every other engine to it."""
+    from rich.table import Table
+
+    from fusedrnn.report.results import OURS, PLAIN, SHORT
+    from fusedrnn.report.text import duration, error, quartiles
+
+    colours = {"faster": "green", "even": "default", "slower": "bold red"}
+    others = [name for name in results.engines if name != OURS]
+    table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
+    table.add_column(PLAIN)
+    table.add_column(SHORT[OURS], justify="right", no_wrap=True)
+    table.add_column("error", justify="right", no_wrap=True)
+    for name in others:
+        table.add_column(SHORT[name], justify="right", no_wrap=True)
+    network = PLAIN
+    for row in rows:
+        if row.network != network:
+            network = row.network
+            table.add_row(f"[bold]{network}[/bold]")
+        ours = row.measures.get(OURS)
+        cells = [row.title, *((duration(ours.median), error(ours.error)) if ours else ("", ""))]
+        for name in others:
+            against = row.ratio(name)
+            colour = colours[against.verdict] if against else "default"
+            cells.append(f"[{colour}]{quartiles(against)}[/{colour}]" if against else "-")
+        table.add_row(*cells)
+    return table
+
+
+def _latency_table(results: Results) -> Table:
+    """Percentiles of single steps."""
+    from rich.table import Table
+
+    from fusedrnn.report.results import LABELS
+    from fusedrnn.report.text import duration, error
+
+    table = Table(
+        title="How long single steps take", title_justify="left", title_style="bold", box=None
+    )
+    table.add_column("LSTM")
+    table.add_column("")
+    for name in ("steps", *results.latencies[0].percentiles, "error"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in results.latencies:
+        times = [duration(seconds) for seconds in each.percentiles.values()]
+        name = LABELS[each.engine]
+        table.add_row(f"H=X={each.hidden}", name, f"{each.steps:,}", *times, error(each.error))
+    return table
 
 
 def _show_comparison(console: Console, old: Path, new: Path) -> None:

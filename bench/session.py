@@ -8,7 +8,8 @@ benchmark again, its statistics those of all its rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,48 +17,136 @@ from typing import Any
 import pytest
 from pytest_benchmark.stats import Stats
 
-from fusedrnn.bench.cases import CASES, Group, in_group
+from fusedrnn.bench.cases import CASES, Case, Run, find, matches
 from fusedrnn.bench.clock import clock
-from fusedrnn.bench.environment import commit, environment
-from fusedrnn.bench.measure import LARGEST_ERROR, limits
-from fusedrnn.bench.peers import ENGINES, one_thread
+from fusedrnn.bench.environment import commit, environment, versions
+from fusedrnn.bench.measure import LARGEST_ERROR, forget, limits
+from fusedrnn.bench.peers import ENGINES, LIBRARIES, offers, one_thread
 
 __all__ = [
     "FULL_PASSES",
-    "FUSED",
     "QUICK_PASSES",
+    "Selection",
     "Session",
-    "each_engine",
-    "each_shape",
+    "about",
     "merged",
+    "rows",
     "timed",
 ]
 
-QUICK_PASSES, FULL_PASSES = 5, 9
-
-#: The engines whose loop over steps can run without Python.
-FUSED = ("numba", "c")
+#: Ratios are paired within a pass: where other libraries are compared, never fewer than FULL_PASSES.
+QUICK_PASSES, FULL_PASSES = 8, 15
 
 _ORDER = {case.id: position for position, case in enumerate(CASES)}
+_ENGINES = (*ENGINES, *LIBRARIES)
+
+#: For the time that is left: what a measurement takes beside its calls, and operations a second in it.
+_OVERHEAD_SECONDS, _FLOPS = 0.03, 2e10
 
 
-def timed(group: str) -> pytest.MarkDecorator:
-    """A benchmark of that group, timed by our clock and without garbage collection."""
-    return pytest.mark.benchmark(group=group, disable_gc=True, timer=clock)
+def timed(group: str, timer: Callable[[], float] = clock) -> pytest.MarkDecorator:
+    """A benchmark of that group, timed by one of our clocks and without garbage collection."""
+    return pytest.mark.benchmark(group=group, disable_gc=True, timer=timer)
 
 
-def each_shape(group: Group) -> pytest.MarkDecorator:
-    """A test for each case of a group."""
-    cases = [
-        pytest.param(case.id, marks=[pytest.mark.quick] if case.quick else [], id=case.id)
-        for case in in_group(group)
-    ]
-    return pytest.mark.parametrize("case", cases)
+def rows(
+    group: str | None = None,
+    *,
+    names: Mapping[str, bool] | None = None,
+    engines: Sequence[str] = _ENGINES,
+) -> pytest.MarkDecorator:
+    """What a benchmark is run on: its parameters ``case`` and ``engine``, which the session fills in.
+
+    Parameters
+    ----------
+    group
+        The cases of that group; None for those that are measured with several threads.
+    names
+        Instead of cases of the list: names, and whether the short run has them.
+    engines
+        Of these, those that are measured.
+    """
+    return pytest.mark.rows(group, names, engines)
 
 
-def each_engine(*engines: str) -> pytest.MarkDecorator:
-    """A test for each of these engines, or for all of them."""
-    return pytest.mark.parametrize("engine", engines or tuple(ENGINES))
+@dataclass(frozen=True)
+class Selection:
+    """What a session measures.
+
+    Attributes
+    ----------
+    quick
+        The short run.
+    libraries
+        Those of :data:`~fusedrnn.bench.peers.LIBRARIES` that fusedrnn is measured beside; None where it is not
+        about them.
+    long
+        Also what takes minutes for one row.
+    pattern
+        Only cases whose name has this; see :func:`~fusedrnn.bench.cases.matches`.
+    threads
+        Some cases are measured with so many threads beside one; None for none.
+    """
+
+    quick: bool = False
+    libraries: tuple[str, ...] | None = None
+    long: bool = False
+    pattern: str | None = None
+    threads: int | None = None
+
+    @property
+    def passes(self) -> int:
+        """How often all rows are measured."""
+        return QUICK_PASSES if self.quick and self.libraries is None else FULL_PASSES
+
+    @property
+    def run(self) -> Run:
+        """Whose cases they are."""
+        if self.libraries is None:
+            return "quick" if self.quick else "default"
+        return "quick peers" if self.quick else "peers"
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Everything that is measured."""
+        return (*ENGINES, *(self.libraries or ()))
+
+    def cases(self, group: str | None) -> list[Case]:
+        """Those of a group, or for None those of several threads."""
+        runs: set[Run] = {self.run}
+        if self.long:
+            runs.add("long")
+        if group is None:
+            if self.threads is None:
+                return []
+            runs = {"threads"}
+        return [
+            case
+            for case in CASES
+            if group in (None, case.group)
+            and runs & case.runs
+            and (group or not self.quick or "quick peers" in case.runs)
+            and matches(case.id, self.pattern)
+        ]
+
+    def names(self, names: Mapping[str, bool]) -> list[str]:
+        """Rows that are not in the list of cases; other libraries are not asked for them."""
+        if self.libraries is not None:
+            return []
+        return [
+            name
+            for name, quick in names.items()
+            if quick >= self.quick and matches(name, self.pattern)
+        ]
+
+
+@dataclass
+class _Left:
+    """How much of the session is done, by what each measurement was expected to take."""
+
+    all: float = 0.0
+    done: float = 0.0
+    of_each: dict[str, float] = field(default_factory=dict)
 
 
 class Session:
@@ -65,12 +154,12 @@ class Session:
 
     Parameters
     ----------
-    passes
-        How often all rows are measured.
+    selection
+        What is measured.
     started
-        Called once with the number of tests.
+        Called once, with the number of tests and the seconds that they are expected to take.
     finished
-        Called after each test with the number of its pass.
+        Called after each test, with the number of its pass and the part of the session that is done.
 
     Attributes
     ----------
@@ -80,38 +169,63 @@ class Session:
 
     def __init__(
         self,
-        passes: int = FULL_PASSES,
-        started: Callable[[int], None] = lambda tests: None,
-        finished: Callable[[int], None] = lambda turn: None,
+        selection: Selection | None = None,
+        started: Callable[[int, float], None] = lambda tests, seconds: None,
+        finished: Callable[[int, float], None] = lambda turn, done: None,
     ) -> None:
-        self.passes = passes
+        self.selection = selection or Selection()
         self.failures: dict[str, str] = {}
         self._started = started
         self._finished = finished
-        with one_thread():  # as everything is measured
+        with one_thread():  # before anything is measured: also how busy the machine is
             self._environment = environment()
-            self._limits = limits()
+            limits()
         self._turns: dict[str, int] = {}
         self._rows: dict[str, str] = {}
+        self._left = _Left()
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if "turn" in metafunc.fixturenames:
-            metafunc.parametrize("turn", range(self.passes))
+        marker = metafunc.definition.get_closest_marker("rows")
+        if marker is None:
+            return
+        group, names, engines = marker.args
+        chosen = self.selection
+        parameters = list(_parameters_of(chosen, group, names, engines))
+        if group is None and names is None:
+            several = [(*each.values, n) for each in parameters for n in (1, chosen.threads)]
+            metafunc.parametrize(("case", "engine", "threads"), several)
+        else:
+            metafunc.parametrize(("case", "engine"), parameters)
+        metafunc.parametrize("turn", range(chosen.passes))
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted(items, key=self._position)
+        # A benchmark without rows is one item to pytest, whose parameters are not set.
+        named = [item for item in items if _parameters(item)["engine"] in _ENGINES]
+        items[:] = sorted(named, key=self._position)
         self._turns = {item.nodeid: _parameters(item)["turn"] for item in items}
         self._rows = {item.nodeid: _row(item.nodeid, _parameters(item)) for item in items}
-        self._started(len(items))
+        self._left.of_each = {item.nodeid: _expected(_parameters(item)["case"]) for item in items}
+        self._left.all = sum(self._left.of_each.values())
+        self._started(len(items), self._left.all)
 
-    def _position(self, item: pytest.Item) -> tuple[int, int, str, int]:
-        """One pass after another, a case at a time, and another engine first in each pass."""
+    def _position(self, item: pytest.Item) -> tuple[Any, ...]:
+        """One pass after another, a case at a time, and another engine first in each pass.
+
+        What takes long comes at the end, all passes of a case together: so much memory is in use only once.
+        """
         parameters = _parameters(item)
         turn: int = parameters["turn"]
-        engine = list(ENGINES).index(parameters["engine"])
+        engine = _ENGINES.index(parameters["engine"])
         case = _ORDER.get(parameters["case"], len(_ORDER))
-        return turn, case, _function(item.nodeid), (engine + turn) % len(ENGINES)
+        long = case if _is_long(parameters["case"]) else -1
+        place = (engine + turn) % len(_ENGINES)
+        return long, turn, case, _function(item.nodeid), parameters.get("threads", 1), place
+
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
+        case = _parameters(item)["case"]
+        if _is_long(case) and (nextitem is None or _parameters(nextitem)["case"] != case):
+            forget()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -119,7 +233,8 @@ class Session:
             reason = crash.message if crash else report.longreprtext
             self.failures.setdefault(self._rows[report.nodeid], reason.strip().splitlines()[0])
         if report.when == "teardown":
-            self._finished(self._turns[report.nodeid])
+            self._left.done += self._left.of_each[report.nodeid]
+            self._finished(self._turns[report.nodeid], self._left.done / self._left.all)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
@@ -136,13 +251,26 @@ class Session:
         output_json["benchmarks"] = [
             row for row in merged(output_json["benchmarks"]) if row["name"] not in self.failures
         ]
-        output_json["fusedrnn"] = {
-            "passes": self.passes,
-            "largest_error": LARGEST_ERROR,
-            "quick": config.getoption("markexpr") == "quick",
+        quick = config.getoption("markexpr") == "quick"
+        output_json["fusedrnn"] = about(self.selection, self.failures) | {
+            "quick": self.selection.quick or quick,
             "environment": self._environment,
-            "machine": self._limits.to_dict() if self._limits else None,
-            "failures": self.failures,
+        }
+
+
+def about(selection: Selection, failures: dict[str, str]) -> dict[str, Any]:
+    """What a result says beside its rows."""
+    with one_thread():  # as nearly everything is measured
+        machine = limits()
+        return {
+            "passes": selection.passes,
+            "largest_error": LARGEST_ERROR,
+            "quick": selection.quick,
+            "libraries": versions(selection.libraries or ()),
+            "threads": selection.threads,
+            "environment": environment(),
+            "machine": machine.to_dict() if machine else None,
+            "failures": failures,
         }
 
 
@@ -169,6 +297,10 @@ def _one(fullname: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
     info = dict(infos[0])
     if "max_error" in info:
         info["max_error"] = max(each["max_error"] for each in infos)
+    if "turn" in first["params"]:
+        # What others are paired with: passes in which another engine was measured at the same time.
+        several = sorted(turns, key=lambda each: int(each["params"]["turn"]))
+        info["turns"] = [median(each["stats"]["data"]) for each in several]
     if "empty_loop" in info:
         info["empty_loop"] = median(each["empty_loop"] for each in infos)
     return {
@@ -196,7 +328,8 @@ def _without_turn(fullname: str, parameters: dict[str, Any]) -> str:
 
 def _row(nodeid: str, parameters: dict[str, Any]) -> str:
     """The name of what all turns of a test measure."""
-    return f"{_function(nodeid)}[{parameters['case']}-{parameters['engine']}]"
+    threads = f"-{parameters['threads']}" if "threads" in parameters else ""
+    return f"{_function(nodeid)}[{parameters['case']}-{parameters['engine']}{threads}]"
 
 
 def _function(nodeid: str) -> str:
@@ -206,3 +339,34 @@ def _function(nodeid: str) -> str:
 def _parameters(item: pytest.Item) -> dict[str, Any]:
     assert isinstance(item, pytest.Function)
     return item.callspec.params
+
+
+def _parameters_of(
+    chosen: Selection,
+    group: str | None,
+    names: Mapping[str, bool] | None,
+    engines: Iterable[str],
+) -> Iterator[Any]:
+    """Pairs of a case and an engine that offers it, as pytest's parameters."""
+    engines = [engine for engine in chosen.engines if engine in engines]
+    if names is not None:
+        of_each = [(name, names[name], engines) for name in chosen.names(names)]
+    else:
+        of_each = [
+            (case.id, "quick" in case.runs, [each for each in engines if offers(each, case)])
+            for case in chosen.cases(group)
+        ]
+    for name, quick, offering in of_each:
+        for engine in offering:
+            yield pytest.param(name, engine, marks=[pytest.mark.quick] if quick else [])
+
+
+def _is_long(case: str) -> bool:
+    return case in _ORDER and find(case).runs == {"long"}
+
+
+def _expected(case: str) -> float:
+    """Seconds that one measurement may take: it is checked, and called once at least."""
+    if case not in _ORDER:
+        return _OVERHEAD_SECONDS
+    return _OVERHEAD_SECONDS + 2 * 2 * find(case).macs / _FLOPS

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from fusedrnn.bench.acts import QUICK_CHARACTERS, bits_per_character, demo_subject
-from fusedrnn.bench.session import each_engine, timed
+from fusedrnn.bench.peers import ENGINES
+from fusedrnn.bench.session import rows, timed
 
 
 @timed("char LSTM on Acts")
-@pytest.mark.parametrize("case", [pytest.param("beginning", marks=pytest.mark.quick), "whole"])
-@each_engine()
+@rows(names={"beginning": True, "whole": False}, engines=tuple(ENGINES))
 def test_acts(benchmark: Any, case: str, engine: str, turn: int) -> None:
     this = demo_subject(engine, None if case == "whole" else QUICK_CHARACTERS)
     this.time_calls(benchmark, this.peer.run, this.problem.x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarking import arguments, swapped
 
 import fusedrnn as fr
 from fusedrnn.bench import environment as environment_module
@@ -34,12 +34,6 @@ from fusedrnn.bench.peers import ENGINES, Fused, Naive, layer, make
 from fusedrnn.bench.run import run
 from fusedrnn.bench.session import merged
 from fusedrnn.cells import CELLS
-
-
-def arguments(**given: Any) -> argparse.Namespace:
-    none = {"quick": False, "report": None, "json": None, "isa": None, "compare": None}
-    return argparse.Namespace(**{**none, **given})
-
 
 #: Every cell and option of the list, so small that all of it runs in no time.
 SMALL = [
@@ -91,7 +85,7 @@ class TestCases:
             # A reverse direction has no steps.
             allowed = {each for each in shapes if "bidirectional" in name and each[0] == "step"}
             assert missing == allowed, name
-            assert any(case.quick for case in cases)
+            assert any("quick" in case.runs for case in cases)
         assert {case.cell for case in CASES} == set(CELLS)
 
     def test_names_say_cell_and_options(self) -> None:
@@ -110,13 +104,13 @@ class TestCases:
             assert len(case.lengths) == case.batch
             assert (min(case.lengths) >= 1, max(case.lengths)) == (True, case.steps)
             assert 0.4 < sum(case.lengths) / case.batch / case.steps < 0.6
-        assert {case.cell for case in in_group("ragged")} == {"lstm", "gru"}
+        assert {case.cell for case in in_group("ragged")} == {"lstm", "gru", "rnn"}
         assert all((case.lengths is None) == (case.group != "ragged") for case in CASES)
 
     def test_every_group_has_quick_cases_too(self) -> None:
         for group in GROUPS:
-            assert any(case.quick for case in in_group(group))
-            assert not all(case.quick for case in CASES)
+            assert any("quick" in case.runs for case in in_group(group))
+            assert not all("quick" in case.runs for case in CASES)
 
     def test_sizes(self) -> None:
         for case in CASES:
@@ -205,12 +199,6 @@ class TestPeers:
         assert posed.expected.dtype == np.float64
         single = layer(case.architecture, posed.weights, backend="numpy")(posed.x)[0]
         assert 0 < np.abs(single - posed.expected).max() < 1e-6
-
-
-def swapped(weights: Any, blocks: int) -> dict[str, Any]:
-    """Weights whose first two gates are exchanged, as another library may order them."""
-    first, second, *others = np.split(weights["weight_ih_l0"], blocks)
-    return {**weights, "weight_ih_l0": np.concatenate([second, first, *others])}
 
 
 class TestWrongResults:
@@ -507,7 +495,6 @@ class TestBadInput:
         ("script", "package", "extra"),
         [
             ("step_overhead", "rich", "bench"),
-            ("onnxruntime_lstm", "onnx", "peers"),
         ],
     )
     def test_scripts_without_their_packages(self, script: str, package: str, extra: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import os
@@ -13,22 +12,31 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarking import arguments
 
+from fusedrnn.bench.console import console
 from fusedrnn.bench.environment import commit
 from fusedrnn.bench.measure import limits
-from fusedrnn.bench.run import run
+from fusedrnn.bench.run import _Progress, run
 from fusedrnn.files import write_file
 from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
-from fusedrnn.report.plots import PLOTS
-from fusedrnn.report.results import GROUPS, LABELS, PLAIN, Measure
+from fusedrnn.report.results import GROUPS as ALL_GROUPS
+from fusedrnn.report.results import LABELS as ALL_LABELS
+from fusedrnn.report.results import LIBRARIES, PLAIN, Measure
 from fusedrnn.report.text import duration, error, ratio, share, size, span
+
+#: What is measured without other libraries and several threads.
+GROUPS = [group for group in ALL_GROUPS if group.name != "threads"]
+LABELS = [name for name in ALL_LABELS if name not in LIBRARIES]
+PLOTS_HERE = ["speedup", "networks", "step-time", *(["roofline"] if limits() else [])]
 
 
 def foreign_checkout(folder: Path) -> None:
@@ -74,11 +82,6 @@ def files(results: dict[str, Any]) -> dict[str, bytes]:
     return render(results)
 
 
-def arguments(**given: Any) -> argparse.Namespace:
-    none = {"quick": False, "report": None, "json": None, "isa": None, "compare": None}
-    return argparse.Namespace(**{**none, **given})
-
-
 class Page(HTMLParser):
     """Checks that elements are closed in order, and keeps what a test asks about."""
 
@@ -114,7 +117,7 @@ def cells(row: str) -> int:
 class TestResults:
     def test_every_row_and_engine(self, results: dict[str, Any]) -> None:
         parsed = parse(results)
-        assert parsed.engines == list(LABELS)
+        assert parsed.engines == LABELS
         assert parsed.failures == {}
         for group in GROUPS:
             assert parsed.in_group(group.name), group.name
@@ -204,7 +207,7 @@ class TestReport:
                 target = attributes.get(name) or ""
                 assert not target.startswith(("http", "//")), (tag, target)
         tags = [tag for tag, _ in page.attributes]
-        assert tags.count("svg") == len(PLOTS) == 3
+        assert tags.count("svg") == len(PLOTS_HERE)
 
     def test_what_is_referred_to_is_there_once(self, files: dict[str, bytes]) -> None:
         text = files["index.html"].decode()
@@ -239,7 +242,7 @@ class TestReport:
         assert "1.01 µs (0.99\N{EN DASH}1.09 µs)" in text
 
     def test_plots(self, files: dict[str, bytes]) -> None:
-        for name in PLOTS:
+        for name in PLOTS_HERE:
             assert files[f"{name}.png"].startswith(b"\x89PNG")
             assert b"<svg" in files[f"{name}.svg"]
 
@@ -416,7 +419,8 @@ class TestRun:
             "from fusedrnn.bench.run import run\n"
             "session.QUICK_PASSES = 1\n"
             "sys.exit(run(argparse.Namespace(quick=True, report=Path('report'), json=None, "
-            "isa='baseline', compare=None)))"
+            "isa='baseline', compare=None, peers=False, long=False, latency=False, threads=None, "
+            "cases=None, steps=None)))"
         )
         # Somebody's pytest settings have no say.
         (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
@@ -500,13 +504,25 @@ class TestRun:
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert process.stdout is not None
-        assert "pass 1" in process.stdout.readline()
+        assert re.match(r"\d+ measurements, about \d+ min", process.stdout.readline())
+        assert re.match(r"pass 1: 0 of \d+ done, about .* left", process.stdout.readline())
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         assert process.returncode == 130, out + err
         assert "Traceback" not in err
         assert list((tmp_path / "report").iterdir()) == []
+
+    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(self) -> None:
+        progress = _Progress(console())
+        progress.started(2, 1.0)
+        with progress.listening():
+            progress.finished(0, 0.5)
+            with suppress(KeyboardInterrupt):  # as a callback from C does
+                signal.raise_signal(signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                progress.finished(0, 1.0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
     def test_a_failed_write_leaves_the_old_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

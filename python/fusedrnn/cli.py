@@ -482,9 +482,44 @@ def _listing(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str
 def _add_bench(subcommands: Subcommands) -> None:
     text = "measure the kernels on this machine"
     parser = subcommands.add_parser(
-        "bench", help=text, description=f"{text.capitalize()}.", allow_abbrev=False
+        "bench",
+        help=text,
+        description=f"{text.capitalize()}. How: docs/measuring.md.",
+        epilog="examples:\n"
+        "  fusedrnn bench --quick --report report\n"
+        "  fusedrnn bench --peers --report report\n"
+        "  fusedrnn bench --peers --cases 'gru-*-B1-*' --threads 1\n"
+        "  fusedrnn bench --compare old.json new.json\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="beside PyTorch, ONNX Runtime and OpenVINO, as far as they are installed",
+    )
+    parser.add_argument("--long", action="store_true", help="also shapes that take minutes each")
+    parser.add_argument(
+        "--cases", metavar="PATTERN", help="only shapes whose names have this, with * and ?"
+    )
+    parser.add_argument(
+        "--threads",
+        metavar="N",
+        type=int,
+        help="also measure some shapes with N threads (default: 1; with --peers 2)",
+    )
+    parser.add_argument(
+        "--latency",
+        action="store_true",
+        help="only how long single steps take, all of them; with --peers beside the others",
+    )
+    parser.add_argument(
+        "--steps",
+        metavar="N",
+        type=int,
+        help="so many of them (default: 1000000; 100000 with --quick)",
+    )
     parser.add_argument("--report", metavar="DIR", type=Path, help="write a report to DIR")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE")
     parser.add_argument("--isa", metavar="NAME", help="use this instruction set")

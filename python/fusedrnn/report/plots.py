@@ -10,23 +10,46 @@ from contextlib import contextmanager
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from fusedrnn.report.results import BASELINE, GROUPS, LABELS, PLAIN, Group, Results, Row
-from fusedrnn.report.text import ratio
+from fusedrnn.report.results import (
+    BASELINE,
+    GROUPS,
+    LABELS,
+    LIBRARIES,
+    NOT_SLOWER,
+    OURS,
+    PLAIN,
+    Group,
+    Results,
+    Row,
+)
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "image", "inline"]
+__all__ = ["PLOTS", "drawn", "image", "inline"]
 
-COLOURS = {"naive": "#9a5b00", "numba": "#0b7a43", "c": "#1d5fc4"}
+COLOURS = {
+    "naive": "#9a5b00",
+    "numba": "#0b7a43",
+    "c": "#1d5fc4",
+    "torch": "#c0305f",
+    "onnxruntime": "#6d4bc3",
+    "openvino": "#0f7f8f",
+}
 #: Hollow squares around dots: both are seen where Numba and C are as fast.
 MARKERS: dict[str, dict[str, Any]] = {
     "naive": {"marker": "D", "markersize": 4},
     "numba": {"marker": "s", "markersize": 7, "markerfacecolor": "none"},
     "c": {"marker": "o", "markersize": 4},
+    "torch": {"marker": "o", "markersize": 4.5},
+    "onnxruntime": {"marker": "^", "markersize": 5},
+    "openvino": {"marker": "s", "markersize": 4},
 }
 TEXT, GRID = "#1c1c1e", "#d5d5da"
+#: Behind what is slower than another library.
+LOSS = "#fbe0dc"
 #: White, but no other white: it becomes the colour of the page.
 PAGE = "#fefefe"
 
@@ -35,6 +58,7 @@ _VARIABLES = {
     **{colour: f"var(--{engine})" for engine, colour in COLOURS.items()},
     TEXT: "currentColor",
     GRID: "var(--line)",
+    LOSS: "var(--loss)",
     PAGE: "var(--page)",
 }
 
@@ -71,7 +95,7 @@ def speedup(results: Results) -> Figure:
     """How many times as fast as naive NumPy the LSTM is in every shape."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
-        rows = [row for row in results.in_group(group.name) if row.network == PLAIN]
+        rows = [row for row in _alone(results, group) if row.network == PLAIN]
         # The names of real data are long, and the same in every row: they are the heading's.
         texts = [row.title.removeprefix(f"{group.name}, ") for row in rows]
         named = all(text != row.title for text, row in zip(texts, rows, strict=True))
@@ -85,7 +109,7 @@ def networks(results: Results) -> Figure:
     """How many times as fast every cell is, in that shape of each group which most of them have."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
-        rows = [row for row in results.in_group(group.name) if row.baseline]
+        rows = [row for row in _alone(results, group) if row.baseline]
         shapes = Counter(row.title for row in rows)
         if not shapes or max(shapes.values()) == 1:
             continue
@@ -94,6 +118,11 @@ def networks(results: Results) -> Figure:
         several = [(row.network, row) for row in rows if row.title == shape]
         lines += _section(group, several, f": {shape}")
     return _speedups(results, lines)
+
+
+def _alone(results: Results, group: Group) -> list[Row]:
+    """The rows of a group with one thread, as all are but those about threads."""
+    return [row for row in results.in_group(group.name) if row.threads is None]
 
 
 def _section(
@@ -107,38 +136,54 @@ def _section(
 def _speedups(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
     """Speed-ups over naive NumPy, row by row; the bars span the quartiles."""
     from matplotlib.figure import Figure
-    from matplotlib.transforms import blended_transform_factory
 
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.21 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
-    for engine in results.engines:
+    for engine in results.own:
         if engine == BASELINE:
             continue
-        points = [
-            (place, middle, *limits)
-            for place, (_, row) in enumerate(lines)
-            if row is not None
-            and (middle := row.speedup(engine)) is not None
-            and (limits := row.speedup_range(engine)) is not None
-        ]
-        axes.errorbar(
-            [middle for _, middle, _, _ in points],
-            [place for place, _, _, _ in points],
-            xerr=[
-                [middle - low for _, middle, low, _ in points],
-                [high - middle for _, middle, _, high in points],
+        _dots(
+            axes,
+            engine,
+            [
+                (place, middle, *limits)
+                for place, (_, row) in enumerate(lines)
+                if row is not None
+                and (middle := row.speedup(engine)) is not None
+                and (limits := row.speedup_range(engine)) is not None
             ],
-            **MARKERS[engine],
-            linestyle="none",
-            color=COLOURS[engine],
-            label=LABELS[engine],
         )
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), high)
     axes.axvline(1, color=COLOURS[BASELINE], linewidth=1.2, label=f"{LABELS[BASELINE]} = 1×")
-    _plain_ticks(axes.xaxis, lambda value: ratio(value) if value < 1 else f"{value:g}×")
+    _named_lines(figure, axes, lines)
     axes.set_xlabel("speed-up, log scale")
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.4)
+    return figure
+
+
+def _dots(axes: Axes, engine: str, points: list[tuple[int, float, float, float]]) -> None:
+    """An engine in every line that it is in: its ratio, and bars between the quartiles."""
+    axes.errorbar(
+        [middle for _, middle, _, _ in points],
+        [place for place, _, _, _ in points],
+        xerr=[
+            [middle - low for _, middle, low, _ in points],
+            [high - middle for _, middle, _, high in points],
+        ],
+        **MARKERS[engine],
+        linestyle="none",
+        color=COLOURS[engine],
+        label=LABELS[engine],
+    )
+
+
+def _named_lines(figure: Figure, axes: Axes, lines: list[tuple[str, Row | None]]) -> None:
+    """The names of the lines of a plot of ratios, and its headings."""
+    from matplotlib.transforms import blended_transform_factory
+
+    _plain_ticks(axes.xaxis, lambda value: f"{value:.2g}×" if value < 1 else f"{value:g}×")
     axes.set_yticks(range(len(lines)), [text if row else "" for text, row in lines])
     # Headings begin at the left edge and go on across the axes, where their lines are empty.
     across = blended_transform_factory(figure.transFigure, axes.transData)
@@ -152,6 +197,149 @@ def _speedups(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", which="both", linewidth=0.5)
     axes.set_axisbelow(True)
+
+
+def peers(results: Results) -> Figure:
+    """How many times as long each library takes as the C kernels, for every shape of the LSTM."""
+    lines: list[tuple[str, Row | None]] = []
+    for group in GROUPS:
+        rows = [row for row in _beside(results, group) if row.network == PLAIN]
+        lines += [(group.title, None), *((row.title, row) for row in rows)] if rows else []
+    return _against(results, lines)
+
+
+def peer_networks(results: Results) -> Figure:
+    """The same for all other cells."""
+    lines: list[tuple[str, Row | None]] = []
+    for group in GROUPS:
+        network = PLAIN
+        for row in _beside(results, group):
+            if row.network == PLAIN:
+                continue
+            if row.network != network:
+                network = row.network
+                lines.append((f"{network}: {group.title[0].lower()}{group.title[1:]}", None))
+            lines.append((row.title, row))
+    return _against(results, lines)
+
+
+def _beside(results: Results, group: Group) -> list[Row]:
+    """The rows of a group that other libraries have too."""
+    return [row for row in results.in_group(group.name) if row.fastest]
+
+
+def _against(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
+    """Ratios of every library, row by row; behind what is slower than one of them there is a colour."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, 1.2 + 0.19 * len(lines)), layout="constrained")
+    axes = figure.add_subplot()
+    for library in (each for each in LIBRARIES if each in results.engines):
+        _dots(
+            axes,
+            library,
+            [
+                (place, found.median, found.q1, found.q3)
+                for place, (_, row) in enumerate(lines)
+                if row is not None and (found := row.ratio(library)) is not None
+            ],
+        )
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.5), max(high, 2))
+    axes.axvspan(axes.get_xlim()[0], NOT_SLOWER, facecolor=LOSS, zorder=0)
+    axes.axvline(1, color=COLOURS[OURS], linewidth=1.2, label=f"{LABELS[OURS]} = 1×")
+    _named_lines(figure, axes, lines)
+    axes.set_xlabel(
+        f"times as long as {LABELS[OURS]}, log scale; coloured: {LABELS[OURS]} is slower"
+    )
+    figure.legend(loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
+    return figure
+
+
+def roofline(results: Results) -> Figure:
+    """Every row of the kernels under the limits of a core: operations a second by operations for each byte of weights."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    limits = results.limits or {}
+    reached = [
+        (engine, measure.intensity, measure.gflops)
+        for engine in results.own
+        for row in results.rows
+        if row.threads is None
+        and (measure := row.measures.get(engine)) is not None
+        and measure.intensity is not None
+    ]
+    intensities = [intensity for _, intensity, _ in reached]
+    low, high = min(intensities) / 1.5, max(intensities) * 1.5
+    peak = float(limits["flops"]) / 1e9
+    for (level, speed), style in zip(
+        limits["bandwidth"].items(), ("-", "--", "-.", ":", (0, (1, 3))), strict=False
+    ):
+        bandwidth = float(speed) / 1e9
+        ridge = min(peak / bandwidth, high)
+        axes.plot(
+            [low, ridge],
+            [low * bandwidth, ridge * bandwidth],
+            color=TEXT,
+            linewidth=0.9,
+            linestyle=style,
+            label=f"{level}: {bandwidth:,.0f} GB/s",
+        )
+    axes.axhline(peak, color=TEXT, linewidth=1.2)
+    axes.text(high, peak * 1.06, f"FMA peak {peak:,.0f} GFLOP/s", ha="right", va="bottom")
+    for engine in dict.fromkeys(name for name, _, _ in reached):
+        axes.plot(
+            [x for name, x, _ in reached if name == engine],
+            [y for name, _, y in reached if name == engine],
+            **{**MARKERS[engine], "markersize": MARKERS[engine]["markersize"] * 0.8},
+            linestyle="none",
+            color=COLOURS[engine],
+            label=LABELS[engine],
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(min(y for _, _, y in reached) / 1.5, peak * 1.6)
+    _plain_ticks(axes.xaxis, lambda value: f"{value:g}")
+    _plain_ticks(axes.yaxis, lambda value: f"{value:g}")
+    axes.set_xlabel("operations for each byte of weights that is read")
+    axes.set_ylabel("GFLOP/s")
+    axes.grid(which="major", linewidth=0.5)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
+    return figure
+
+
+def latency(results: Results) -> Figure:
+    """Which share of single steps took longer than what: a line per engine, a panel per size."""
+    from matplotlib.figure import Figure
+
+    sizes = list(dict.fromkeys(each.hidden for each in results.latencies))
+    figure = Figure(figsize=(_WIDTH, 0.9 + 2.1 * len(sizes)), layout="constrained")
+    several = figure.subplots(len(sizes), 1, squeeze=False, sharex=True)[:, 0]
+    for axes, hidden in zip(several, sizes, strict=True):
+        for each in results.latencies:
+            if each.hidden == hidden:
+                axes.plot(
+                    [seconds * 1e6 for _, seconds in each.slower],
+                    [part for part, _ in each.slower],
+                    color=COLOURS[each.engine],
+                    linestyle="--" if each.engine == "numba" else "-",
+                    linewidth=1.3,
+                    label=LABELS[each.engine] if hidden == sizes[0] else None,
+                )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(f"H = X = {hidden}", loc="left")
+        axes.set_ylabel("share that took longer")
+        axes.grid(which="major", linewidth=0.5)
+        axes.set_axisbelow(True)
+        axes.minorticks_off()
+    several[-1].set_xlabel("µs for one step")
+    _plain_ticks(several[-1].xaxis, lambda value: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.4)
     return figure
 
@@ -218,21 +406,52 @@ def _plain_ticks(axis: Axis, text: Callable[[float], str]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-#: By the name of the file: how it is drawn, and what it says to people who cannot see it.
-PLOTS: dict[str, tuple[Callable[[Results], Figure], str]] = {
+#: By the name of the file: how it is drawn, what it says to people who cannot see it, and when there is any of it.
+PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], bool]]] = {
+    "peers": (
+        peers,
+        "LSTM: times as long as the C kernels that other libraries take. Where it is coloured, C is slower.",
+        lambda results: any(row.network == PLAIN for row in results.rows if row.fastest),
+    ),
+    "peer-networks": (
+        peer_networks,
+        "The other cells: times as long as the C kernels that other libraries take.",
+        lambda results: any(row.network != PLAIN for row in results.rows if row.fastest),
+    ),
     "speedup": (
         speedup,
         "LSTM: speed-up over naive NumPy for every shape; the tables below have the figures.",
+        lambda results: any(row.baseline for row in results.rows if row.network == PLAIN),
     ),
     "networks": (
         networks,
         "Speed-up over naive NumPy, cell by cell, in the same few shapes.",
+        lambda results: any(row.baseline for row in results.rows if row.network != PLAIN),
     ),
     "step-time": (
         step_time,
         "LSTM: time per step by hidden size, both axes logarithmic, a line per engine.",
+        lambda results: bool(results.in_group("step from Python")),
+    ),
+    "roofline": (
+        roofline,
+        "Every row of the kernels under the limits of one core, both axes logarithmic.",
+        lambda results: (
+            results.limits is not None
+            and any(each.intensity for row in results.rows for each in row.measures.values())
+        ),
+    ),
+    "latency": (
+        latency,
+        "Which share of single steps took longer than what, both axes logarithmic.",
+        lambda results: bool(results.latencies),
     ),
 }
+
+
+def drawn(results: Results) -> list[str]:
+    """The plots that there is something in."""
+    return [name for name, (_, _, some) in PLOTS.items() if some(results)]
 
 
 def image(name: str, results: Results, kind: str) -> bytes:

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from functools import partial
 from typing import Any
 
 from fusedrnn.report import text
-from fusedrnn.report.plots import PLOTS, image, inline
-from fusedrnn.report.results import BASELINE, GROUPS, LABELS, PLAIN, Results, Row, parse
+from fusedrnn.report.plots import PLOTS, drawn, image, inline
+from fusedrnn.report.results import (
+    BASELINE,
+    GROUPS,
+    LABELS,
+    LIBRARIES,
+    NOT_SLOWER,
+    OURS,
+    PLAIN,
+    Results,
+    Row,
+    parse,
+)
+from fusedrnn.report.targets import TARGETS, outcomes
 
 __all__ = ["COMMAND", "render"]
 
 #: The command that makes such a report.
 COMMAND = "fusedrnn bench"
+
+#: The most times as long as C that Numba's kernels are meant to take.
+NUMBA_MOST = 1.3
 
 
 def render(results: dict[str, Any]) -> dict[str, bytes]:
@@ -29,20 +46,38 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     )
     templates.filters.update({name: getattr(text, name) for name in text.__all__})
     templates.globals["span"] = text.span
+    templates.filters["name_of"] = LABELS.__getitem__
+    libraries = [name for name in LIBRARIES if name in parsed.engines]
+    reached = outcomes(parsed) if libraries else []
+    names = drawn(parsed)
     facts = {
         "results": parsed,
         "groups": [group for group in GROUPS if parsed.in_group(group.name)],
         "labels": LABELS,
+        "titles": {group.name: group.title for group in GROUPS},
+        "scaled": partial(_scaled, parsed),
         "baseline": BASELINE,
-        "fused": [engine for engine in parsed.engines if engine != BASELINE],
+        "ours": OURS,
+        "libraries": libraries,
+        "not_slower": NOT_SLOWER,
+        "verdicts": Counter(
+            row.against_fastest.verdict for row in parsed.beside if row.against_fastest
+        ),
+        "targets": [
+            (target, found)
+            for target in TARGETS
+            if (found := [each for each in reached if each.target is target])
+        ],
+        "numba_most": NUMBA_MOST,
+        "fused": [engine for engine in parsed.own if engine != BASELINE],
         "headline": _headline(parsed),
         "machine": _machine(parsed),
         "command": _command(parsed),
         "shortest": _empty_loop(parsed),
-        "plots": {name: (inline(name, parsed), about) for name, (_, about) in PLOTS.items()},
+        "plots": {name: (inline(name, parsed), PLOTS[name][1]) for name in names},
     }
     files = {
-        f"{name}.{kind}": image(name, parsed, kind) for name in PLOTS for kind in ("png", "svg")
+        f"{name}.{kind}": image(name, parsed, kind) for name in names for kind in ("png", "svg")
     }
     files["results.json"] = (json.dumps(results, indent=1) + "\n").encode()
     for name in ("report.md", "index.html"):
@@ -57,10 +92,16 @@ def _headline(results: Results) -> tuple[Row, str] | None:
     if not rows:
         return None
     row = min(rows, key=lambda row: abs(row.sizes["H"] - 128))
-    others = [engine for engine in row.measures if engine != BASELINE]
+    others = [engine for engine in row.measures if engine in results.own and engine != BASELINE]
     if not others:
         return None
     return row, min(others, key=lambda engine: row.measures[engine].median)
+
+
+def _scaled(results: Results, row: Row, engine: str) -> str | None:
+    """How an engine fares with the threads of a row, beside one; None where that is not the question."""
+    found = results.scaling(row, engine) if row.threads not in (None, 1) else None
+    return f"{text.ratio(found.median)} one thread" if found else None
 
 
 def _empty_loop(results: Results) -> float | None:
@@ -71,6 +112,8 @@ def _empty_loop(results: Results) -> float | None:
 
 def _command(results: Results) -> str:
     quick = " --quick" if results.quick else ""
+    if results.libraries:
+        quick = f" --peers{quick}"
     best = results.environment["isas"][0] == results.environment["isa"]
     isa = "" if best else f" --isa {results.environment['isa']}"
     return f"{COMMAND}{quick}{isa} --report report"
@@ -94,11 +137,16 @@ def _machine(results: Results) -> dict[str, str]:
         "Instruction set": f"{facts['isa']} (available: {', '.join(facts['isas'])})",
         "Caches of a core": caches or "unknown",
         "Limits of a core": _limits(results),
-        "Cores": f"{facts['cores']} available, {facts['threads']} used",
+        "Cores": f"{facts['cores']} available, {facts['threads']} used"
+        + (f", {results.threads} in some rows" if results.threads else ""),
         "Load at the start": f"{facts['load']:.2f}",
         "System": facts["system"],
         "Python": facts["python"],
         "Packages": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        "Other libraries": ", ".join(
+            f"{LABELS.get(name, name)} {number}" for name, number in results.libraries.items()
+        )
+        or "none",
         "NumPy's BLAS": f"{blas or 'unknown'}, limited to 1 thread",
         "Compiler of the C kernels": facts["build"],
         "Date": facts["date"],

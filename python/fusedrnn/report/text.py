@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "error", "ratio", "share", "size", "span"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusedrnn.report.results import Ratio
+
+__all__ = ["duration", "error", "quartiles", "ratio", "share", "size", "span"]
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
 
@@ -32,6 +37,12 @@ def span(low: float, high: float, beside: float) -> str:
 def ratio(number: float | None) -> str:
     """How many times: 12.3×."""
     return "\N{EN DASH}" if number is None else f"{_three_digits(number)}×"
+
+
+def quartiles(several: Ratio) -> str:
+    """A ratio with its quartiles: 12.3× 11.9–12.8."""
+    low, high = _three_digits(several.q1), _three_digits(several.q3)
+    return f"{ratio(several.median)} {low}\N{EN DASH}{high}"
 
 
 def share(number: float | None) -> str:

@@ -1,59 +1,24 @@
-"""What fusedrnn is measured against, and fusedrnn itself, behind one small interface.
+"""Each cell in NumPy, the way people write it, and with care.
+
+All gates come from one product with x and one with h, where the equations let them; the weights are transposed and
+laid out for it beforehand, biases that can be added up beforehand are, and everything is float32.
 
 Importing this module needs NumPy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fusedrnn.cells import CELLS, Architecture
+from fusedrnn.bench.peers.interface import Array, Weights, blas_threads
+from fusedrnn.cells import Architecture
 from fusedrnn.weights import infer
 
-__all__ = ["ENGINES", "Fused", "Naive", "NaiveLSTM", "Peer", "layer", "make", "one_thread"]
-
-Array = npt.NDArray[np.floating[Any]]
-Weights = Mapping[str, Array]
-
-#: What each engine of the benchmark is, for people. The first is what the others are compared with.
-ENGINES = {
-    "naive": "NumPy, written the way people write it",
-    "numba": "fusedrnn, Numba kernels",
-    "c": "fusedrnn, C kernels",
-}
-
-
-class Peer(Protocol):
-    """A layer with a state of its own, which starts at zero.
-
-    One that is bidirectional, or whose sequences have lengths, has no steps, and starts every run at zero.
-    """
-
-    name: str
-
-    def step(self, x: Array) -> Array:
-        """From x (B, X) to h (B, R), which the next step may overwrite."""
-        ...
-
-    def run(self, x: Array) -> Array:
-        """From x (T, B, X) to y (T, B, D * R), the state going on from where it is."""
-        ...
-
-    def reset(self) -> None:
-        """Set the state to zero."""
-        ...
-
-
-# ---- naive NumPy ---------------------------------------------------------------------------------
-#
-# Each cell in NumPy, the way people write it, and with care: all gates come from one product with x and one
-# with h, where the equations let them; the weights are transposed and laid out for it beforehand, biases that
-# can be added up beforehand are, and everything is float32.
+__all__ = ["Naive"]
 
 
 class _Laid:
@@ -163,9 +128,12 @@ class Naive:
         What they are the weights of; None for an LSTM.
     lengths
         Of the sequences, where they differ: all steps of all sequences are computed, and masked.
+    threads
+        Of NumPy's BLAS.
     """
 
     name = "naive"
+    way = ""
 
     def __init__(
         self,
@@ -173,6 +141,7 @@ class Naive:
         batch_size: int = 1,
         architecture: Architecture | None = None,
         lengths: Sequence[int] | None = None,
+        threads: int = 1,
     ) -> None:
         a = infer("lstm", weights, {}) if architecture is None else architecture
         self._cell = NAIVE[a.cell, a.table.form]
@@ -186,20 +155,25 @@ class Naive:
         )
         self._shape = (batch_size, a.fed_back)
         self._lengths: Any = None if lengths is None else np.array(lengths)[:, None]
+        self._threads = threads
         self.reset()
 
+    def ready(self) -> AbstractContextManager[Any]:
+        """See :class:`~fusedrnn.bench.peers.interface.Peer`."""
+        return blas_threads(self._threads)
+
     def reset(self) -> None:
-        """See :class:`Peer`."""
+        """See :class:`~fusedrnn.bench.peers.interface.Peer`."""
         self._state = self._zeros
 
     def step(self, x: Array) -> Array:
-        """See :class:`Peer`."""
+        """See :class:`~fusedrnn.bench.peers.interface.Peer`."""
         self._state = self._cell(x, self._state, self._directions[0])
         h: Array = self._state[0]
         return h
 
     def run(self, x: Array) -> Array:
-        """See :class:`Peer`."""
+        """See :class:`~fusedrnn.bench.peers.interface.Peer`."""
         if self._lengths is not None:
             return self._joined(x, self._masked)
         if len(self._directions) == 2:
@@ -233,87 +207,3 @@ class Naive:
             state = tuple(np.where(going, *pair) for pair in zip(new, state, strict=True))
             y[t] = np.where(going, state[0], 0)
         return y
-
-
-#: As ``fusedrnn demo`` knows it: without an architecture it is an LSTM.
-NaiveLSTM = Naive
-
-
-# ---- fusedrnn ------------------------------------------------------------------------------------
-
-
-def layer(architecture: Architecture, weights: Weights, **options: Any) -> Any:
-    """The layer of fusedrnn with that architecture and these weights."""
-    import fusedrnn as fr
-
-    kinds = {kind.cell: kind for kind in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}
-    # The width of a projection follows from the weights.
-    names = CELLS[architecture.cell][0].options - {"proj_size"}
-    chosen = {name: getattr(architecture, name) for name in names}
-    return kinds[architecture.cell].from_weights(weights, **chosen, **options)
-
-
-class Fused:
-    """A layer of fusedrnn as a peer: its methods are those of its stream where it has one.
-
-    Parameters
-    ----------
-    weights, batch_size, architecture, lengths
-        As in :class:`Naive`.
-    backend
-        "c" or "numba".
-    """
-
-    def __init__(
-        self,
-        weights: Weights,
-        backend: str,
-        batch_size: int = 1,
-        architecture: Architecture | None = None,
-        lengths: Sequence[int] | None = None,
-    ) -> None:
-        a = infer("lstm", weights, {}) if architecture is None else architecture
-        self.name = backend
-        self._layer = layer(a, weights, backend=backend)
-        if a.bidirectional or lengths is not None:
-            of_each = None if lengths is None else np.array(lengths)
-            self.run: Callable[[Array], Array] = lambda x: self._layer(x, None, of_each)[0]
-            self.reset = lambda: None
-            return
-        self.stream = self._layer.stream(batch_size)
-        self.step = self.stream.step
-        self.run = self.stream.run
-        self.reset = self.stream.reset
-
-    @property
-    def isa(self) -> str | None:
-        """The instruction set of its kernel."""
-        isa: str | None = self._layer.isa
-        return isa
-
-    def run_steps(self, repeats: int) -> None:
-        """So many steps from the bound input buffer, looped in C, each finished before the next."""
-        from fusedrnn._native import lib
-
-        lib.fr_time_steps(self.stream._handle, repeats)
-
-
-def make(
-    engine: str,
-    weights: Weights,
-    batch_size: int = 1,
-    architecture: Architecture | None = None,
-    lengths: Sequence[int] | None = None,
-) -> Naive | Fused:
-    """The peer of that name, one of :data:`ENGINES`; the rest as in :class:`Naive`."""
-    if engine == Naive.name:
-        return Naive(weights, batch_size, architecture, lengths)
-    return Fused(weights, engine, batch_size, architecture, lengths)
-
-
-def one_thread() -> AbstractContextManager[Any]:
-    """A context in which BLAS uses one thread, as fusedrnn does."""
-    from threadpoolctl import threadpool_limits
-
-    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
-    return limits

@@ -1,0 +1,161 @@
+"""OpenVINO: a model of one operation, compiled for latency in float32, its state kept inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fusedrnn.bench.cases import Case
+from fusedrnn.bench.peers.interface import Array, Peer, Weights
+from fusedrnn.cells import Architecture
+
+__all__ = ["offers", "ways"]
+
+#: OpenVINO's orders of the gates, and ours.
+_ORDERS = {"rnn": ("h", "h"), "lstm": ("ifgo", "figo"), "gru": ("rzn", "zrn")}
+
+
+def offers(architecture: Architecture) -> bool:
+    """Not peepholes, coupled gates, projections, nor Clockwork."""
+    return (
+        architecture.cell in _ORDERS
+        and architecture.table.form != "coupled"
+        and not architecture.peephole
+        and not architecture.proj_size
+    )
+
+
+def ways(case: Case, weights: Weights, threads: int) -> Sequence[Peer]:
+    """State inside the model: faster than tensors that are exchanged from call to call."""
+    return [_Request(case, weights, threads)]
+
+
+def _node_weights(a: Architecture, weights: Weights, end: str) -> tuple[Array, Array, Array]:
+    """W, R and B of one direction, as OpenVINO lays them out."""
+    ours, theirs = _ORDERS[a.cell]
+
+    def laid(array: Array) -> Array:
+        blocks = dict(zip(ours, np.split(array, len(ours)), strict=True))
+        return np.concatenate([blocks[gate] for gate in theirs])
+
+    W, R = weights[f"weight_ih{end}"], weights[f"weight_hh{end}"]
+    zero = np.zeros(len(W), np.float32)
+    of_input: Array = weights.get(f"bias_ih{end}", zero)
+    of_h: Array = weights.get(f"bias_hh{end}", zero).copy()
+    own = weights.get(f"bias_hn{end}")
+    if own is not None:
+        of_h[-len(own) :] += own
+    if a.table.form != "after":
+        return laid(W), laid(R), laid(of_input + of_h)
+    # Two biases of n, which the reset keeps apart.
+    units = a.hidden_size
+    both = of_input + of_h
+    both[-units:] = of_input[-units:]
+    return laid(W), laid(R), np.concatenate([laid(both), of_h[-units:]])
+
+
+def _model(case: Case, weights: Weights) -> Any:
+    """x (B, T, X) -> y (B, D, T, H), and h and c from and to the model's own variables."""
+    from openvino import Model
+    from openvino import opset13 as ops
+    from openvino._offline_transformations import apply_make_stateful_transformation
+
+    a = case.architecture
+    ends = ("_l0", "_l0_reverse")[: a.directions]
+    W, R, B = (
+        ops.constant(np.stack(arrays))
+        for arrays in zip(*(_node_weights(a, weights, end) for end in ends))
+    )
+    lengths = case.lengths if case.lengths is not None else (case.steps,) * case.batch
+    x = ops.parameter([case.batch, case.steps, a.input_size], np.float32, name="x")
+    names = ("h", "c") if a.cell == "lstm" else ("h",)
+    shape = (case.batch, a.directions, a.hidden_size)
+    carried = not a.bidirectional and case.lengths is None
+    states = [
+        ops.parameter(shape, np.float32, name=name)
+        if carried
+        else ops.constant(np.zeros(shape, np.float32))
+        for name in names
+    ]
+    direction = "bidirectional" if a.bidirectional else "forward"
+    given = (x, *states, ops.constant(np.array(lengths, np.int32)), W, R, B, a.hidden_size)
+    if a.cell == "lstm":
+        node = ops.lstm_sequence(*given, direction)
+    elif a.cell == "gru":
+        node = ops.gru_sequence(*given, direction, linear_before_reset=a.table.form == "after")
+    else:
+        node = ops.rnn_sequence(*given, direction, activations=["tanh"])
+    if not carried:
+        return Model([node.output(0)], [x], "layer")
+    made = Model([node.output(index) for index in range(1 + len(names))], [x, *states], "layer")
+    pairs = {}
+    for index, name in enumerate(names, start=1):
+        made.inputs[index].set_names({name})
+        made.outputs[index].set_names({f"{name}_next"})
+        pairs[name] = f"{name}_next"
+    apply_make_stateful_transformation(made, pairs)
+    return made
+
+
+@cache
+def _core() -> Any:
+    from openvino import Core
+
+    return Core()
+
+
+class _Request:
+    """One infer request, its tensors bound once.
+
+    A step's input is copied into its buffer, as fusedrnn reads a new array in each; a sequence is laid out
+    once, the batch outside, as OpenVINO has it, and what that takes is not in its time.
+    """
+
+    name = "openvino"
+    way = ""
+
+    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
+        from openvino import Tensor
+
+        a = case.architecture
+        # Its default is whatever the machine is fastest with, bfloat16 for one.
+        compiled = _core().compile_model(
+            _model(case, weights),
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "f32",
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        )
+        self._request = compiled.create_infer_request()
+        self._infer = self._request.infer
+        self._x = np.zeros((case.batch, case.steps, a.input_size), np.float32)
+        self._y = np.zeros((case.batch, a.directions, case.steps, a.hidden_size), np.float32)
+        self._tensors = [Tensor(array, shared_memory=True) for array in (self._x, self._y)]
+        self._request.set_input_tensor(0, self._tensors[0])
+        self._request.set_output_tensor(0, self._tensors[1])
+        self._bound: Array | None = None
+
+    def ready(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def reset(self) -> None:
+        self._request.reset_state()
+
+    def step(self, x: Array) -> Array:
+        self._x[:, 0] = x
+        self._infer()
+        return self._y[:, 0, 0]
+
+    def run(self, x: Array) -> Array:
+        if self._bound is not x:
+            self._x[...] = x.transpose(1, 0, 2)
+            self._bound = x
+        self._infer()
+        y = self._y.transpose(2, 0, 1, 3)  # (T, B, D, H)
+        return y[:, :, 0] if y.shape[2] == 1 else y.reshape(*y.shape[:2], -1)

@@ -1,0 +1,189 @@
+"""THE FIGURES TO REACH: what the C kernels are meant to be beside other libraries, and what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from fusedrnn.report.results import NOT_SLOWER, OURS, Ratio, Results, Row
+from fusedrnn.report.text import quartiles, ratio, share
+
+__all__ = ["TARGETS", "Outcome", "Target", "outcomes"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure, and the rows that it is about.
+
+    Attributes
+    ----------
+    title
+        The heading in tables.
+    group
+        Of the rows, as in the JSON.
+    least
+        Of the median ratio, by hidden size; of the part of the FMA peak if ``of`` is that.
+    networks
+        The names that the cell's begins with.
+    steps, batch
+        T and B, where they matter.
+    against
+        The library; None for the fastest of those that were measured.
+    of
+        What is compared: "ratio", "peak" for the part of a core's FMA rate that was reached, or "threads" for the ratio
+        of several threads by that of one.
+    """
+
+    title: str
+    group: str
+    least: dict[int, float]
+    networks: tuple[str, ...] = ("LSTM",)
+    steps: int | None = None
+    batch: tuple[int, ...] = (1,)
+    against: str | None = None
+    of: Literal["ratio", "peak", "threads"] = "ratio"
+
+    def about(self, row: Row) -> bool:
+        """Whether it is about that row."""
+        sizes = row.sizes
+        return (
+            row.group == self.group
+            and row.network in self.networks
+            and sizes["B"] in self.batch
+            and sizes["H"] in self.least
+            and sizes["X"] == sizes["H"]
+            and self.steps in (None, sizes["T"])
+        )
+
+
+_OTHERS = ("GRU, reset after", "RNN", "LSTM, projection H/2")
+_ALL = (32, 64, 128, 256, 512, 1024)
+
+TARGETS = (
+    Target(
+        "One step from Python, B=1",
+        "step from Python",
+        {32: 15.0, 64: 10.0, 128: 4.0, 256: 2.0, 512: 1.2},
+    ),
+    Target(
+        "A sequence, T=100, B=1",
+        "sequence",
+        {32: 2.2, 64: 2.0, 128: 1.6, 256: 1.5, 512: 1.3, 1024: 1.3},
+        steps=100,
+    ),
+    Target(
+        "A batch, B=16 and 64: not slower",
+        "batch",
+        dict.fromkeys(_ALL[1:], NOT_SLOWER),
+        batch=(16, 64),
+    ),
+    Target(
+        "A batch, B=16 and 64: of the FMA peak",
+        "batch",
+        dict.fromkeys((128, 256, 512), 0.85),
+        batch=(16, 64),
+        of="peak",
+    ),
+    Target(
+        "Several threads: not less than the ratio with one",
+        "threads",
+        dict.fromkeys(_ALL, NOT_SLOWER),
+        ("LSTM", "bidirectional LSTM", "GRU, reset after"),
+        batch=(1, 16, 64),
+        of="threads",
+    ),
+    Target(
+        "Others against PyTorch, T=100, B=1",
+        "sequence",
+        {32: 5.0, 64: 5.0, 128: 5.0, 256: 1.3, 512: 1.3},
+        _OTHERS,
+        steps=100,
+        against="torch",
+    ),
+    Target(
+        "Others against PyTorch, B=16",
+        "batch",
+        dict.fromkeys((128, 256, 512), 1.5),
+        _OTHERS,
+        batch=(16,),
+        against="torch",
+    ),
+    Target(
+        "Unequal lengths against PyTorch, B=16",
+        "ragged",
+        {128: 3.0},
+        ("LSTM", *_OTHERS),
+        batch=(16,),
+        against="torch",
+    ),
+    Target(
+        "Bidirectional LSTM, T=100, B=1",
+        "sequence",
+        {32: 2.0},
+        ("bidirectional LSTM",),
+        steps=100,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a target in one row.
+
+    Attributes
+    ----------
+    wanted, reached
+        As text, the second with its quartiles where it has them.
+    against
+        The library, if it is about one.
+    met
+        Whether the median is at least what is wanted.
+    """
+
+    target: Target
+    row: Row
+    wanted: str
+    reached: str
+    against: str | None
+    met: bool
+
+
+def outcomes(results: Results) -> list[Outcome]:
+    """Every target in every row that it is about and that was measured."""
+    return [
+        outcome
+        for target in TARGETS
+        for row in sorted(results.rows, key=lambda row: (row.sizes["B"], row.sizes["H"]))
+        if target.about(row)
+        for outcome in _outcome(target, row, results)
+    ]
+
+
+def _outcome(target: Target, row: Row, results: Results) -> Iterator[Outcome]:
+    least = target.least[row.sizes["H"]]
+    if target.of == "peak":
+        ours = row.measures.get(OURS)
+        if ours and results.limits:
+            part = ours.gflops * 1e9 / float(results.limits["flops"])
+            yield Outcome(target, row, share(least), share(part), None, part >= least)
+        return
+    library = target.against or row.fastest
+    found = row.ratio(library) if library else None
+    if library is None or found is None:
+        return
+    if target.of == "threads":
+        one = _with_one_thread(row, results)
+        if row.threads in (None, 1) or one is None:
+            return
+        least *= one.median
+    met = found.median >= least
+    yield Outcome(target, row, ratio(least), quartiles(found), library, met)
+
+
+def _with_one_thread(row: Row, results: Results) -> Ratio | None:
+    """The same against the library that was fastest with one thread."""
+    for other in results.rows:
+        if (other.group, other.case, other.threads) == (row.group, row.case, 1):
+            return other.against_fastest
+    return None
