@@ -74,7 +74,9 @@ def test_more_steps_than_the_scratch_holds(make_compiled: Maker, draw: Draw) -> 
     assert_matches(layer, draw(700, 3, 2))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.quick], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "quick" in case.runs], ids=lambda case: case.id
+)
 def test_benchmark_shapes(make_compiled: Maker, draw: Draw, case) -> None:
     layer = make_compiled(case.input, case.hidden, seed=2)
     assert_matches(layer, draw(min(case.steps, 10), case.batch, case.input))
