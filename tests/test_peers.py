@@ -386,7 +386,13 @@ class TestRun:
             "    swapped = {**weights, 'weight_ih_l0': np.concatenate([f, i, g, o])}\n"
             "    return right(case, weights if case.hidden == 32 else swapped, threads)\n"
             "lame.ways = ways\n"
-            "sys.exit(main(sys.argv[1:]))"
+            # As if each case took minutes: all its passes come together, and then it is let go of.
+            "session._is_long = lambda case: True\n"
+            "forgotten, forget = [], session.forget\n"
+            "session.forget = lambda: (forgotten.append(1), forget())\n"
+            "status = main(sys.argv[1:])\n"
+            "print('forgotten', len(forgotten))\n"
+            "sys.exit(status)"
         )
         words = ["bench", "--peers", "--quick", "--threads", "1", "--cases", "lstm-T1-B1-X[13]2*"]
         done = subprocess.run(
@@ -397,6 +403,7 @@ class TestRun:
             check=False,
         )
         assert done.returncode == 1, done.stdout + done.stderr
+        assert "forgotten 2\n" in done.stdout
         written = json.loads((tmp_path / "out.json").read_text())
         found: dict[str, set[str]] = {}
         for benchmark in written["benchmarks"]:
