@@ -252,8 +252,8 @@ def _beside_peers() -> Iterator[Case]:
 
 def _threads() -> Iterator[Case]:
     """What is measured with one thread and with several."""
-    for hidden in (128, 256, 512, 1024):
-        yield _sequences(100, 1, hidden, hidden, ("threads",))
+    for hidden, steps in ((128, 100), (256, 100), (512, 100), (1024, 25)):
+        yield _sequences(steps, 1, hidden, hidden, ("threads",))
     for hidden, steps in ((128, 100), (256, 100), (512, 50)):
         yield _sequences(steps, 16, hidden, hidden, ("threads",))
     yield _sequences(25, 64, 512, 512, ("threads",))

@@ -350,7 +350,7 @@ def plan_rounds(round_seconds: Callable[[int], float], multiple: int = 1) -> tup
     return repeats, min(MOST_ROUNDS, max(1, round(PASS_SECONDS / took)))
 
 
-def empty_loop(*args: object, times: int = 10_000) -> float:
+def empty_loop(*args: object, times: int = 2_000) -> float:
     """Seconds for one turn of the timing loop around a Python function that does nothing."""
 
     def nothing(*_: object) -> None:

@@ -475,7 +475,11 @@ def _beside_libraries(results: Results, group: Group, rows: list[Row]) -> Table:
     from fusedrnn.report.text import duration, error, quartiles
 
     colours = {"faster": "green", "even": "default", "slower": "bold red"}
-    others = [name for name in results.engines if name != OURS]
+    others = [
+        name
+        for name in results.engines
+        if name != OURS and any(name in row.measures for row in rows)
+    ]
     table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
     table.add_column(PLAIN)
     table.add_column(SHORT[OURS], justify="right", no_wrap=True)

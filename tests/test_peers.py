@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
+import re
+import subprocess
 import sys
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -354,8 +358,6 @@ class TestMissing:
         assert missing("openvino") is None
 
     def test_nothing_is_imported_that_is_not_asked_for(self) -> None:
-        import subprocess
-
         code = (
             "import sys, fusedrnn.bench.peers as peers\n"
             "from fusedrnn.bench.cases import CASES\n"
@@ -366,6 +368,62 @@ class TestMissing:
             [sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         assert done.stdout.strip() == "[]", done.stderr
+
+
+class TestRun:
+    def test_one_case_for_real(self, tmp_path: Path) -> None:
+        for library in LIBRARIES:
+            needs(library)
+        code = (
+            "import sys, numpy as np\n"
+            "import fusedrnn.bench.session as session\n"
+            "import fusedrnn.bench.peers.torch as lame\n"
+            "from fusedrnn.cli import main\n"
+            "session.FULL_PASSES = 2\n"
+            "right = lame.ways\n"
+            "def ways(case, weights, threads):\n"
+            "    i, f, g, o = np.split(weights['weight_ih_l0'], 4)\n"
+            "    swapped = {**weights, 'weight_ih_l0': np.concatenate([f, i, g, o])}\n"
+            "    return right(case, weights if case.hidden == 32 else swapped, threads)\n"
+            "lame.ways = ways\n"
+            # As if each case took minutes: all its passes come together, and then it is let go of.
+            "session._is_long = lambda case: True\n"
+            "forgotten, forget = [], session.forget\n"
+            "session.forget = lambda: (forgotten.append(1), forget())\n"
+            "status = main(sys.argv[1:])\n"
+            "print('forgotten', len(forgotten))\n"
+            "sys.exit(status)"
+        )
+        words = ["bench", "--peers", "--quick", "--threads", "1", "--cases", "lstm-T1-B1-X[13]2*"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--json", "out.json", "--report", "report"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1, done.stdout + done.stderr
+        assert "forgotten 2\n" in done.stdout
+        written = json.loads((tmp_path / "out.json").read_text())
+        found: dict[str, set[str]] = {}
+        for benchmark in written["benchmarks"]:
+            info = benchmark["extra_info"]
+            assert len(info["turns"]) == 2
+            assert all(turn > 0 for turn in info["turns"])
+            if benchmark["group"] == "step from Python":
+                found.setdefault(info["case"], set()).add(info["engine"])
+                assert (info["way"] == "") == (info["engine"] not in ("torch", "onnxruntime"))
+        everything = {*ENGINES, *LIBRARIES}
+        assert found["lstm-T1-B1-X32-H32"] == everything
+        # The one whose gates are swapped is not timed, and the rest is.
+        assert found["lstm-T1-B1-X128-H128"] == everything - {"torch"}
+        (row,) = (name for name in written["fusedrnn"]["failures"])
+        assert row == "test_step_from_python[lstm-T1-B1-X128-H128-torch]"
+        assert "is wrong and was not timed" in written["fusedrnn"]["failures"][row]
+        assert set(written["fusedrnn"]["libraries"]) == set(LIBRARIES)
+        page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+        assert "is wrong and was not timed" in page
+        assert re.search(r'<td class="first (faster|even|slower)">', page)
 
 
 class TestArguments:
