@@ -127,6 +127,7 @@ typedef struct fr_sequence {
     const int64_t *lengths; /* [B]: their lengths, in that order */
     const int64_t *active;  /* [T]: how many of them are longer than t */
     int64_t threads;        /* >= 1: how many compute, the caller's among them */
+    int64_t wakes;          /* 0: too short to wake threads for that sleep; alone is faster then */
     float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 

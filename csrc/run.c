@@ -104,11 +104,13 @@ static bool divides_rows(const fr_panels *w, int64_t batch, int64_t count)
 
 static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t member, int64_t members)
 {
+    if (members == 1) /* a small step would notice the divisions */
+        return (fr_place){.members = 1, .count = 1, .both = true};
     fr_met *meetings = (fr_met *)(workspace_of(q) + layout_of(plan, q->steps, q->batch, q->threads).meetings);
-    const int64_t groups = plan->directions == 2 && members > 1 ? 2 : 1;
+    const int64_t groups = plan->directions;
     const int64_t count = members / groups, group = member / count;
     return (fr_place){
-        .seat = members > 1 ? 1 + member : 0,
+        .seat = 1 + member,
         .member = member,
         .members = members,
         .first = group * count,
@@ -234,10 +236,11 @@ static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place
         keep_state(w, s);
 }
 
-/* A layer reads what all members wrote of the one before. Those who divide units have met after its last step. */
+/* A layer reads what both directions of the one before wrote. Of a single one, those who divide units have met after
+ * its last step, and those who divide rows read their own. */
 static void layer_done(const fr_plan *plan, const fr_place *place, int64_t layer)
 {
-    if (place->members > 1 && layer < plan->layers - 1 && (!place->both || place->by_rows))
+    if (!place->both && layer < plan->layers - 1)
         fr_meet(place->layers, place->member, 0, place->members);
 }
 
@@ -254,7 +257,7 @@ static void run_job(fr_job job, void *about, const fr_plan *plan, const fr_seque
         const fr_place place = place_of(plan, q, 0, q->threads);
         memset(place.steps, 0, (size_t)(2 * q->threads) * sizeof(fr_met));
     }
-    if (q->threads == 1 || !fr_team_do(job, about, q->threads))
+    if (q->threads == 1 || !fr_team_do(job, about, q->threads, q->wakes != 0))
         job(about, 0, 1);
     fr_restore(mode);
 }
