@@ -77,14 +77,14 @@ typedef struct fr_panels {
 } fr_panels;
 
 /*
- * What a kernel reads and writes over a whole sequence. Rows are reached by pointers, to their step 0; from step to step by strides in
- * floats, negative for the reverse direction. Rows are sorted by length, the longest first: those still running are the
- * first active[t].
+ * What a kernel reads and writes over a whole sequence. Rows are reached by pointers, to their step 0; from step to
+ * step by strides in floats, negative for the reverse direction. Rows are sorted by length, the longest first: those
+ * still running are the first active[t].
  */
 typedef struct fr_span {
-    int64_t steps;         /* T >= 1 */
-    int64_t batch;         /* B >= 1 */
-    int64_t part;          /* of parts: which units are computed, and with which other calls side by side */
+    int64_t steps; /* T >= 1 */
+    int64_t batch; /* B >= 1 */
+    int64_t part;  /* of parts: which units are computed, and with which other calls side by side */
     int64_t parts;
     int64_t turn;          /* odd: even steps sweep their units downward, else odd steps do */
     const int64_t *active; /* [T], not ascending; NULL: all rows at every step */
@@ -97,8 +97,8 @@ typedef struct fr_span {
     int64_t *const *t; /* [B] counters of steps, likewise; NULL for cells that have none */
     float *scratch;    /* chunk * B * N * G * L floats for z, 64-byte aligned; contents do not matter before or after */
     const float **scratch_rows; /* chunk * B pointers, likewise */
-    float *aside;               /* 2 * B * N * L floats, likewise, for cells with a second product; all parts share it */
-    int64_t chunk;              /* steps whose x-projection is made at once */
+    float *aside;  /* 2 * B * N * L floats, likewise, for cells with a second product; all parts share it */
+    int64_t chunk; /* steps whose x-projection is made at once */
 } fr_span;
 
 /* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
@@ -120,13 +120,14 @@ typedef struct fr_sequence {
     float *y;       /* may not overlap x, the states or the workspace; not written past a sequence's length */
     int64_t y_step;
     int64_t y_row;
-    float *h;               /* [layers * directions][B][R]: in and out */
-    float *c;               /* [layers * directions][B][H], likewise; NULL for cells that have none */
+    float *h;               /* [layers * directions][B][R]: in and out; NULL in a group of streams */
+    float *c;               /* [layers * directions][B][H], likewise, and NULL for cells that have none */
     int64_t *t;             /* [layers * directions][B], likewise */
     const int64_t *order;   /* [B]: which sequence is the longest, the next longest, ...; NULL: all have T steps */
     const int64_t *lengths; /* [B]: their lengths, in that order */
     const int64_t *active;  /* [T]: how many of them are longer than t */
     int64_t threads;        /* >= 1: how many compute, the caller's among them */
+    int64_t wakes;          /* 0: too short to wake threads for that sleep; alone is faster then */
     float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
 } fr_sequence;
 
@@ -147,6 +148,9 @@ double fr_time_meetings(int64_t threads, int64_t repeats);
 /*
  * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
  * io.x is the bound input buffer; spans are filled by fr_stream_bind. `busy` is nonzero while a thread is inside.
+ *
+ * A group is a stream whose rows are those of other streams of the plan, in their order: each weight is read once for
+ * all of them. The state of a row is that of its stream; io has none. To take a group is to take all its streams.
  */
 typedef struct fr_stream {
     const fr_plan *plan;
@@ -154,6 +158,8 @@ typedef struct fr_stream {
     fr_span *spans; /* [1 + threads][layers]: what each kernel is called with, alone and in a team */
     int64_t inputs; /* X */
     int64_t busy;
+    struct fr_stream *const *streams; /* [stream_count], bound before; NULL unless this is a group */
+    int64_t stream_count;
 } fr_stream;
 
 /* Fills stream->spans, once, so that a step need not. */

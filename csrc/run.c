@@ -104,11 +104,13 @@ static bool divides_rows(const fr_panels *w, int64_t batch, int64_t count)
 
 static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t member, int64_t members)
 {
+    if (members == 1) /* a small step would notice the divisions */
+        return (fr_place){.members = 1, .count = 1, .both = true};
     fr_met *meetings = (fr_met *)(workspace_of(q) + layout_of(plan, q->steps, q->batch, q->threads).meetings);
-    const int64_t groups = plan->directions == 2 && members > 1 ? 2 : 1;
+    const int64_t groups = plan->directions;
     const int64_t count = members / groups, group = member / count;
     return (fr_place){
-        .seat = members > 1 ? 1 + member : 0,
+        .seat = 1 + member,
         .member = member,
         .members = members,
         .first = group * count,
@@ -157,7 +159,7 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
         const int64_t from = direction == 0 || length == 0 ? 0 : length - 1;
         x_rows[batch] = x + row * x_row + from * x_step;
         y_rows[batch] = y + row * y_row + from * y_step;
-        h_rows[batch] = q->h + (index * B + row) * R;
+        h_rows[batch] = q->h ? q->h + (index * B + row) * R : NULL;
         c_rows[batch] = q->c ? q->c + (index * B + row) * plan->hidden : NULL;
         t_rows[batch] = q->t ? q->t + index * B + row : NULL;
     }
@@ -234,10 +236,11 @@ static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place
         keep_state(w, s);
 }
 
-/* A layer reads what all members wrote of the one before. Those who divide units have met after its last step. */
+/* A layer reads what both directions of the one before wrote. Of a single one, those who divide units have met after
+ * its last step, and those who divide rows read their own. */
 static void layer_done(const fr_plan *plan, const fr_place *place, int64_t layer)
 {
-    if (place->members > 1 && layer < plan->layers - 1 && (!place->both || place->by_rows))
+    if (!place->both && layer < plan->layers - 1)
         fr_meet(place->layers, place->member, 0, place->members);
 }
 
@@ -254,7 +257,7 @@ static void run_job(fr_job job, void *about, const fr_plan *plan, const fr_seque
         const fr_place place = place_of(plan, q, 0, q->threads);
         memset(place.steps, 0, (size_t)(2 * q->threads) * sizeof(fr_met));
     }
-    if (q->threads == 1 || !fr_team_do(job, about, q->threads))
+    if (q->threads == 1 || !fr_team_do(job, about, q->threads, q->wakes != 0))
         job(about, 0, 1);
     fr_restore(mode);
 }
@@ -288,9 +291,46 @@ void fr_run(const fr_plan *plan, const fr_sequence *q)
 
 /* ---- streams ---------------------------------------------------------------------------------------------------- */
 
-bool fr_stream_take(fr_stream *stream) { return __atomic_exchange_n(&stream->busy, 1, __ATOMIC_ACQUIRE) != 0; }
+static bool take(int64_t *busy) { return __atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE) != 0; }
 
-void fr_stream_release(fr_stream *stream) { __atomic_store_n(&stream->busy, 0, __ATOMIC_RELEASE); }
+static void release(int64_t *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
+
+static void release_with(fr_stream *stream, int64_t streams)
+{
+    for (int64_t k = 0; k < streams; k++)
+        release(&stream->streams[k]->busy);
+    release(&stream->busy);
+}
+
+bool fr_stream_take(fr_stream *stream)
+{
+    if (take(&stream->busy))
+        return true;
+    for (int64_t k = 0; k < stream->stream_count; k++)
+        if (take(&stream->streams[k]->busy)) {
+            release_with(stream, k);
+            return true;
+        }
+    return false;
+}
+
+void fr_stream_release(fr_stream *stream) { release_with(stream, stream->stream_count); }
+
+/* Points the rows of a group's span to the states of its streams. */
+static void bind_states(const fr_stream *group, const fr_span *span, const fr_place *place, int64_t layer)
+{
+    float **h = (float **)span->h, **c = (float **)span->c;
+    int64_t **t = (int64_t **)span->t;
+    fr_stream *const *stream = group->streams;
+    for (int64_t k = 0, row = first_row(place); k < span->batch; k++, row += row_step(place)) {
+        for (; row >= (*stream)->io.batch; stream++)
+            row -= (*stream)->io.batch;
+        const fr_span *own = &(*stream)->spans[layer];
+        h[k] = own->h[row];
+        c[k] = own->c[row];
+        t[k] = own->t[row];
+    }
+}
 
 void fr_stream_bind(fr_stream *stream)
 {
@@ -298,8 +338,12 @@ void fr_stream_bind(fr_stream *stream)
     const int64_t threads = stream->io.threads;
     for (int64_t seat = 0; seat < (threads > 1 ? 1 + threads : 1); seat++) {
         const fr_place place = place_of(plan, &stream->io, seat > 0 ? seat - 1 : 0, seat > 0 ? threads : 1);
-        for (int64_t layer = 0; layer < plan->layers; layer++)
-            stream->spans[seat * plan->layers + layer] = span_of(plan, &stream->io, &place, layer, 0);
+        for (int64_t layer = 0; layer < plan->layers; layer++) {
+            fr_span *span = &stream->spans[seat * plan->layers + layer];
+            *span = span_of(plan, &stream->io, &place, layer, 0);
+            if (stream->streams)
+                bind_states(stream, span, &place, layer);
+        }
     }
 }
 

@@ -15,9 +15,12 @@
 /* ---- waiting ---------------------------------------------------------------------------------------------------- */
 
 /* A meeting in the middle of a step is over in a tenth of a microsecond, and a pause may take half of that: look often
- * first, then pause, then let others run: they may be what is waited for, on a machine with more threads than cores. */
+ * first, then pause, then let others run: they may be what is waited for, on a machine with more threads than cores.
+ * At last sleep: a caller of real-time priority yields to nobody else, and what it waits for may need its core. */
 #define LOOKS 256
 #define PAUSES 512
+#define YIELDS 2048
+#define NAP_NS 50000
 /* How long a thread looks for the next job before it sleeps, in nanoseconds: longer than what a program does between
  * two steps of a stream, shorter than anybody notices. */
 #define SPIN_NS 100000
@@ -33,7 +36,9 @@ static inline void pause_a_moment(void)
 
 static inline void wait_a_little(int64_t looked)
 {
-    if (looked > LOOKS + PAUSES)
+    if (looked > LOOKS + PAUSES + YIELDS)
+        nanosleep(&(struct timespec){.tv_nsec = NAP_NS}, NULL);
+    else if (looked > LOOKS + PAUSES)
         sched_yield();
     else if (looked > LOOKS)
         pause_a_moment();
@@ -67,9 +72,11 @@ typedef struct {
 } fr_worker;
 
 static struct {
-    bool taken; /* whoever has it may write to all that follows */
+    bool taken;    /* whoever has it may write to all that follows but `stopping` */
+    bool stopping; /* nobody else takes it: threads that compute all the time would leave no gap */
     int64_t workers;
-    fr_job job; /* NULL: to end */
+    int64_t refused; /* when a job was last too short to wake anybody for, in nanoseconds */
+    fr_job job;      /* NULL: to end */
     void *about;
     int64_t members;
     fr_worker worker[FR_MOST_THREADS]; /* worker[m] is member m; 0 is never used: it is the caller */
@@ -129,6 +136,13 @@ static void forget(void)
 {
     team.workers = 0;
     team.taken = false;
+    team.stopping = false;
+}
+
+static void end_of(fr_worker *worker)
+{
+    pthread_cond_destroy(&worker->woken);
+    pthread_mutex_destroy(&worker->mutex);
 }
 
 static bool start_worker(int64_t member)
@@ -141,12 +155,18 @@ static bool start_worker(int64_t member)
     memset(worker, 0, sizeof *worker);
     pthread_mutex_init(&worker->mutex, NULL);
     pthread_cond_init(&worker->woken, NULL);
-    /* Signals are for the program's own threads. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    /* Signals are for the program's own threads, but for those that say what this very thread did: blocked, they would
+     * end the process without a word. */
+    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
+    sigset_t others, before;
+    sigfillset(&others);
+    for (size_t k = 0; k < sizeof own / sizeof own[0]; k++)
+        sigdelset(&others, own[k]);
+    pthread_sigmask(SIG_SETMASK, &others, &before);
     const bool started = pthread_create(&worker->thread, NULL, work, worker) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (!started)
+        end_of(worker);
     return started;
 }
 
@@ -157,11 +177,24 @@ static bool enough_workers(int64_t members)
     return team.workers >= members - 1;
 }
 
-bool fr_team_do(fr_job job, void *about, int64_t members)
+/* Waking takes longer than a short job. But one that follows another closely may be the second of many: then all but
+ * the first two find the team awake. */
+static bool awake_or_soon(int64_t members)
 {
-    if (!take_team())
+    for (int64_t m = 1; m < members; m++)
+        if (__atomic_load_n(&team.worker[m].asleep, __ATOMIC_RELAXED)) {
+            const int64_t before = team.refused;
+            team.refused = nanoseconds();
+            return team.refused - before < SPIN_NS;
+        }
+    return true;
+}
+
+bool fr_team_do(fr_job job, void *about, int64_t members, bool wakes)
+{
+    if (__atomic_load_n(&team.stopping, __ATOMIC_RELAXED) || !take_team())
         return false;
-    const bool can = enough_workers(members);
+    const bool can = enough_workers(members) && (wakes || awake_or_soon(members));
     if (can) {
         team.job = job;
         team.about = about;
@@ -180,16 +213,17 @@ bool fr_team_do(fr_job job, void *about, int64_t members)
 
 void fr_team_stop(void)
 {
-    while (!take_team())
-        sched_yield();
+    __atomic_store_n(&team.stopping, true, __ATOMIC_RELAXED);
+    for (int64_t looked = 0; !take_team(); looked++)
+        wait_a_little(looked);
     team.job = NULL;
     for (int64_t m = 1; m <= team.workers; m++) {
         post(&team.worker[m]);
         pthread_join(team.worker[m].thread, NULL);
-        pthread_cond_destroy(&team.worker[m].woken);
-        pthread_mutex_destroy(&team.worker[m].mutex);
+        end_of(&team.worker[m]);
     }
     team.workers = 0;
+    __atomic_store_n(&team.stopping, false, __ATOMIC_RELAXED);
     release_team();
 }
 
@@ -211,7 +245,7 @@ double fr_time_meetings(int64_t threads, int64_t repeats)
 {
     fr_meetings meetings = {.repeats = repeats};
     const int64_t begin = nanoseconds();
-    if (!fr_team_do(meet_often, &meetings, threads))
+    if (!fr_team_do(meet_often, &meetings, threads, true))
         return -1.0;
     return 1e-9 * (double)(nanoseconds() - begin) / (double)repeats;
 }

@@ -1,8 +1,9 @@
 /*
- * The team: threads of this library that compute side by side with the one that calls it, and the meetings in which they
- * wait for each other. One team serves the process; it starts with the first call that wants it and stays. A member spins
- * for a while for the next job, then sleeps until it is woken: steps of a sequence follow each other in microseconds,
- * calls may be seconds apart. No OpenMP: its threads do not survive a fork, and a forked child that wants them hangs.
+ * The team: threads of this library that compute side by side with the one that calls it, and the meetings in which
+ * they wait for each other. One team serves the process; it starts with the first call that wants it and stays. A
+ * member spins for a while for the next job, then sleeps until it is woken: steps of a sequence follow each other in
+ * microseconds, calls may be seconds apart. No OpenMP: its threads do not survive a fork, and a forked child that wants
+ * them hangs.
  */
 #ifndef FR_TEAM_H
 #define FR_TEAM_H
@@ -25,8 +26,9 @@ typedef void (*fr_job)(void *about, int64_t member, int64_t members);
 
 /*
  * Does a job with so many members, the calling thread being member 0, and returns when all are done: true. False, and
- * nothing done, where the team is at another job, or its threads cannot be had: the caller then does the job alone.
+ * nothing done, where the team is at another job, its threads cannot be had, or one sleeps and the job is too short to
+ * wake it for (`wakes` false): the caller then does the job alone.
  */
-bool fr_team_do(fr_job job, void *about, int64_t members);
+bool fr_team_do(fr_job job, void *about, int64_t members, bool wakes);
 
 #endif

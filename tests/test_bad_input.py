@@ -123,8 +123,6 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"backend": "cuda"}, ValueError, "backend must be 'auto' or one of c, numba, numpy"),
         ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64'"),
         ({"weights": "int8"}, fr.UnsupportedError, "weights must be 'float32'"),
-        ({"threads": 2}, fr.UnsupportedError, "threads must be 1"),
-        ({"threads": "auto"}, fr.UnsupportedError, "threads must be 1"),
         ({"proj_size": 5}, ValueError, r"proj_size must be below hidden_size \(5\), got 5"),
         ({"proj_size": -1}, ValueError, "proj_size must be at least 0"),
         (
@@ -148,8 +146,6 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"num_layers": 10_001}, ValueError, "num_layers must be at most 10000"),
         ({"clip": float("nan")}, ValueError, "clip must be above 0"),
         ({"cell_clip": "3"}, TypeError, "cell_clip must be a number or None"),
-        ({"threads": 1.0}, fr.UnsupportedError, "threads must be 1"),
-        ({"threads": np.ones(2)}, fr.UnsupportedError, "threads must be 1"),
         ({"bias": np.ones(2)}, ValueError, "bias must be one of"),
         ({"dtype": np.ones(2)}, ValueError, "dtype must be"),
         ({"backend": None}, ValueError, "backend must be"),

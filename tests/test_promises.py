@@ -85,6 +85,83 @@ def test_same_bits_across_the_scratch_boundary(make_compiled: Maker, draw: Draw)
     same_bits(end.c, after.c)
 
 
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.integers(1, 12),
+    batch=st.sampled_from([1, 1, 2, 3, 8, 12, 21]),  # units or rows are divided
+    inputs=st.integers(1, 20),
+    hidden=st.sampled_from([6, 12, 33, 66]),  # multiples of any number of modules
+    layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    threads=st.integers(2, 5),
+    seed=st.integers(0, 2**31),
+)
+def test_same_bits_for_any_number_of_threads(
+    make_compiled: Maker,
+    member,
+    steps,
+    batch,
+    inputs,
+    hidden,
+    layers,
+    bidirectional,
+    threads,
+    seed,
+) -> None:
+    cell, chosen = member
+    alone, team = (
+        make_compiled(
+            inputs,
+            hidden,
+            layers,
+            cell=cell,
+            bidirectional=bidirectional,
+            threads=number,
+            seed=seed,
+            **chosen,
+        )
+        for number in (1, threads)
+    )
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
+    y, after = alone(x)
+
+    def same(pair, others) -> None:
+        same_bits(pair[0], others[0])
+        for array, other in zip(pair[1], others[1], strict=True):
+            assert array.tobytes() == other.tobytes()
+
+    same(team(x), (y, after))
+    lengths = random.integers(0, steps + 1, batch)
+    same(team(x, after, lengths), alone(x, after, lengths))
+    row = slice(*sorted(random.integers(0, batch + 1, 2)))
+    same_bits(team(x[:, row])[0], y[:, row])
+    at = int(random.integers(0, steps + 1))
+    if not bidirectional:
+        middle = team(x[:at])[1]
+        same(team(x[at:], middle), (y[at:], after))
+        stream = team.stream(batch)
+        for x_t, y_t in zip(x, y, strict=True):
+            same_bits(stream.step(x_t), y_t)
+        same((y, stream.state), (y, after))
+
+
+def test_negative_control_another_order_of_sums_gives_other_bits(
+    make_compiled: Maker, draw: Draw
+) -> None:
+    layer = make_compiled(40, 33, threads=2, seed=0)
+    order = np.arange(40)[::-1]
+    weights = {
+        name: array[:, order] if "weight_ih" in name else array
+        for name, array in layer.weights.items()
+    }
+    turned = make_compiled.from_weights(weights, threads=2)
+    x = draw(9, 2, 40)
+    np.testing.assert_allclose(turned(x[:, :, order])[0], layer(x)[0], rtol=0, atol=1e-6)
+    with pytest.raises(AssertionError):
+        same_bits(turned(x[:, :, order])[0], layer(x)[0])
+
+
 def test_negative_control_other_inputs_give_other_bits(make_compiled: Maker, draw: Draw) -> None:
     layer = make_compiled(3, 5, seed=0)
     x = draw(9, 2, 3)

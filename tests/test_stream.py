@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import tracemalloc
 
@@ -231,3 +232,166 @@ def test_a_stream_outlives_its_layer(make: Maker, draw: Draw) -> None:
 
 def test_repr(make: Maker) -> None:
     assert "batch_size=3" in repr(make(5, 9).stream(3))
+
+
+# ---- groups ----------------------------------------------------------------------------------------
+
+
+def group_of(make: Maker, member, batches, **named) -> tuple[fr.StreamGroup, list[fr.Stream]]:
+    """A group, and streams like its own that are stepped alone."""
+    cell, chosen = member
+    layer = make(5, 36, 2, cell=cell, seed=0, **named, **chosen)
+    pairs = [(layer.stream(batch), layer.stream(batch)) for batch in batches]
+    return fr.StreamGroup([one for one, _ in pairs]), [other for _, other in pairs]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_group_is_its_streams(make_compiled: Maker, member, draw: Draw, threads: int) -> None:
+    batches = (1, 3, 1, 7)
+    group, alone = group_of(make_compiled, member, batches, threads=threads)
+    rows = np.cumsum((0, *batches))
+    for number, stream in enumerate(group.streams):  # they were somewhere before
+        for _ in range(number):
+            x = draw(batches[number], 5)
+            stream.step(x)
+            alone[number].step(x)
+    for step in range(6):
+        x = draw(group.batch_size, 5)
+        y = group.step(x)
+        for first, last, stream in zip(rows, rows[1:], alone, strict=False):
+            assert y[first:last].tobytes() == stream.step(x[first:last]).tobytes()
+        if step == 3:  # and alone in between
+            x = draw(3, 5)
+            assert group.streams[1].step(x).tobytes() == alone[1].step(x).tobytes()
+        for one, other in zip(group.streams, alone, strict=True):
+            for array, expected in zip(one.state, other.state, strict=True):
+                assert array.tobytes() == expected.tobytes()
+
+
+def test_a_group_of_the_specification(member, draw: Draw) -> None:
+    cell, chosen = member
+    layer = cell(5, 36, 2, backend="numpy", seed=0, **chosen)
+    one, two, other = layer.stream(2), layer.stream(), layer.stream(3)
+    group = fr.StreamGroup((one, two))
+    for _ in range(3):
+        x = draw(3, 5)
+        np.testing.assert_allclose(group.step(x), other.step(x), rtol=1e-5, atol=1e-6)
+    for array, second, both in zip(one.state, two.state, other.state, strict=True):
+        np.testing.assert_allclose(array, both[:, :2], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(second, both[:, 2:], rtol=1e-5, atol=1e-6)
+
+
+def test_negative_control_rows_of_a_group_in_another_order_differ(make: Maker, draw: Draw) -> None:
+    group, alone = group_of(make, (fr.LSTM, {}), (1, 1))
+    x = draw(2, 5)
+    y = group.step(x)
+    assert not np.allclose(y[:1], alone[0].step(x[1:]))
+    assert not np.allclose(group.streams[0].state.c, group.streams[1].state.c)
+
+
+def test_what_a_group_shows_and_reads(make: Maker, draw: Draw) -> None:
+    group, alone = group_of(make, (fr.LSTM, {}), (1, 2))
+    assert (group.batch_size, group.input.shape, group.output.shape) == (3, (3, 5), (3, 36))
+    assert "2 streams" in repr(group) and "batch_size=3" in repr(group)
+    group.input[...] = draw(3, 5)
+    y = group.step()
+    assert y is group.output
+    np.testing.assert_allclose(y[:1], alone[0].step(group.input[:1]), rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="read-only"):
+        y[0] = 0
+    assert not group.streams[0].output.any(), "a stream's output is that of its own steps"
+    with pytest.raises(TypeError, match="a StreamGroup cannot be copied or pickled"):
+        copy.copy(group)
+    square = make(36, 36, seed=0)
+    group, other = fr.StreamGroup([square.stream(), square.stream()]), square.stream(2)
+    y = group.step(draw(2, 36))
+    other.reset([np.concatenate(pair, axis=1) for pair in zip(*(s.state for s in group.streams))])
+    for _ in range(3):
+        copied = y.copy()
+        y = group.step(y)
+        np.testing.assert_allclose(y, other.step(copied), rtol=0, atol=1e-6)
+
+
+def test_a_bad_step_of_a_group_changes_nothing(make: Maker, draw: Draw) -> None:
+    group, _ = group_of(make, (fr.LSTM, {}), (1, 2))
+    before = [stream.state for stream in group.streams]
+    for bad, error, message in (
+        (draw(2, 5), ValueError, r"x must have shape \(3, 5\), got \(2, 5\)"),
+        (draw(5, 3).T, ValueError, "x must be C-contiguous"),
+        (draw(3, 5).astype(np.float64), TypeError, "x must be float32, got float64"),
+    ):
+        with pytest.raises(error, match=message):
+            group.step(bad)
+    for stream, state in zip(group.streams, before, strict=True):
+        np.testing.assert_array_equal(stream.state.c, state.c)
+
+
+def test_a_busy_stream_stops_its_group_and_a_busy_group_its_streams(
+    make: Maker, draw: Draw
+) -> None:
+    group, _ = group_of(make, (fr.LSTM, {}), (1, 1, 1))
+    x = draw(3, 5)
+    for stream in group.streams:
+        before = [other.state for other in group.streams]
+        assert not stream._entry.take()
+        for call in (group.step, lambda: group.step(x), lambda: group.step(x.view(Subclass))):
+            with pytest.raises(fr.StreamBusyError, match="a stream of this group is in use"):
+                call()
+        stream._entry.release()
+        for other, state in zip(group.streams, before, strict=True):  # and the others are free
+            np.testing.assert_array_equal(other.state.c, state.c)
+    assert not group._entry.take()
+    for stream in group.streams:
+        with pytest.raises(fr.StreamBusyError, match="this stream is in use"):
+            stream.step(x[:1])
+    with pytest.raises(fr.StreamBusyError):
+        group.step(x)
+    with pytest.raises(fr.StreamBusyError):
+        fr.StreamGroup(group.streams[1:]).step(x[1:])
+    group._entry.release()
+    group.step(x)
+    group.streams[0].step(x[:1])
+
+
+def test_bad_groups(draw: Draw) -> None:
+    layer, twin = fr.GRU(3, 5, seed=0), fr.GRU(3, 5, seed=0)
+    one, two = layer.stream(), layer.stream()
+    for streams, error, message in (
+        ([], ValueError, "streams must be at least one, got none"),
+        (one, TypeError, "streams must be a list or tuple of streams, not Stream"),
+        ([one, "two"], TypeError, r"streams\[1\] must be a Stream, not str"),
+        ([one, layer], TypeError, r"streams\[1\] must be a Stream, not GRU"),
+        ([one, two, one], ValueError, r"streams must differ: streams\[2\] is there twice"),
+        ([one, twin.stream()], ValueError, r"of one layer, .*streams\[1\] is of another"),
+    ):
+        with pytest.raises(error, match=message):
+            fr.StreamGroup(streams)
+
+
+def test_a_step_of_a_group_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
+    group, _ = group_of(make_compiled, (fr.LSTM, {}), (1, 2, 1), threads=2)
+    x = draw(4, 5)
+    group.step(x)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(100):
+            group.step(x)
+            group.step()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 200
+    assert peak - before < 500
+
+
+def test_a_group_outlives_its_streams_and_layer(make: Maker, draw: Draw) -> None:
+    x = draw(2, 5)
+    group, alone = group_of(make, (fr.LSTM, {}), (1, 1))
+    del alone
+    expected = group_of(make, (fr.LSTM, {}), (1, 1))[0].step(x).copy()
+    gc.collect()
+    junk = [np.ones(500, np.float32) for _ in range(200)]
+    np.testing.assert_array_equal(group.step(x), expected)
+    del junk

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fusedrnn.machine import Machine as Machine
     from fusedrnn.machine import this_machine as this_machine
     from fusedrnn.stream import Stream as Stream
+    from fusedrnn.stream import StreamGroup as StreamGroup
 
 _HOME = {
     "Architecture": "cells",
@@ -59,6 +60,7 @@ _HOME = {
     "RNNState": "layers",
     "Stream": "stream",
     "StreamBusyError": "errors",
+    "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "layers",
     "count": "complexity",

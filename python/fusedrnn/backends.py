@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from math import inf, prod
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, Union, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,7 @@ def active_isa() -> str:
     return asked
 
 
-Threads = Union[int, Literal["auto"]]
+Threads = int | Literal["auto"]
 
 
 def checked_threads(threads: Any) -> Threads:
@@ -269,7 +269,7 @@ class Compiled(Engine):
         self.plan.outputs = architecture.fed_back
         self.plan.panels = panels
         self._threads = threads
-        self._chosen: dict[int, int] = {}
+        self._models: dict[int, _Model] = {}
         self._idle: list[_Call] = []
         self._second = "".join(each.kind for each in architecture.table.states[1:])
         # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
@@ -360,27 +360,37 @@ class Compiled(Engine):
 
     def threads(self, batch: int) -> int:
         """How many threads compute a batch of that size; for "auto" it is measured the first time."""
-        if self._threads != "auto":
-            return self._threads
-        if batch not in self._chosen:
-            self._chosen[batch] = self._fastest(batch)
-        return self._chosen[batch]
+        return self._model(batch).threads if self._threads == "auto" else self._threads
 
-    def _fastest(self, batch: int) -> int:
+    def _model(self, batch: int) -> _Model:
+        model = self._models.get(batch) or self._measured(batch)
+        if model is None:  # the team is at work for somebody else: measured another time
+            return _Model(1, 0.0)
+        self._models[batch] = model
+        return model
+
+    def _measured(self, batch: int) -> _Model | None:
         """The number of threads for which a model says the least: the work of a step is shared, its meetings are not."""
         cores = len(os.sched_getaffinity(0))
         if cores == 1 or batch == 0:
-            return 1
+            return _Model(1, 0.0)
         plan, a = self.plan, self._architecture
         work = self._step_seconds(batch)
         # Directions side by side need no meetings.
         meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.second_panels else 1)
         seconds = {1: work / SHARED_GAIN}
+        share = 1.0
         for threads in range(2, min(cores, lib.FR_MOST_THREADS) + 1):
             parts = threads // a.directions if a.bidirectional else threads
             largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
-            seconds[threads] = work * largest + meetings * meeting_seconds(threads)
-        return min(seconds, key=seconds.__getitem__)
+            if largest >= share:  # no less work for anybody than with fewer threads
+                continue
+            share = largest
+            meeting = meeting_seconds(threads)
+            if meeting is None:
+                return None
+            seconds[threads] = work * largest + meetings * meeting
+        return _Model(min(seconds, key=seconds.__getitem__), work)
 
     def _step_seconds(self, batch: int) -> float:
         """What a step takes one thread, of a short sequence of zeros."""
@@ -417,6 +427,9 @@ class Compiled(Engine):
         if (call.steps, call.batch, call.threads) != (steps, batch, threads):
             call.steps, call.batch, call.threads = steps, batch, threads
             q.steps, q.batch, q.threads = steps, batch, threads
+            # Threads that were asked for are used; those of a model only where it is faster.
+            auto = threads > 1 and self._threads == "auto"
+            q.wakes = not auto or steps * self._model(batch).step_seconds > WAKING_SECONDS
             floats = lib.fr_workspace_floats(self.plan, steps, batch, threads)
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
@@ -462,11 +475,28 @@ class Compiled(Engine):
 SHARED_GAIN = 1.15
 
 
-@cache
-def meeting_seconds(threads: int) -> float:
-    """What a meeting of so many threads takes on this machine."""
-    best = min(lib.fr_time_meetings(threads, 500) for _ in range(5))
-    return best if best > 0 else inf
+#: What it takes to wake threads that sleep, and to have them at work: 30 to 130 microseconds.
+WAKING_SECONDS = 200e-6
+
+
+class _Model(NamedTuple):
+    """What ``threads="auto"`` knows of a batch size: how many are fastest, and what a step takes one of them."""
+
+    threads: int
+    step_seconds: float
+
+
+_meetings: dict[int, float] = {}
+
+
+def meeting_seconds(threads: int) -> float | None:
+    """What a meeting of so many threads takes on this machine; None if it cannot be had now."""
+    if threads not in _meetings:
+        measured = [lib.fr_time_meetings(threads, 500) for _ in range(5)]
+        if min(measured) < 0:
+            return None
+        _meetings[threads] = min(measured)
+    return _meetings[threads]
 
 
 #: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
