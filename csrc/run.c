@@ -2,12 +2,14 @@
  * Runs plans: the loop over time, chunk by chunk and step by step, is here and nowhere else, for C and Numba kernels
  * alike. Like dispatch.c this is compiled for the baseline CPU.
  *
- * A team divides a call among its members in one of three ways, or two of them:
+ * A team divides a call among its members in one of these ways, or the first and one of the next two:
  *
  *   directions   each is a recurrence of its own: side by side, and no meeting before the end of the layer
  *   rows         each member has sequences of its own: likewise
  *   units        each member has units of its own, whose panels stay in its core's L2; after each product that another
  *                one waits for, all members of the direction meet
+ *   layers       each member has layers of its own, a few steps behind the layer below: a wave through the stack, that
+ *                waits for each other a few steps at a time
  *
  * What a number is computed from, and in which order, is the same in all of them, and alone: so are the bits.
  */
@@ -31,23 +33,42 @@
 
 static int64_t z_step_floats(const fr_panels *w, int64_t batch) { return batch * w->blocks * w->block_floats; }
 
-static int64_t chunk_steps(const fr_panels *w, int64_t steps, int64_t batch)
+static int64_t chunk_steps(const fr_plan *plan, int64_t steps, int64_t batch)
 {
+    const fr_panels *w = plan->panels; /* one size of scratch for all layers */
     const int64_t share = w->blocks * w->block_floats * w->inputs / 4;
     const int64_t fit = (share > SCRATCH_FLOATS ? share : SCRATCH_FLOATS) / z_step_floats(w, batch);
     const int64_t chunk = fit < steps ? fit : steps;
     return chunk > 0 ? chunk : 1;
 }
 
+/*
+ * A wave pays where a step is so short that a meeting in it would cost as much: up to 64 units, one sequence. From 128
+ * on it is no faster than divided units, and slower where those fit the L2 of their core and a layer does not. Each
+ * member has as many layers, no more than it remembers, of sequences long beside what it is behind.
+ */
+#define WAVE_STEPS 12
+#define WAVE_LAYERS 8
+#define WAVE_FLOATS (64 * 1024)
+static bool divides_layers(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
+{
+    const fr_panels *w = plan->panels;
+    return threads > 1 && plan->directions == 1 && plan->layers % threads == 0 &&
+           plan->layers <= WAVE_LAYERS * threads && steps >= 4 * WAVE_STEPS &&
+           batch * w->blocks * w->block_floats * (w->inputs + w->outputs) <= WAVE_FLOATS;
+}
+
 /* What the workspace holds, in floats from its first cache line on. */
 typedef struct {
-    int64_t between[2]; /* layers but the last write here what the next one reads: two buffers in turn */
-    int64_t meetings;   /* in the middle of a layer, and at its end: an fr_met for each member */
-    int64_t seats;      /* what each has for itself: seat 0 for a thread alone, 1 + m for member m of a team */
-    int64_t seat;       /* the size of one, and in it, from its beginning: */
-    int64_t rows;       /* for each layer and direction five arrays of batch pointers: rows of x, y, h, c and t */
-    int64_t active;     /* as in fr_span, of the rows that a member has */
-    int64_t scratch;    /* as in fr_span */
+    int64_t between;  /* layers but the last write here what the next one reads: so many buffers in turn, */
+    int64_t buffers;  /* two, or in a wave, which has all layers at work, one for each */
+    int64_t buffer;   /* of so many floats */
+    int64_t meetings; /* in the middle of a layer, and at its end: an fr_met for each member */
+    int64_t seats;    /* what each has for itself: seat 0 for a thread alone, 1 + m for member m of a team */
+    int64_t seat;     /* the size of one, and in it, from its beginning: */
+    int64_t rows;     /* for each layer and direction five arrays of batch pointers: rows of x, y, h, c and t */
+    int64_t active;   /* as in fr_span, of the rows that a member has */
+    int64_t scratch;  /* as in fr_span */
     int64_t scratch_rows;
     int64_t aside;
     int64_t end;
@@ -56,11 +77,12 @@ typedef struct {
 static fr_layout layout_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
 {
     const fr_panels *w = plan->panels; /* of the shape of all */
-    const int64_t between = ALIGN(steps * batch * plan->directions * plan->outputs);
-    const int64_t chunk = chunk_steps(w, steps, batch);
+    const int64_t below = plan->layers - 1;
+    const int64_t chunk = chunk_steps(plan, steps, batch);
     fr_layout at = {0};
-    at.between[1] = at.between[0] + (plan->layers > 2 ? between : 0);
-    at.meetings = at.between[1] + (plan->layers > 1 ? between : 0);
+    at.buffers = below < 2 || divides_layers(plan, steps, batch, threads) ? below : 2;
+    at.buffer = ALIGN(steps * batch * plan->directions * plan->outputs);
+    at.meetings = at.buffers * at.buffer;
     at.seats = at.meetings + (threads > 1 ? 2 * threads * MET : 0);
     at.active = ALIGN(plan->layers * plan->directions * 5 * batch * POINTER);
     at.scratch = at.active + (threads > 1 ? ALIGN(steps * POINTER) : 0);
@@ -90,6 +112,7 @@ typedef struct {
     int64_t member, members;
     int64_t first, count; /* the members of its direction */
     bool both;            /* computes both directions, if there are two, one after the other */
+    bool by_layers;       /* each member has layers of its own: as if it were alone, but for who waits for whom */
     bool by_rows;         /* the members of a direction divide rows among them, not units */
     fr_met *steps, *layers;
 } fr_place;
@@ -107,6 +130,17 @@ static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t memb
     if (members == 1) /* a small step would notice the divisions */
         return (fr_place){.members = 1, .count = 1, .both = true};
     fr_met *meetings = (fr_met *)(workspace_of(q) + layout_of(plan, q->steps, q->batch, q->threads).meetings);
+    if (divides_layers(plan, q->steps, q->batch, members))
+        return (fr_place){
+            .seat = 1 + member,
+            .member = member,
+            .members = members,
+            .first = member,
+            .count = 1,
+            .both = true,
+            .by_layers = true,
+            .steps = meetings,
+        };
     const int64_t groups = plan->directions;
     const int64_t count = members / groups, group = member / count;
     return (fr_place){
@@ -140,10 +174,10 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
     float *first_seat = seat - (place->member - place->first) * at.seat; /* of those who share units */
 
     const bool first = layer == 0, last = layer == plan->layers - 1;
-    const float *x = first ? q->x : workspace + at.between[(layer - 1) % 2];
+    const float *x = first ? q->x : workspace + at.between + (layer - 1) % at.buffers * at.buffer;
     const int64_t x_step = first ? q->x_step : B * width;
     const int64_t x_row = first ? q->x_row : width;
-    float *y = (last ? q->y : workspace + at.between[layer % 2]) + direction * R;
+    float *y = (last ? q->y : workspace + at.between + layer % at.buffers * at.buffer) + direction * R;
     const int64_t y_step = last ? q->y_step : B * width;
     const int64_t y_row = last ? q->y_row : width;
 
@@ -171,6 +205,7 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
         active = mine;
     }
     const int64_t sign = direction == 0 ? 1 : -1;
+    const int64_t chunk = chunk_steps(plan, q->steps, B);
     return (fr_span){
         .steps = q->steps,
         .batch = batch,
@@ -187,7 +222,7 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
         .scratch = seat + at.scratch,
         .scratch_rows = (const float **)(seat + at.scratch_rows),
         .aside = (place->by_rows ? seat : first_seat) + at.aside,
-        .chunk = chunk_steps(w, q->steps, B),
+        .chunk = place->by_layers && chunk > WAVE_STEPS ? WAVE_STEPS : chunk,
     };
 }
 
@@ -213,27 +248,50 @@ static void keep_state(const fr_panels *w, const fr_span *s)
         }
 }
 
-static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place)
+/* The steps of a chunk, from `first` on. */
+static void run_chunk(const fr_panels *w, const fr_span *s, const fr_place *place, int64_t first)
 {
     const bool ahead = w->projects == FR_ALWAYS || (w->projects == FR_AHEAD && s->chunk > 1);
-    for (int64_t first = 0; first < s->steps; first += s->chunk) {
-        const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
-        float *z = ahead ? s->scratch : NULL;
-        if (z) /* each member for its own units: nobody waits */
-            w->kernel(w, s, FR_PROJECT, first, z);
-        for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
-            w->kernel(w, s, FR_STEP, t, z);
-            if (w->second_panels) {
-                meet(s, place);
-                w->kernel(w, s, FR_FINISH, t, z);
-            }
+    const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
+    float *z = ahead ? s->scratch : NULL;
+    if (z) /* each member for its own units: nobody waits */
+        w->kernel(w, s, FR_PROJECT, first, z);
+    for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
+        w->kernel(w, s, FR_STEP, t, z);
+        if (w->second_panels) {
             meet(s, place);
-            if (z)
-                z += z_step_floats(w, active_rows(s, t));
+            w->kernel(w, s, FR_FINISH, t, z);
         }
+        meet(s, place);
+        if (z)
+            z += z_step_floats(w, active_rows(s, t));
     }
+}
+
+static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place)
+{
+    for (int64_t first = 0; first < s->steps; first += s->chunk)
+        run_chunk(w, s, place, first);
     if (s->part == 0)
         keep_state(w, s);
+}
+
+/* A member's layers in a wave, chunk by chunk: each chunk when the member below has done it. */
+static void run_wave(const fr_plan *plan, const fr_sequence *q, const fr_place *place)
+{
+    const int64_t layers = plan->layers / place->members, lowest = place->member * layers;
+    fr_span spans[WAVE_LAYERS];
+    for (int64_t layer = 0; layer < layers; layer++)
+        spans[layer] = span_of(plan, q, place, lowest + layer, 0);
+    for (int64_t first = 0; first < q->steps; first += spans->chunk) {
+        if (place->member > 0)
+            fr_await(place->steps, place->member - 1, first / spans->chunk + 1);
+        for (int64_t layer = 0; layer < layers; layer++)
+            run_chunk(&plan->panels[lowest + layer], &spans[layer], place, first);
+        fr_come(place->steps, place->member);
+    }
+    for (int64_t layer = 0; layer < layers; layer++)
+        keep_state(&plan->panels[lowest + layer], &spans[layer]);
 }
 
 /* A layer reads what both directions of the one before wrote. Of a single one, those who divide units have met after
@@ -272,6 +330,10 @@ static void run_member(void *about, int64_t member, int64_t members)
     const fr_call *call = about;
     const fr_plan *plan = call->plan;
     const fr_place place = place_of(plan, call->q, member, members);
+    if (place.by_layers) {
+        run_wave(plan, call->q, &place);
+        return;
+    }
     for (int64_t layer = 0; layer < plan->layers; layer++) {
         for (int64_t direction = 0; direction < plan->directions; direction++)
             if (computes(&place, direction)) {

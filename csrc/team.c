@@ -51,13 +51,24 @@ static int64_t nanoseconds(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-void fr_meet(fr_met *met, int64_t member, int64_t first, int64_t count)
+void fr_come(fr_met *met, int64_t member)
 {
     const uint64_t times = met[member].times + 1; /* nobody else writes to it */
     __atomic_store_n(&met[member].times, times, __ATOMIC_RELEASE);
+}
+
+void fr_await(const fr_met *met, int64_t member, int64_t times)
+{
+    for (int64_t looked = 0; __atomic_load_n(&met[member].times, __ATOMIC_ACQUIRE) < (uint64_t)times; looked++)
+        wait_a_little(looked);
+}
+
+void fr_meet(fr_met *met, int64_t member, int64_t first, int64_t count)
+{
+    fr_come(met, member);
+    const int64_t times = (int64_t)met[member].times;
     for (int64_t other = first; other < first + count; other++)
-        for (int64_t looked = 0; __atomic_load_n(&met[other].times, __ATOMIC_ACQUIRE) < times; looked++)
-            wait_a_little(looked);
+        fr_await(met, other, times);
 }
 
 /* ---- the threads ------------------------------------------------------------------------------------------------ */

@@ -17,8 +17,14 @@ typedef struct {
     char apart[128 - sizeof(uint64_t)];
 } fr_met;
 
+/* Counts that `member` has come, or come so far, once more. met[m] counts for member m, from 0. */
+void fr_come(fr_met *met, int64_t member);
+
+/* Waits until `member` has come so often. What it wrote before is then visible. */
+void fr_await(const fr_met *met, int64_t member, int64_t times);
+
 /* Waits until the members first <= m < first + count have come as often as `member`, which is one of them. What any
- * of them wrote before is then visible to all. met[m] counts for member m, from 0. */
+ * of them wrote before is then visible to all. */
 void fr_meet(fr_met *met, int64_t member, int64_t first, int64_t count);
 
 /* What a member does; it returns when its own part is done. */

@@ -63,10 +63,7 @@ FR_INLINE fr_power fr_exp2(vf x, float limit, float factor)
     return (fr_power){scale, vf_mul(scale, r), vf_fma(vf_fma(p45, r2, p23), r2, p01)};
 }
 
-FR_INLINE vf fr_power_plus(fr_power e, float one)
-{
-    return vf_fma(e.scaled, e.p, vf_add(e.scale, vf_set1(one)));
-}
+FR_INLINE vf fr_power_plus(fr_power e, float one) { return vf_fma(e.scaled, e.p, vf_add(e.scale, vf_set1(one))); }
 
 FR_INLINE fr_quotient fr_sigmoid(vf x)
 {

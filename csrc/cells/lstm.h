@@ -97,7 +97,8 @@ FR_INLINE void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t, f
     static const float zeros[8 * VF_LANES];
     const int64_t R_blocks = (w->outputs + VF_LANES - 1) / VF_LANES;
     fr_place at;
-    FR_FOR_TILES (at, tiling, fr_share(s, R_blocks), fr_downward(s, t)) {
+    FR_FOR_TILES(at, tiling, fr_share(s, R_blocks), fr_downward(s, t))
+    {
         const float *m[FR_MOST_ROWS];
         fr_tile tile;
 
@@ -119,8 +120,8 @@ FR_INLINE void fr_lstm_step(int gates, bool plain, const fr_panels *w, const fr_
                             fr_tiling tiling)
 {
     fr_place at;
-    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
-        fr_lstm_tile(gates, plain, w, s, t, z, &at);
+    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
+    fr_lstm_tile(gates, plain, w, s, t, z, &at);
 }
 
 FR_INLINE void fr_lstm_phase(int gates, bool plain, const fr_panels *w, const fr_span *s, int64_t phase, int64_t t,

@@ -63,7 +63,8 @@ FR_INLINE fr_tiling fr_tile_rows(int64_t count, int gates)
     return tiling;
 }
 
-/* One row, the usual batch of a stream: all of it constants, so that what a small step does besides computing vanishes. */
+/* One row, the usual batch of a stream: all of it constants, so that what a small step does besides computing vanishes.
+ */
 FR_INLINE fr_tiling fr_tile_one(int gates)
 {
     fr_tiling tiling = {1, 1, 0, 1};
@@ -169,8 +170,8 @@ typedef struct {
 
 /*
  * The shorter side of the tile is held in registers while the longer one passes by: beside 24 sums there is no room to
- * hold 6 values, and fewer instructions wait at a time. vf_keep makes a weight one load for all rows: left to itself, gcc
- * makes it a memory operand of each, and the loads are what bounds a tile of 2 or 3 rows.
+ * hold 6 values, and fewer instructions wait at a time. vf_keep makes a weight one load for all rows: left to itself,
+ * gcc makes it a memory operand of each, and the loads are what bounds a tile of 2 or 3 rows.
  */
 FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor f)
 {
@@ -256,8 +257,7 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
     {                                                                                                                  \
         const int gates = GATES;                                                                                       \
         switch (rows * 16 + blocks) {                                                                                  \
-            FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6)                              \
-            FR_SHAPES(7) FR_SHAPES(8)                                                                                  \
+            FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6) FR_SHAPES(7) FR_SHAPES(8)    \
         }                                                                                                              \
         __builtin_unreachable();                                                                                       \
     }
@@ -344,7 +344,8 @@ FR_INLINE void fr_project(int gates, const fr_panels *w, const fr_span *s, int64
         return;
     const fr_tiling tiling = fr_tile_rows(count, gates);
     fr_place at;
-    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), false) {
+    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), false)
+    {
         const fr_factor W_x = fr_factor_at(&at, w->x_panels, gates, w->inputs, s->scratch_rows + at.row);
         fr_product(gates, at.rows, at.blocks, fr_biases(w, &at), W_x, fr_nothing_more, fr_projected(w, &at, z));
     }

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import cache, lru_cache
 from math import inf, prod
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -472,7 +473,7 @@ class Compiled(Engine):
 
 
 #: A team must be so much faster than one thread before it is asked: what is shared costs caches and power besides.
-SHARED_GAIN = 1.15
+SHARED_GAIN = 1.25
 
 
 #: What it takes to wake threads that sleep, and to have them at work: 30 to 130 microseconds.
@@ -492,10 +493,10 @@ _meetings: dict[int, float] = {}
 def meeting_seconds(threads: int) -> float | None:
     """What a meeting of so many threads takes on this machine; None if it cannot be had now."""
     if threads not in _meetings:
-        measured = [lib.fr_time_meetings(threads, 500) for _ in range(5)]
+        measured = [lib.fr_time_meetings(threads, 500) for _ in range(7)]
         if min(measured) < 0:
             return None
-        _meetings[threads] = min(measured)
+        _meetings[threads] = median(measured)
     return _meetings[threads]
 
 
