@@ -14,6 +14,7 @@ import threading
 import time
 import tracemalloc
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -292,6 +293,27 @@ def test_where_no_thread_can_be_had_one_computes() -> None:
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- a wave through a stack ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [2, 4, 6])
+def test_a_wave_has_the_same_bits(
+    member: tuple[type[fr.Layer], dict[str, Any]], layers: int, draw: Draw
+) -> None:
+    kind, options = member
+    steps, batch = 60, 2  # long enough for a wave, small enough to be one
+    one = kind(3, 12, layers, seed=1, **options)
+    x, lengths = draw(steps, batch, 3), [steps, 17]
+    for threads in (2, layers):
+        team = kind(3, 12, layers, seed=1, threads=threads, **options)
+        for each in (None, lengths):
+            expected, state = one(x, lengths=each)
+            y, after = team(x, lengths=each)
+            np.testing.assert_array_equal(y, expected)
+            for array, wanted in zip(after, state, strict=True):
+                np.testing.assert_array_equal(array, wanted)
 
 
 # ---- threads="auto" --------------------------------------------------------------------------------
