@@ -1,6 +1,6 @@
 /*
- * Finds what this CPU has, and kernels for it. Compiled for the baseline CPU and without link-time optimisation, so that
- * no instruction of a newer one can reach the code that decides what this one has.
+ * Finds what this CPU has, and kernels for it. Compiled for the baseline CPU and without link-time optimisation, so
+ * that no instruction of a newer one can reach the code that decides what this one has.
  */
 #include "kernel_table.h"
 
