@@ -127,7 +127,10 @@ static void *work(void *argument)
         for (int64_t looked = 0; __atomic_load_n(&me->posted, __ATOMIC_ACQUIRE) == done; looked++) {
             if (looked < LOOKS)
                 continue;
-            pause_a_moment();
+            if (looked < LOOKS + PAUSES)
+                pause_a_moment();
+            else
+                sched_yield(); /* the caller may be waiting for this very core */
             if (looked % 64 != 0)
                 continue;
             if (until == 0)
