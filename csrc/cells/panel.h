@@ -242,18 +242,22 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
 #define FR_ONE_COPY __attribute__((noinline, noclone))
 #endif
 
-/* Sums are registers only if every loop over a tile is unrolled: rows and blocks become constants here. */
+/*
+ * Sums are registers only if every loop over a tile is unrolled: rows and blocks become constants here. The structs go
+ * by address: by value they would be copied in vectors right after they were stored in words, and a load of a vector
+ * waits for such stores to be done, at every call.
+ */
 #define FR_SHAPE(ROWS, BLOCKS)                                                                                         \
     case ROWS * 16 + BLOCKS:                                                                                           \
         if (FR_FITS(ROWS, BLOCKS, gates)) {                                                                            \
-            fr_product_tile(ROWS, BLOCKS, gates, from, first, second, to);                                             \
+            fr_product_tile(ROWS, BLOCKS, gates, *from, *first, *second, *to);                                         \
             return;                                                                                                    \
         }                                                                                                              \
         break;
 #define FR_SHAPES(ROWS) FR_SHAPE(ROWS, 1) FR_SHAPE(ROWS, 2) FR_SHAPE(ROWS, 4) FR_SHAPE(ROWS, 8)
 #define FR_PRODUCT(GATES)                                                                                              \
-    static FR_ONE_COPY void fr_product_##GATES(int64_t rows, int64_t blocks, fr_sums from, fr_factor first,            \
-                                               fr_factor second, fr_sums to)                                           \
+    static FR_ONE_COPY void fr_product_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,                      \
+                                               const fr_factor *first, const fr_factor *second, const fr_sums *to)     \
     {                                                                                                                  \
         const int gates = GATES;                                                                                       \
         switch (rows * 16 + blocks) {                                                                                  \
@@ -283,13 +287,13 @@ FR_INLINE void fr_product(int gates, int64_t rows, int64_t blocks, fr_sums from,
         return;
     }
     if (gates == 1)
-        fr_product_1(rows, blocks, from, first, second, to);
+        fr_product_1(rows, blocks, &from, &first, &second, &to);
     else if (gates == 2)
-        fr_product_2(rows, blocks, from, first, second, to);
+        fr_product_2(rows, blocks, &from, &first, &second, &to);
     else if (gates == 3)
-        fr_product_3(rows, blocks, from, first, second, to);
+        fr_product_3(rows, blocks, &from, &first, &second, &to);
     else
-        fr_product_4(rows, blocks, from, first, second, to);
+        fr_product_4(rows, blocks, &from, &first, &second, &to);
 }
 
 /* A product over h alone. */
