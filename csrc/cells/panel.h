@@ -242,7 +242,11 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
 #define FR_ONE_COPY __attribute__((noinline, noclone))
 #endif
 
-/* Sums are registers only if every loop over a tile is unrolled: rows and blocks become constants here. */
+/*
+ * Sums are registers only if every loop over a tile is unrolled: rows and blocks become constants here. The structs go
+ * by address: by value they would be copied in vectors right after they were stored in words, and a load of a vector
+ * waits for such stores to be done, at every call.
+ */
 #define FR_SHAPE(ROWS, BLOCKS)                                                                                         \
     case ROWS * 16 + BLOCKS:                                                                                           \
         if (FR_FITS(ROWS, BLOCKS, gates)) {                                                                            \

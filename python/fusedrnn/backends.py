@@ -519,7 +519,9 @@ class _Call:
 
 def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
     """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    if reads_arrays():  # one call: eight from Python would take as long as a hundred steps of a small layer
+    if (
+        reads_arrays()
+    ):  # one call: eight from Python would take as long as a hundred steps of a small layer
         last = id(state[1]) if second else 0
         lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
         return
