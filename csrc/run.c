@@ -281,11 +281,13 @@ static void run_wave(const fr_plan *plan, const fr_sequence *q, const fr_place *
 {
     const int64_t layers = plan->layers / place->members, lowest = place->member * layers;
     fr_span spans[WAVE_LAYERS];
-    for (int64_t layer = 0; layer < layers; layer++)
+    spans[0] = span_of(plan, q, place, lowest, 0);
+    for (int64_t layer = 1; layer < layers; layer++)
         spans[layer] = span_of(plan, q, place, lowest + layer, 0);
-    for (int64_t first = 0; first < q->steps; first += spans->chunk) {
+    const int64_t chunk = spans[0].chunk;
+    for (int64_t first = 0; first < q->steps; first += chunk) {
         if (place->member > 0)
-            fr_await(place->steps, place->member - 1, first / spans->chunk + 1);
+            fr_await(place->steps, place->member - 1, first / chunk + 1);
         for (int64_t layer = 0; layer < layers; layer++)
             run_chunk(&plan->panels[lowest + layer], &spans[layer], place, first);
         fr_come(place->steps, place->member);
