@@ -166,7 +166,6 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
                        int64_t direction)
 {
     const int64_t index = layer * plan->directions + direction, B = q->batch;
-    const fr_panels *w = &plan->panels[index];
     const int64_t R = plan->outputs, width = plan->directions * R;
     const fr_layout at = layout_of(plan, q->steps, B, q->threads);
     float *workspace = workspace_of(q);
