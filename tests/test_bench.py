@@ -495,6 +495,7 @@ class TestBadInput:
         ("script", "package", "extra"),
         [
             ("step_overhead", "rich", "bench"),
+            ("ladder", "rich", "bench"),
         ],
     )
     def test_scripts_without_their_packages(self, script: str, package: str, extra: str) -> None:
@@ -510,3 +511,33 @@ class TestBadInput:
         assert done.stderr.startswith("fusedrnn: error: ")
         assert f"needs the package {package!r}: pip install 'fusedrnn[{extra}]'" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+class TestLadder:
+    def test_every_rung_computes_the_same_and_says_what_it_gains(self, tmp_path: Path, capsys) -> None:
+        from fusedrnn.bench import ladder
+
+        out = tmp_path / "ladder.json"
+        assert ladder.main(["--hidden", "9", "--rounds", "1", "--json", str(out)]) == 0
+        rows = json.loads(out.read_text())["rows"]
+        assert [row["name"] for row in rows] == list(ladder.RUNGS)
+        assert all(0 < row["error"] < 1e-5 for row in rows)
+        for below, row in pairwise(rows):
+            gain = below["seconds"]["median"] / row["seconds"]["median"]
+            assert row["gain"] == pytest.approx(gain)
+        assert rows[0]["gain"] is None
+        printed = capsys.readouterr().out
+        for name, said in ladder.RUNGS.items():
+            assert name in printed and said in printed
+
+    def test_negative_control_a_wrong_rung_is_not_timed(self, monkeypatch) -> None:
+        from fusedrnn.bench import ladder
+
+        right = ladder.scalar_lstm()
+
+        def wrong(x, W, R, b, h, c, y) -> None:
+            right(x, W, R[::-1].copy(), b, h, c, y)
+
+        monkeypatch.setattr(ladder, "scalar_lstm", lambda: wrong)
+        with pytest.raises(WrongResultError, match="wrong and was not timed"):
+            ladder.climb(8, 1)
