@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 import fusedrnn as fr
+from fusedrnn._native import ffi, lib
+from fusedrnn.backends import aligned, isas
 from fusedrnn.bench.clock import wall
 from fusedrnn.bench.console import console
 from fusedrnn.bench.environment import commit
@@ -180,6 +182,23 @@ def kernel(peer: Fused) -> Timer:
     return timer
 
 
+#: Panels of a tile in KiB: they fit L1, and L2.
+TILE_KIB = (16, 512)
+
+
+def tile_rates() -> dict[str, float]:
+    """FLOP/s of FMAs from registers, and of the largest tile of a batch whose panels are in L1 and in L2."""
+    best = next(iter(isas().values()))
+
+    def rate(probe: bytes, kib: int) -> float:
+        buffer = aligned((kib * 256,))
+        buffer.fill(1)
+        pointer = ffi.from_buffer("float *", buffer)
+        return float(lib.fr_probe(best, probe, pointer, buffer.size, 0.1))
+
+    return {"FMA": rate(b"fma", 1), **{f"{kib} KiB": rate(b"tile", kib) for kib in TILE_KIB}}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -198,7 +217,8 @@ def main(arguments: list[str] | None = None) -> int:
         import numba  # noqa: F401
         from rich.table import Table
     except ImportError as missing:
-        raise MissingExtraError(str(missing.name), "bench", "this measurement") from missing
+        package = str(missing.name).partition(".")[0]
+        raise MissingExtraError(package, "bench", "this measurement") from missing
 
     from fusedrnn.report.text import duration, ratio
 
@@ -229,10 +249,24 @@ def main(arguments: list[str] | None = None) -> int:
         soft_wrap=True,
     )
     out.print(table)
+    rates = tile_rates()
+    shares = ", ".join(
+        f"{rate / rates['FMA']:.0%} with {name} of panels"
+        for name, rate in rates.items()
+        if name != "FMA"
+    )
+    out.print(
+        f"FMA rate {rates['FMA'] / 1e9:.0f} GFLOP/s; a tile alone reaches {shares}", highlight=False
+    )
     for name, said in RUNGS.items():
         out.print(f"{name:8} {said}", soft_wrap=True, highlight=False)
     if args.json:
-        content = {"machine": facts, "commit": at, "rows": [asdict(row) for row in found]}
+        content = {
+            "machine": facts,
+            "commit": at,
+            "rates": rates,
+            "rows": [asdict(row) for row in found],
+        }
         write_file(args.json, (json.dumps(content, indent=1) + "\n").encode())
     return 0
 

@@ -219,9 +219,11 @@ int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64
  * take about `seconds` together:
  *   "fma"                         FLOPs, from registers
  *   "read_1", "read_2", "read_4"  bytes of `buffer`, read and summed in 1, 2 or 4 streams side by side
+ *   "tile"                        FLOPs of the tallest tile of four gates, its panels read from `buffer`
  *   "exchange"                    steps whose h passes through memory to all lanes of the next, and is summed
  *   "sigmoid", "tanh"             evaluations of a vector, each of the result before
- * Only the reads use the buffer: ordinary numbers, near 1. 0 if it is too small to read; -1 if there is no such probe.
+ * Only "read_" and "tile" use the buffer: ordinary numbers, near 1. 0 if it is too small to read; -1 if there is no
+ * such probe.
  */
 double fr_probe(int64_t isa, const char *probe, const float *buffer, int64_t floats, double seconds);
 

@@ -26,7 +26,7 @@
 typedef void (*fr_activation_kernel)(const float *x, float *y, int64_t n);
 
 /* What probe.c times. */
-#define FR_PROBES(DO) DO(fma) DO(read_1) DO(read_2) DO(read_4) DO(exchange) DO(sigmoid) DO(tanh)
+#define FR_PROBES(DO) DO(fma) DO(read_1) DO(read_2) DO(read_4) DO(exchange) DO(sigmoid) DO(tanh) DO(tile)
 #define FR_PROBE_FLOATS 64
 typedef int64_t (*fr_probe_loop)(int64_t repeats, const float *from, int64_t floats, float *io);
 

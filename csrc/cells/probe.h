@@ -2,11 +2,12 @@
  * The loops that probe.c times: what an instruction set can do at most, and what a dependent step takes at least. Each
  * returns how much it did, and leaves its result in io, so that no work is idle; io holds FR_PROBE_FLOATS floats.
  *
- *   fma                    independent sums in registers: FLOPs
- *   read_1 read_2 read_4   a load and an FMA for each vector of `from`, in as many streams side by side: bytes. Which
- * one is the fastest depends on the prefetchers of each cache level exchange               h stored, read back in all
- * lanes, and summed: how the units of one step reach all of the next sigmoid, tanh          each on the result of the
- * one before
+ * - fma: independent sums in registers; FLOPs.
+ * - read_1, read_2, read_4: a load and an FMA for each vector of `from`, in as many streams side by side; bytes. Which
+ *   one is the fastest depends on the prefetchers of each cache level.
+ * - tile: the product of the tallest tile of four gates, with panels from `from`; FLOPs.
+ * - exchange: h stored, read back in all lanes, and summed: how the units of one step reach all of the next.
+ * - sigmoid, tanh: each on the result of the one before.
  */
 #ifndef FR_PROBE_H
 #define FR_PROBE_H
@@ -77,6 +78,28 @@ static int64_t fr_probe_exchange(int64_t repeats, const float *from, int64_t flo
         __asm__ volatile("" ::: "memory"); /* through memory, as in a layer: not from register to register */
     }
     return repeats;
+}
+
+/* What of the FMA rate is left where its operands are loaded. */
+static int64_t fr_probe_tile(int64_t repeats, const float *from, int64_t floats, float *io)
+{
+    enum { GATES = 4, DEPTH = 64, PANEL = DEPTH * GATES * VF_LANES };
+    const int64_t rows = FR_MAX_ROWS(GATES), panels = floats / PANEL;
+    const float *v[FR_MOST_ROWS];
+    fr_tile tile;
+    for (int64_t row = 0; row < FR_MOST_ROWS; row++)
+        v[row] = io;
+    for (int64_t k = 0; k < FR_MOST_SUMS * VF_LANES; k++)
+        tile.sum[k] = io[0];
+    const fr_sums start = {io, 0, 0}, to = fr_tile_sums(&tile, 1, GATES);
+    for (int64_t repeat = 0; repeat < repeats; repeat++)
+        for (int64_t panel = 0; panel < panels; panel++) {
+            const float *at = from + panel * PANEL;
+            const fr_factor factor = {.panel = at, .v = v, .depth = DEPTH, .ahead = at};
+            fr_product(GATES, rows, 1, start, factor, fr_nothing_more, to);
+        }
+    vf_store(io, vf_load(tile.sum));
+    return 2 * VF_LANES * GATES * rows * DEPTH * panels * repeats;
 }
 
 #define FR_DEFINE(activation)                                                                                          \
