@@ -514,7 +514,9 @@ class TestBadInput:
 
 
 class TestLadder:
-    def test_every_rung_computes_the_same_and_says_what_it_gains(self, tmp_path: Path, capsys) -> None:
+    def test_every_rung_computes_the_same_and_says_what_it_gains(
+        self, tmp_path: Path, capsys
+    ) -> None:
         from fusedrnn.bench import ladder
 
         out = tmp_path / "ladder.json"

@@ -250,7 +250,7 @@ def _against(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
     axes.axvspan(axes.get_xlim()[0], NOT_SLOWER, facecolor=LOSS, zorder=0)
     axes.axvline(1, color=COLOURS[OURS], linewidth=1.2, label=f"{LABELS[OURS]} = 1×")
     _named_lines(figure, axes, lines)
-    axes.set_xlabel(f"times as long as {LABELS[OURS]}, log scale")
+    axes.set_xlabel(f"times {LABELS[OURS]}, log scale")
     figure.legend(loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
     return figure
 
