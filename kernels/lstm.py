@@ -21,11 +21,13 @@ from __future__ import annotations
 from fusedrnn.kernels import activations, simd
 from fusedrnn.kernels import panel as panels
 from fusedrnn.kernels.memory import constants, zeros
-from fusedrnn.kernels.panel import FINISH, PROJECT, Gates, Sums
+from fusedrnn.kernels.panel import FINISH, PROJECT, Gates, Sums, Tiling
 from fusedrnn.kernels.policy import Kernel, inlined
 
 __all__ = ["kernel"]
 
+#: From so many floats of panels on, they come from L2 or beyond.
+FAR_FLOATS = 48 * 1024
 PEEP_I, PEEP_F, PEEP_O = (constants()[f"FR_PEEP_{gate}"] for gate in "IFO")
 
 
@@ -126,11 +128,20 @@ def kernel(isa: str) -> Kernel:
             lstm_tile(gates, plain, w, s, t, z, at)
 
     @inlined
+    def lstm_tile_one(gates, w, s, z):
+        """Of one row: from L2 or beyond, one stream of memory is faster than two."""
+        tiling = panel.tile_one(gates.number)
+        swept = w.blocks * w.block_floats * (w.outputs if z else w.inputs + w.outputs)
+        if gates.number == 4 and vf.LANES >= 16 and swept > FAR_FLOATS * s.parts:
+            tiling = Tiling(tiling.tiles, tiling.rows, tiling.higher, 1)
+        return tiling
+
+    @inlined
     def lstm_phase(gates, gates_of_one, plain, w, s, phase, t, z):
         if phase == PROJECT:
             panel.project(gates, w, s, t, z)
         elif panel.active(s, t) == 1:
-            lstm_step(gates_of_one, plain, w, s, t, z, panel.tile_one(gates.number))
+            lstm_step(gates_of_one, plain, w, s, t, z, lstm_tile_one(gates, w, s, z))
         else:
             tiling = panel.tile_rows(panel.active(s, t), gates.number)
             lstm_step(gates, plain, w, s, t, z, tiling)

@@ -75,6 +75,19 @@ def test_same_bits_whole_chunked_or_stepped(make_compiled: Maker, data, **sizes)
     same_bits(stream.state.c, after.c)
 
 
+def test_same_bits_of_a_layer_beyond_the_first_cache(make_compiled: Maker, draw: Draw) -> None:
+    """Its tile of one row is another one."""
+    layer = make_compiled(120, 120, seed=0)
+    x = draw(5, 3, 120)
+    together, _ = layer(x)
+    for row in range(3):
+        alone = np.ascontiguousarray(x[:, row : row + 1])
+        np.testing.assert_array_equal(layer(alone)[0], together[:, row : row + 1])
+        stream = layer.stream()
+        stepped = np.stack([stream.step(x_t).copy() for x_t in alone])
+        np.testing.assert_array_equal(stepped, together[:, row : row + 1])
+
+
 def test_same_bits_across_the_scratch_boundary(make_compiled: Maker, draw: Draw) -> None:
     layer = make_compiled(3, 64, seed=0)
     x = draw(900, 2, 3)

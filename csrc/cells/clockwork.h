@@ -57,8 +57,8 @@ static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, in
                 continue;
             const fr_tiling tiling = fr_tile_rows(count, 1);
             fr_place at;
-            FR_FOR_TILES(at, tiling, mine, fr_downward(s, t))
-            fr_clockwork_tile(w, s, t, m, &at, due + at.row);
+            FR_FOR_TILES (at, tiling, mine, fr_downward(s, t))
+                fr_clockwork_tile(w, s, t, m, &at, due + at.row);
         }
     }
 }

@@ -143,8 +143,7 @@ FR_INLINE void fr_gru_step(int part, bool plain, const fr_panels *w, const fr_sp
                            fr_tiling tiling)
 {
     fr_place at;
-    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
-    {
+    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), fr_downward(s, t)) {
         if (part == FR_GRU_AFTER)
             fr_gru_after_tile(plain, w, s, t, z, &at);
         else if (part == FR_GRU_RESET)

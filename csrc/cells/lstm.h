@@ -97,8 +97,7 @@ FR_INLINE void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t, f
     static const float zeros[8 * VF_LANES];
     const int64_t R_blocks = (w->outputs + VF_LANES - 1) / VF_LANES;
     fr_place at;
-    FR_FOR_TILES(at, tiling, fr_share(s, R_blocks), fr_downward(s, t))
-    {
+    FR_FOR_TILES (at, tiling, fr_share(s, R_blocks), fr_downward(s, t)) {
         const float *m[FR_MOST_ROWS];
         fr_tile tile;
 
@@ -120,8 +119,22 @@ FR_INLINE void fr_lstm_step(int gates, bool plain, const fr_panels *w, const fr_
                             fr_tiling tiling)
 {
     fr_place at;
-    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
-    fr_lstm_tile(gates, plain, w, s, t, z, &at);
+    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
+        fr_lstm_tile(gates, plain, w, s, t, z, &at);
+}
+
+/*
+ * Of one row. Four sums of 16 lanes take in 64 bytes a cycle: enough where panels come from L2 or beyond, and one
+ * stream of memory is then 4 to 9 % faster than two.
+ */
+#define FR_FAR_FLOATS (48 * 1024)
+FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_span *s, const float *z)
+{
+    fr_tiling tiling = fr_tile_one(gates);
+    const int64_t swept = w->blocks * w->block_floats * (z ? w->outputs : w->inputs + w->outputs);
+    if (gates == 4 && VF_LANES >= 16 && swept > FR_FAR_FLOATS * s->parts)
+        tiling.blocks = 1;
+    return tiling;
 }
 
 FR_INLINE void fr_lstm_phase(int gates, bool plain, const fr_panels *w, const fr_span *s, int64_t phase, int64_t t,
@@ -130,7 +143,7 @@ FR_INLINE void fr_lstm_phase(int gates, bool plain, const fr_panels *w, const fr
     if (phase == FR_PROJECT)
         fr_project(gates, w, s, t, z);
     else if (fr_active(s, t) == 1)
-        fr_lstm_step(gates, plain, w, s, t, z, fr_tile_one(gates));
+        fr_lstm_step(gates, plain, w, s, t, z, fr_lstm_tile_one(gates, w, s, z));
     else
         fr_lstm_step(gates, plain, w, s, t, z, fr_tile_rows(fr_active(s, t), gates));
 }

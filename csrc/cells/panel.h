@@ -348,8 +348,7 @@ FR_INLINE void fr_project(int gates, const fr_panels *w, const fr_span *s, int64
         return;
     const fr_tiling tiling = fr_tile_rows(count, gates);
     fr_place at;
-    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), false)
-    {
+    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), false) {
         const fr_factor W_x = fr_factor_at(&at, w->x_panels, gates, w->inputs, s->scratch_rows + at.row);
         fr_product(gates, at.rows, at.blocks, fr_biases(w, &at), W_x, fr_nothing_more, fr_projected(w, &at, z));
     }

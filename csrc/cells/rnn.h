@@ -38,8 +38,8 @@ FR_INLINE void fr_rnn_tile(const fr_panels *w, const fr_span *s, int64_t t, floa
 FR_INLINE void fr_rnn_step(const fr_panels *w, const fr_span *s, int64_t t, float *z, fr_tiling tiling)
 {
     fr_place at;
-    FR_FOR_TILES(at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
-    fr_rnn_tile(w, s, t, z, &at);
+    FR_FOR_TILES (at, tiling, fr_share(s, w->blocks), fr_downward(s, t))
+        fr_rnn_tile(w, s, t, z, &at);
 }
 
 static void fr_rnn(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
