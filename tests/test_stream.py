@@ -12,6 +12,7 @@ import pytest
 from conftest import Draw, Maker
 
 import fusedrnn as fr
+from fusedrnn import backends
 
 
 class Subclass(np.ndarray):
@@ -215,6 +216,30 @@ def test_an_interrupted_step_of_the_specification_leaves_the_state(draw: Draw, m
     monkeypatch.setattr(layer._engine, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         stream.step(draw(2, 5))
+    np.testing.assert_array_equal(stream.state.h, before.h)
+    np.testing.assert_array_equal(stream.state.c, before.c)
+
+
+def test_a_run_interrupted_between_two_pieces_leaves_the_state(
+    make_compiled: Maker, draw: Draw, monkeypatch
+) -> None:
+    monkeypatch.setattr(backends, "PIECE_FLOATS", 1)  # pieces of 64 steps
+    layer = make_compiled(5, 9, 2, seed=0)
+    stream = layer.stream(2)
+    stream.step(draw(2, 5))
+    before = stream.state
+    run, calls = layer._engine._run, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return run(*arguments)
+
+    monkeypatch.setattr(layer._engine, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stream.run(draw(200, 2, 5))
+    assert len(calls) == 2
     np.testing.assert_array_equal(stream.state.h, before.h)
     np.testing.assert_array_equal(stream.state.c, before.c)
 

@@ -461,9 +461,15 @@ class Compiled(Engine):
         if length <= steps:
             self._run(x, y, state, lengths)
             return
-        for start in range(0, length, steps):
-            piece = slice(start, start + steps)
-            self._run(x[piece], y[piece], state, None)
+        before = [array.copy() for array in state]
+        try:
+            for start in range(0, length, steps):
+                piece = slice(start, start + steps)
+                self._run(x[piece], y[piece], state, None)
+        except BaseException:  # an interrupt between two pieces leaves a stream's state as it was
+            for array, values in zip(state, before, strict=True):
+                array[...] = values
+            raise
 
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
