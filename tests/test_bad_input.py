@@ -170,6 +170,7 @@ def test_constructor(arguments, error, message) -> None:
         ([-1, 2], ValueError, "lengths must be from 0 to 4, got -1 for sequence 0"),
         ([4], ValueError, r"lengths must have shape \(2,\), got \(1,\)"),
         ([[4, 2]], ValueError, r"lengths must have shape \(2,\), got \(1, 2\)"),
+        ([[4], [2, 1]], ValueError, r"lengths must have shape \(2,\), got lists inside it"),
         ([4.0, 2.0], TypeError, "lengths must be ints, got float64"),
         ("ab", TypeError, "lengths must be ints"),
         ([True, False], TypeError, "lengths must be ints, got bool"),

@@ -113,7 +113,10 @@ def size_gate(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
 
 def length_gate(lengths: object, steps: int, batch: int) -> npt.NDArray[np.int64]:
     """Lengths of sequences as an int64 array, (batch,), each from 0 to steps."""
-    array = np.asarray(lengths)
+    try:
+        array = np.asarray(lengths)
+    except ValueError:  # lists of unequal lengths
+        raise ValueError(f"lengths must have shape ({batch},), got lists inside it") from None
     if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
         raise TypeError(f"lengths must be ints, got {array.dtype}")
     if array.shape != (batch,):
