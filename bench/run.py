@@ -17,7 +17,7 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fusedrnn.errors import MissingExtraError
+from fusedrnn.errors import MissingExtraError, UnsupportedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -139,6 +139,7 @@ def _libraries(console: Console) -> tuple[str, ...]:
 
 def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> Selection:
     """What is to be measured, of the list of cases."""
+    from fusedrnn.backends import isas
     from fusedrnn.bench.cases import CASES, matches
     from fusedrnn.bench.session import Selection
 
@@ -160,6 +161,10 @@ def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> S
     if args.latency and (args.cases is not None or args.long or args.threads):
         raise ValueError(
             "--latency has its own sizes: it takes neither --cases nor --long nor --threads"
+        )
+    if args.isa is not None and args.isa not in isas():
+        raise UnsupportedError(
+            f"--isa must be one of {', '.join(isas())} on this machine, got {args.isa!r}"
         )
     if args.cases is not None and not any(matches(case.id, args.cases) for case in CASES):
         raise ValueError(
