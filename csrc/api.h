@@ -149,8 +149,8 @@ double fr_time_meetings(int64_t threads, int64_t repeats);
  * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
  * io.x is the bound input buffer; spans are filled by fr_stream_bind. `busy` is nonzero while a thread is inside.
  *
- * A group is a stream whose rows are those of other streams of the plan, in their order: each weight is read once for
- * all of them. The state of a row is that of its stream; io has none. To take a group is to take all its streams.
+ * A group is a stream whose rows are those of other streams of the plan, in their order: a weight that is read serves
+ * several of them. The state of a row is that of its stream; io has none. To take a group is to take all its streams.
  */
 typedef struct fr_stream {
     const fr_plan *plan;

@@ -186,9 +186,9 @@ class Stream(_Stepped):
 class StreamGroup(_Stepped):
     """Several streams of one layer, stepped by one call.
 
-    At batch 1 a step takes as long as reading the weights does: together, each weight is read once for all, and
-    two to four streams take hardly longer than one. The outputs and states are those of stepping each alone, to
-    the bit (backends ``c`` and ``numba``).
+    A weight that is read serves several streams, so together they take less time than one after another: the
+    larger the layer, the less. The outputs and states are those of stepping each alone, to the bit (backends ``c``
+    and ``numba``).
 
     It is an object and not a function ``step_many(streams, x)``, because a step allocates nothing and takes no
     lock, here too: where the outputs go, and where each row finds its state, is settled when the group is made.
