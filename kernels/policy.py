@@ -28,7 +28,6 @@ __all__ = ["Kernel", "compile_kernel", "inlined"]
 Kernel = Callable[[Any, Any, Any, Any, Any], None]
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
-INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def inlined(function: Callable[..., Any]) -> Any:
