@@ -45,7 +45,7 @@ RUNGS = {
     "wide": "the same in the best instruction set of this CPU",
     "merged": "whole sequences: W x of many steps made at once",
     "blocked": f"{BATCH} sequences at once: a weight that is read serves several rows",
-    "team": "the same, units divided between two threads",
+    "team": "the same, units or, in a small layer, rows divided between two threads",
 }
 
 
