@@ -135,6 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{args.ratios}: {len(now)} ratios recorded for {isa}")
         return 0
     lines = compare(now, recorded.get(isa, {}))
+    if isa in recorded and not any(line.verdict in ("as recorded", "FAILED") for line in lines):
+        raise ValueError(
+            f"{args.results}: none of its rows is recorded for {isa} in {args.ratios}; record them with --record"
+        )
     if args.json:
         print(json.dumps([_plain(line) for line in lines], indent=1))
     else:

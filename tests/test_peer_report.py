@@ -468,6 +468,12 @@ class TestGuard:
             "c": "not measured",
         }
 
+    def test_nothing_in_common_is_no_pass(self, tmp_path: Path) -> None:
+        ratios = tmp_path / "ratios.toml"
+        ratios.write_text(guard.written({"avx2": {"a row": 2.0}}))
+        with pytest.raises(ValueError, match="none of its rows is recorded for avx2"):
+            guard.main([str(self.file(tmp_path)), f"--ratios={ratios}"])
+
     def test_nothing_recorded(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert guard.main([str(self.file(tmp_path)), f"--ratios={tmp_path / 'none'}"]) == 0
         assert "Nothing is recorded for avx2" in capsys.readouterr().out
