@@ -115,7 +115,7 @@ typedef struct {
     bool by_layers;       /* each member has layers of its own: as if it were alone, but for who waits for whom */
     bool by_rows;         /* the members of a direction divide rows among them, not units */
     fr_met *steps, *layers;
-} fr_place;
+} fr_role;
 
 /* Rows need no meetings; units keep a core's panels in its own L2. */
 static bool divides_rows(const fr_panels *w, int64_t batch, int64_t count)
@@ -125,13 +125,13 @@ static bool divides_rows(const fr_panels *w, int64_t batch, int64_t count)
     return batch >= rows_enough && (w->blocks % count != 0 || panel_floats <= SCRATCH_FLOATS);
 }
 
-static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t member, int64_t members)
+static fr_role role_of(const fr_plan *plan, const fr_sequence *q, int64_t member, int64_t members)
 {
     if (members == 1) /* a small step would notice the divisions */
-        return (fr_place){.members = 1, .count = 1, .both = true};
+        return (fr_role){.members = 1, .count = 1, .both = true};
     fr_met *meetings = (fr_met *)(workspace_of(q) + layout_of(plan, q->steps, q->batch, q->threads).meetings);
     if (divides_layers(plan, q->steps, q->batch, members))
-        return (fr_place){
+        return (fr_role){
             .seat = 1 + member,
             .member = member,
             .members = members,
@@ -143,7 +143,7 @@ static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t memb
         };
     const int64_t groups = plan->directions;
     const int64_t count = members / groups, group = member / count;
-    return (fr_place){
+    return (fr_role){
         .seat = 1 + member,
         .member = member,
         .members = members,
@@ -156,13 +156,13 @@ static fr_place place_of(const fr_plan *plan, const fr_sequence *q, int64_t memb
     };
 }
 
-static int64_t first_row(const fr_place *place) { return place->by_rows ? place->member - place->first : 0; }
+static int64_t first_row(const fr_role *place) { return place->by_rows ? place->member - place->first : 0; }
 
-static int64_t row_step(const fr_place *place) { return place->by_rows ? place->count : 1; }
+static int64_t row_step(const fr_role *place) { return place->by_rows ? place->count : 1; }
 
 /* What the kernel of one layer and direction is called with, for one member. Rows are in order of length; the reverse
  * direction begins at each row's own last step. */
-static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place *place, int64_t layer,
+static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_role *place, int64_t layer,
                        int64_t direction)
 {
     const int64_t index = layer * plan->directions + direction, B = q->batch;
@@ -230,7 +230,7 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_place
 static inline int64_t active_rows(const fr_span *s, int64_t t) { return s->active ? s->active[t] : s->batch; }
 
 /* The members that divide the units of a direction wait for each other. */
-static inline void meet(const fr_span *s, const fr_place *place)
+static inline void meet(const fr_span *s, const fr_role *place)
 {
     if (s->parts > 1)
         fr_meet(place->steps, place->member, place->first, place->count);
@@ -248,7 +248,7 @@ static void keep_state(const fr_panels *w, const fr_span *s)
 }
 
 /* The steps of a chunk, from `first` on. */
-static void run_chunk(const fr_panels *w, const fr_span *s, const fr_place *place, int64_t first)
+static void run_chunk(const fr_panels *w, const fr_span *s, const fr_role *place, int64_t first)
 {
     const bool ahead = w->projects == FR_ALWAYS || (w->projects == FR_AHEAD && s->chunk > 1);
     const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
@@ -267,7 +267,7 @@ static void run_chunk(const fr_panels *w, const fr_span *s, const fr_place *plac
     }
 }
 
-static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place)
+static void run_span(const fr_panels *w, const fr_span *s, const fr_role *place)
 {
     for (int64_t first = 0; first < s->steps; first += s->chunk)
         run_chunk(w, s, place, first);
@@ -276,7 +276,7 @@ static void run_span(const fr_panels *w, const fr_span *s, const fr_place *place
 }
 
 /* A member's layers in a wave, chunk by chunk: each chunk when the member below has done it. */
-static void run_wave(const fr_plan *plan, const fr_sequence *q, const fr_place *place)
+static void run_wave(const fr_plan *plan, const fr_sequence *q, const fr_role *place)
 {
     const int64_t layers = plan->layers / place->members, lowest = place->member * layers;
     fr_span spans[WAVE_LAYERS];
@@ -297,13 +297,13 @@ static void run_wave(const fr_plan *plan, const fr_sequence *q, const fr_place *
 
 /* A layer reads what both directions of the one before wrote. Of a single one, those who divide units have met after
  * its last step, and those who divide rows read their own. */
-static void layer_done(const fr_plan *plan, const fr_place *place, int64_t layer)
+static void layer_done(const fr_plan *plan, const fr_role *place, int64_t layer)
 {
     if (!place->both && layer < plan->layers - 1)
         fr_meet(place->layers, place->member, 0, place->members);
 }
 
-static bool computes(const fr_place *place, int64_t direction)
+static bool computes(const fr_role *place, int64_t direction)
 {
     return place->both || (place->count > 0 && place->first == direction * place->count);
 }
@@ -313,7 +313,7 @@ static void run_job(fr_job job, void *about, const fr_plan *plan, const fr_seque
 {
     const fr_float_mode mode = fr_flush_denormals();
     if (q->threads > 1) {
-        const fr_place place = place_of(plan, q, 0, q->threads);
+        const fr_role place = role_of(plan, q, 0, q->threads);
         memset(place.steps, 0, (size_t)(2 * q->threads) * sizeof(fr_met));
     }
     if (q->threads == 1 || !fr_team_do(job, about, q->threads, q->wakes != 0))
@@ -330,7 +330,7 @@ static void run_member(void *about, int64_t member, int64_t members)
 {
     const fr_call *call = about;
     const fr_plan *plan = call->plan;
-    const fr_place place = place_of(plan, call->q, member, members);
+    const fr_role place = role_of(plan, call->q, member, members);
     if (place.by_layers) {
         run_wave(plan, call->q, &place);
         return;
@@ -380,7 +380,7 @@ bool fr_stream_take(fr_stream *stream)
 void fr_stream_release(fr_stream *stream) { release_with(stream, stream->stream_count); }
 
 /* Points the rows of a group's span to the states of its streams. */
-static void bind_states(const fr_stream *group, const fr_span *span, const fr_place *place, int64_t layer)
+static void bind_states(const fr_stream *group, const fr_span *span, const fr_role *place, int64_t layer)
 {
     float **h = (float **)span->h, **c = (float **)span->c;
     int64_t **t = (int64_t **)span->t;
@@ -400,7 +400,7 @@ void fr_stream_bind(fr_stream *stream)
     const fr_plan *plan = stream->plan;
     const int64_t threads = stream->io.threads;
     for (int64_t seat = 0; seat < (threads > 1 ? 1 + threads : 1); seat++) {
-        const fr_place place = place_of(plan, &stream->io, seat > 0 ? seat - 1 : 0, seat > 0 ? threads : 1);
+        const fr_role place = role_of(plan, &stream->io, seat > 0 ? seat - 1 : 0, seat > 0 ? threads : 1);
         for (int64_t layer = 0; layer < plan->layers; layer++) {
             fr_span *span = &stream->spans[seat * plan->layers + layer];
             *span = span_of(plan, &stream->io, &place, layer, 0);
@@ -420,7 +420,7 @@ static void step_member(void *about, int64_t member, int64_t members)
     const fr_step_call *call = about;
     const fr_stream *stream = call->stream;
     const fr_plan *plan = stream->plan;
-    const fr_place place = place_of(plan, &stream->io, member, members);
+    const fr_role place = role_of(plan, &stream->io, member, members);
     fr_span *spans = stream->spans + place.seat * plan->layers;
     const float **rows = (const float **)spans->x;
     for (int64_t k = 0, row = first_row(&place); k < spans->batch; k++, row += row_step(&place))

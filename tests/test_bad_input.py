@@ -299,3 +299,11 @@ def test_a_projection_is_told_by_the_arrays() -> None:
 
 def test_numbers_of_numpy_are_numbers() -> None:
     assert fr.LSTM(np.int64(3), np.int32(5), clip=np.float32(0.5)).architecture.clip == 0.5
+
+
+@pytest.mark.parametrize("count", [-1, 2**63 - 1, 2**62])
+def test_a_counter_that_would_wrap_is_refused(make: Maker, count: int) -> None:
+    layer = make(3, 4, cell=fr.ClockworkRNN, periods=(1, 2), seed=0)
+    state = (np.zeros((1, 2, 4), np.float32), np.array([[0, count]]))
+    with pytest.raises(ValueError, match=rf"state.t must be from 0 to 2\*\*62 - 1, got .*{count}"):
+        layer(np.zeros((3, 2, 3), np.float32), state)

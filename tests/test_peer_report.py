@@ -177,7 +177,7 @@ class TestTargets:
         found = self.found(results)
         outcome = found[title, "H=X=256, T=100, 2 threads"]
         # 1.2 / 0.5 with two, 1.5 with one.
-        assert (outcome.met, outcome.wanted) == (True, "1.46×")
+        assert (outcome.met, outcome.wanted) == (True, "1.50×")
         assert outcome.reached.startswith("2.40×")
         assert (title, "H=X=256, T=100, 1 thread") not in found
         worse = several()

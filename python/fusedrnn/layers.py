@@ -417,10 +417,17 @@ class Layer(Generic[StateT]):
             )
             wanted = ", ".join(names) + ("," if len(names) == 1 else "")
             raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
-        return [
+        checked = [
             gate(f"state.{name}", value, (rows, batch, *width), dtype)
             for (name, (rows, _, *width), dtype), value in zip(self._states, state, strict=True)
         ]
+        for (name, _, dtype), array in zip(self._states, checked, strict=True):
+            # A counter goes on counting: not from below zero, nor up to where it would wrap.
+            if dtype.kind == "i" and array.size and not 0 <= array.min() <= array.max() < 2**62:
+                raise ValueError(
+                    f"state.{name} must be from 0 to 2**62 - 1, got {array.min()} to {array.max()}"
+                )
+        return checked
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
