@@ -131,8 +131,10 @@ FR_INLINE void fr_lstm_step(int gates, bool plain, const fr_panels *w, const fr_
 FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_span *s, const float *z)
 {
     fr_tiling tiling = fr_tile_one(gates);
-    const int64_t swept = w->blocks * w->block_floats * (z ? w->outputs : w->inputs + w->outputs);
-    if (gates == 4 && VF_LANES >= 16 && swept > FR_FAR_FLOATS * s->parts)
+    if (gates != 4 || VF_LANES < 16)
+        return tiling;
+    const int64_t depth = z ? w->outputs : w->inputs + w->outputs;
+    if (w->blocks * w->block_floats * depth > FR_FAR_FLOATS * s->parts)
         tiling.blocks = 1;
     return tiling;
 }
