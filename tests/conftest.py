@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +80,25 @@ Draw = Callable[..., np.ndarray]
 def draw(random: np.random.Generator) -> Draw:
     """Standard normal float32 arrays: asymmetric, no two alike."""
     return lambda *shape: random.standard_normal(shape).astype(np.float32)
+
+
+def assert_allocates_nothing(*steps: Callable[[], object]) -> None:
+    """That these calls, made in turn many times, neither keep memory nor need much for a moment."""
+    for step in steps:
+        step()
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _ in range(100):
+            for step in steps:
+                step()
+        after, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # id(x) makes an int that lives for a moment; no array and no buffer is ever made.
+    assert after - before < 200
+    assert peak - before < 500
 
 
 def options(layer: fr.Layer) -> dict[str, Any]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import Draw, Maker
+from conftest import Draw, Maker, assert_allocates_nothing
 
 import fusedrnn as fr
 from fusedrnn import backends
@@ -137,21 +136,7 @@ def test_bad_batch_sizes(size: object, error: type[Exception]) -> None:
 def test_a_step_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
     stream = make_compiled(5, 9, 3, seed=0).stream(2)
     x = draw(2, 5)
-    stream.step(x)
-    stream.step()
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(100):
-            stream.step(x)
-            stream.step()
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    # id(x) makes an int that lives for a moment; no array and no buffer is ever made.
-    assert after - before < 200
-    assert peak - before < 500
+    assert_allocates_nothing(lambda: stream.step(x), stream.step)
 
 
 def test_buffers_are_written_to_not_replaced(make: Maker, draw: Draw) -> None:
@@ -396,19 +381,7 @@ def test_bad_groups(draw: Draw) -> None:
 def test_a_step_of_a_group_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
     group, _ = group_of(make_compiled, (fr.LSTM, {}), (1, 2, 1), threads=2)
     x = draw(4, 5)
-    group.step(x)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(100):
-            group.step(x)
-            group.step()
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 200
-    assert peak - before < 500
+    assert_allocates_nothing(lambda: group.step(x), group.step)
 
 
 def test_a_group_outlives_its_streams_and_layer(make: Maker, draw: Draw) -> None:

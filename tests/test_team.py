@@ -12,13 +12,12 @@ import sys
 import textwrap
 import threading
 import time
-import tracemalloc
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Draw, Maker
+from conftest import Draw, Maker, assert_allocates_nothing
 
 import fusedrnn as fr
 from fusedrnn import backends
@@ -155,18 +154,7 @@ def test_a_team_can_be_stopped_while_others_compute(make_compiled: Maker, draw: 
 def test_a_step_with_a_team_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
     stream = make_compiled(5, 40, 3, threads=2, seed=0).stream(2)
     x = draw(2, 5)
-    stream.step(x)
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        tracemalloc.reset_peak()
-        for _ in range(100):
-            stream.step(x)
-        after, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert after - before < 200
-    assert peak - before < 500
+    assert_allocates_nothing(lambda: stream.step(x))
 
 
 # ---- fork, exit, signals, limits -------------------------------------------------------------------
