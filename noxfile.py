@@ -101,15 +101,15 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
     ]
     # Under the thread sanitizer a forked child may not start threads; under both, address space has other limits.
     left_out = "not numba and not no_thread" + " and not fork and not child" * threads
-    files = ["test_team.py", "test_stream.py", "test_promises.py"]
+    files = ["engines/test_thread_pool.py", "layers/test_stream.py", "layers/test_promises.py"]
     if not threads:
         files += [
-            "test_layers.py",
-            "test_bad_input.py",
-            "test_activations.py",
-            "test_dispatch.py",
-            "test_family.py",
-            "test_machine.py",
+            "layers/test_layers.py",
+            "layers/test_bad_input.py",
+            "kernels/test_activations.py",
+            "kernels/test_dispatch.py",
+            "layers/test_family.py",
+            "machine/test_limits.py",
         ]
     session.run(
         # The thread sanitizer of gcc 12 does not know the address layout that newer kernels randomise to.
@@ -130,7 +130,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
 def activations(session: nox.Session) -> None:
     """Every activation on all 2^32 floats, for every backend and instruction set: minutes each."""
     session.install(".[test]")
-    session.run("pytest", "tests/test_activations.py", env={"FUSEDRNN_ALL_FLOATS": "1"})
+    session.run("pytest", "tests/kernels/test_activations.py", env={"FUSEDRNN_ALL_FLOATS": "1"})
 
 
 @nox.session
@@ -159,7 +159,7 @@ def cross(session: nox.Session) -> None:
     tools = nox.project.load_toml("pyproject.toml")["build-system"]["requires"]
     session.install(".[test]", *tools, "cmake", "ninja", "ziglang")
     if platform.machine() == "x86_64" and not session.posargs:
-        session.run("pytest", "tests/test_cpu_models.py", env={"FUSEDRNN_REQUIRE_QEMU": "1"})
+        session.run("pytest", "tests/kernels/test_cpu_models.py", env={"FUSEDRNN_REQUIRE_QEMU": "1"})
 
     python, version, site = aarch64_python(session)
     folder = Path(session.create_tmp()).resolve()
@@ -187,8 +187,8 @@ def cross(session: nox.Session) -> None:
     # Left out are two tests that take minutes there, the specification, and most of Numba, which compiles slowly.
     session.run(
         str(python), "-m", "pytest", "-n2", "--hypothesis-profile=short",
-        *(session.posargs or ["tests/test_activations.py", "tests/test_dispatch.py", "tests/test_family.py",
-        "tests/test_layers.py", "tests/test_numba_kernels.py", "tests/test_promises.py", "tests/test_stream.py",
+        *(session.posargs or ["tests/kernels/test_activations.py", "tests/kernels/test_dispatch.py", "tests/layers/test_family.py",
+        "tests/layers/test_layers.py", "tests/kernels/test_numba_kernels.py", "tests/layers/test_promises.py", "tests/layers/test_stream.py",
         "-k", ("not memory_is_bounded and not in_two_threads and not numpy and "
         "(not numba or (the_same_bits_as_c and neon))")]),
         external=True,

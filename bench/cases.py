@@ -12,7 +12,7 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal
 
-from fusedrnn.cells import Architecture
+from fusedrnn.architecture import Architecture
 
 __all__ = [
     "CASES",

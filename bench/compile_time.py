@@ -16,7 +16,7 @@ __all__ = ["compile_seconds"]
 _CODE = """
 import json, sys, time
 import numba
-from fusedrnn.backends import active_isa
+from fusedrnn.engines.native import active_isa
 from fusedrnn.kernels.compiled import build
 start = time.perf_counter()
 kernel = build(sys.argv[1], active_isa())

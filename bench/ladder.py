@@ -20,7 +20,6 @@ import numpy as np
 
 import fusedrnn as fr
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import aligned, isas
 from fusedrnn.bench.clock import wall
 from fusedrnn.bench.console import console
 from fusedrnn.bench.environment import commit
@@ -28,6 +27,8 @@ from fusedrnn.bench.interleave import Quartiles, Timer, calls, interleaved
 from fusedrnn.bench.measure import LARGEST_ERROR, WrongResultError
 from fusedrnn.bench.peers import Array, Fused, Naive, Weights, one_thread
 from fusedrnn.cli import guarded
+from fusedrnn.engines.native import isas
+from fusedrnn.engines.packing import aligned
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.files import write_file
 

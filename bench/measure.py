@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 import fusedrnn as fr
+from fusedrnn.arrays import FLOAT32
 from fusedrnn.bench.cases import Case, find
 from fusedrnn.bench.clock import clock, wall
 from fusedrnn.bench.interleave import calls, interleaved
 from fusedrnn.bench.peers import LIBRARIES, Array, Fused, Peer, layer, ways
-from fusedrnn.gate import FLOAT32
 from fusedrnn.weights import initialise
 
 __all__ = [

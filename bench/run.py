@@ -139,9 +139,9 @@ def _libraries(console: Console) -> tuple[str, ...]:
 
 def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> Selection:
     """What is to be measured, of the list of cases."""
-    from fusedrnn.backends import isas
     from fusedrnn.bench.cases import CASES, matches
     from fusedrnn.bench.session import Selection
+    from fusedrnn.engines.native import isas
 
     cores = len(os.sched_getaffinity(0))
     threads = args.threads

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusedrnn.cells import Architecture
+from fusedrnn.architecture import Architecture
 
 __all__ = ["FUNCTIONS", "STEPS", "Array", "Parameters", "Step", "parameters", "sigmoid", "tanh"]
 

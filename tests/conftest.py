@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import fusedrnn as fr
-from fusedrnn.backends import isas
 from fusedrnn.cells import CELLS
+from fusedrnn.engines.native import isas
 
 hypothesis.settings.register_profile(
     "default", deadline=None, max_examples=25, derandomize=True, database=None

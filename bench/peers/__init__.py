@@ -11,11 +11,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from fusedrnn.architecture import Architecture
 from fusedrnn.bench.cases import Case
 from fusedrnn.bench.peers.fused import Fused, layer
 from fusedrnn.bench.peers.interface import Array, Peer, Weights, blas_threads
 from fusedrnn.bench.peers.naive import Naive
-from fusedrnn.cells import Architecture
 
 __all__ = [
     "ENGINES",

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fusedrnn.architecture import Architecture
 from fusedrnn.bench.peers.interface import Array, Weights
-from fusedrnn.cells import CELLS, Architecture
+from fusedrnn.cells import CELLS
 from fusedrnn.weights import infer
 
 __all__ = ["Fused", "layer"]

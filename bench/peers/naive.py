@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from fusedrnn.architecture import Architecture
 from fusedrnn.bench.peers.interface import Array, Weights, blas_threads
-from fusedrnn.cells import Architecture
 from fusedrnn.weights import infer
 
 __all__ = ["Naive"]

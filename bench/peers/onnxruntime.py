@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fusedrnn.architecture import Architecture
 from fusedrnn.bench.cases import Case
 from fusedrnn.bench.peers.interface import Array, Peer, Weights
-from fusedrnn.cells import Architecture
 
 __all__ = ["model", "offers", "ways"]
 

@@ -18,7 +18,8 @@ import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from fusedrnn.cells import CELLS, Architecture, Cell
+from fusedrnn.architecture import Architecture
+from fusedrnn.cells import CELLS, Cell
 
 HERE = Path(__file__).parent
 

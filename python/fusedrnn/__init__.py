@@ -15,13 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fusedrnn.backends import info as info
-    from fusedrnn.bound import Bound as Bound
-    from fusedrnn.bound import floor_seconds as floor_seconds
-    from fusedrnn.bound import roofline as roofline
-    from fusedrnn.cells import Architecture as Architecture
-    from fusedrnn.complexity import Complexity as Complexity
-    from fusedrnn.complexity import count as count
+    from fusedrnn.architecture import Architecture as Architecture
+    from fusedrnn.counting.counts import Complexity as Complexity
+    from fusedrnn.counting.counts import count as count
     from fusedrnn.errors import MissingExtraError as MissingExtraError
     from fusedrnn.errors import StreamBusyError as StreamBusyError
     from fusedrnn.errors import UnsupportedError as UnsupportedError
@@ -38,15 +34,19 @@ if TYPE_CHECKING:
     from fusedrnn.layers import gru_step as gru_step
     from fusedrnn.layers import lstm_step as lstm_step
     from fusedrnn.layers import rnn_step as rnn_step
-    from fusedrnn.machine import Machine as Machine
-    from fusedrnn.machine import this_machine as this_machine
+    from fusedrnn.machine.info import info as info
+    from fusedrnn.machine.limits import Machine as Machine
+    from fusedrnn.machine.limits import this_machine as this_machine
+    from fusedrnn.machine.roofline import Bound as Bound
+    from fusedrnn.machine.roofline import floor_seconds as floor_seconds
+    from fusedrnn.machine.roofline import roofline as roofline
     from fusedrnn.stream import Stream as Stream
     from fusedrnn.stream import StreamGroup as StreamGroup
 
 _HOME = {
-    "Architecture": "cells",
-    "Bound": "bound",
-    "Complexity": "complexity",
+    "Architecture": "architecture",
+    "Bound": "machine.roofline",
+    "Complexity": "counting.counts",
     "ClockworkRNN": "layers",
     "ClockworkState": "layers",
     "GRU": "layers",
@@ -54,7 +54,7 @@ _HOME = {
     "LSTM": "layers",
     "LSTMState": "layers",
     "Layer": "layers",
-    "Machine": "machine",
+    "Machine": "machine.limits",
     "MissingExtraError": "errors",
     "RNN": "layers",
     "RNNState": "layers",
@@ -63,14 +63,14 @@ _HOME = {
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "layers",
-    "count": "complexity",
-    "floor_seconds": "bound",
+    "count": "counting.counts",
+    "floor_seconds": "machine.roofline",
     "gru_step": "layers",
-    "info": "backends",
+    "info": "machine.info",
     "lstm_step": "layers",
     "rnn_step": "layers",
-    "roofline": "bound",
-    "this_machine": "machine",
+    "roofline": "machine.roofline",
+    "this_machine": "machine.limits",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

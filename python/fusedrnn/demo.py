@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 import fusedrnn as fr
-from fusedrnn.backends import BACKENDS
+from fusedrnn.arrays import Array
+from fusedrnn.engines import BACKENDS
 from fusedrnn.errors import MissingExtraError
-from fusedrnn.gate import Array
 from fusedrnn.weights import Weights
 
 __all__ = ["CharacterModel", "held_out_text", "load_model", "run"]

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, c
 import numpy as np
 import numpy.typing as npt
 
-from fusedrnn.backends import Threads, checked_threads, choose
-from fusedrnn.cells import CELLS, Architecture, Bias, State
+from fusedrnn.architecture import Architecture, Bias
+from fusedrnn.arrays import FLOAT32, Array, check_array, check_lengths, check_size
+from fusedrnn.cells import CELLS, State
+from fusedrnn.engines import choose
+from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.gate import FLOAT32, Array, gate, length_gate, size_gate
 from fusedrnn.stream import Stream
 from fusedrnn.weights import Weights, checked, infer, initialise
 
@@ -354,7 +356,7 @@ class Layer(Generic[StateT]):
         values = self._given_state(state, batch)
         if state is not None:
             values = [np.array(array, order="C") for array in values]
-        each = None if lengths is None else length_gate(lengths, steps, batch)
+        each = None if lengths is None else check_lengths(lengths, steps, batch)
         if each is not None:
             y[...] = 0
         self._engine.run(x, y, values, each)
@@ -383,13 +385,13 @@ class Layer(Generic[StateT]):
     def _sequences(self, x: Any, out: Any, batch: int | str) -> tuple[Array, Array, Array]:
         """x and y as the engine sees them, (T, B, ·), and y as the caller does."""
         axes = (batch, "steps") if self._batch_first else ("steps", batch)
-        x = gate("x", x, (*axes, self._architecture.input_size), self._dtype)
+        x = check_array("x", x, (*axes, self._architecture.input_size), self._dtype)
         shape = (*x.shape[:2], self._output_size)
         if out is None:
-            size_gate("y", shape, self._dtype)
+            check_size("y", shape, self._dtype)
             out = np.empty(shape, self._dtype)
         else:
-            out = gate("out", out, shape, self._dtype, written=True)
+            out = check_array("out", out, shape, self._dtype, written=True)
             if np.may_share_memory(out, x):
                 raise ValueError("out must not overlap x in memory; leave it out, or copy x")
         if self._batch_first:
@@ -399,7 +401,7 @@ class Layer(Generic[StateT]):
     def _zero_state(self, batch: int) -> list[Array]:
         if batch > _MANY:
             for name, (rows, _, *width), dtype in self._states:
-                size_gate(f"state.{name}", (rows, batch, *width), dtype)
+                check_size(f"state.{name}", (rows, batch, *width), dtype)
         return [np.zeros((shape[0], batch, *shape[2:]), dtype) for _, shape, dtype in self._states]
 
     def _state_dtype(self, state: State) -> np.dtype[Any]:
@@ -418,7 +420,7 @@ class Layer(Generic[StateT]):
             wanted = ", ".join(names) + ("," if len(names) == 1 else "")
             raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
         checked = [
-            gate(f"state.{name}", value, (rows, batch, *width), dtype)
+            check_array(f"state.{name}", value, (rows, batch, *width), dtype)
             for (name, (rows, _, *width), dtype), value in zip(self._states, state, strict=True)
         ]
         for (name, _, dtype), array in zip(self._states, checked, strict=True):
@@ -623,9 +625,11 @@ def _step(
         raise ValueError(
             f"weights must be of one {kind.__name__} layer in one direction, got {layer!r}"
         )
-    x = gate("x", x, ("batch", a.input_size), layer.dtype)
+    x = check_array("x", x, ("batch", a.input_size), layer.dtype)
     before = [
-        gate(each.name, value, a.state_shape(each, len(x))[1:], layer._state_dtype(each))[None]
+        check_array(each.name, value, a.state_shape(each, len(x))[1:], layer._state_dtype(each))[
+            None
+        ]
         for each, value in zip(a.table.states, state, strict=True)
     ]
     _, after = layer(x[:, None] if layer.batch_first else x[None], before)

@@ -10,9 +10,11 @@ import numpy as np
 from numpy import ndarray
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.backends import Compiled, Engine, reads_arrays
+from fusedrnn.arrays import Array, check_array, check_size
+from fusedrnn.engines.base import Engine
+from fusedrnn.engines.compiled import Compiled
+from fusedrnn.engines.native import reads_arrays
 from fusedrnn.errors import StreamBusyError
-from fusedrnn.gate import Array, gate, size_gate
 
 if TYPE_CHECKING:
     from fusedrnn.layers import Layer
@@ -32,8 +34,8 @@ class _Stepped:
     ) -> None:
         self._layer = layer
         size = layer.architecture
-        size_gate(f"{type(self).__name__}.input", (rows, size.input_size), layer.dtype)
-        size_gate(f"{type(self).__name__}.output", (rows, size.output_size), layer.dtype)
+        check_size(f"{type(self).__name__}.input", (rows, size.input_size), layer.dtype)
+        check_size(f"{type(self).__name__}.output", (rows, size.output_size), layer.dtype)
         self._input: Array = np.zeros((rows, size.input_size), layer.dtype)
         y = np.zeros((1, rows, size.output_size), layer.dtype)
         # Over a read-only view, so that nobody can make it writable.
@@ -89,7 +91,7 @@ class _Stepped:
 
     def _step_otherwise(self, x: Any) -> None:
         """A step whose array the fast check did not take: an error, or an array worth a copy."""
-        array = gate("x", x, self._input.shape, self._layer.dtype)
+        array = check_array("x", x, self._input.shape, self._layer.dtype)
         if not x.flags.c_contiguous:
             raise ValueError(
                 f"x must be C-contiguous, got strides {x.strides}; use numpy.ascontiguousarray(x)"

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fusedrnn.cells import CELLS, Architecture, Bias
-from fusedrnn.gate import FLOAT32, Array, array_gate, size_gate
+from fusedrnn.architecture import Architecture, Bias
+from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
+from fusedrnn.cells import CELLS
 
 __all__ = ["Weights", "checked", "infer", "initialise"]
 
@@ -37,7 +38,7 @@ def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any
     The same ``seed`` gives the same weights on every machine and in every dtype (up to rounding).
     """
     for weight in architecture.weights():
-        size_gate(weight.name, weight.shape, dtype)
+        check_size(weight.name, weight.shape, dtype)
     try:
         random = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
@@ -91,7 +92,7 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
         if name not in weights:
             given = _listed(weights) or "no arrays"
             raise ValueError(f"weights: {name!r} is missing; given are {given}")
-        array_shape = array_gate(f"weights: {name!r}", weights[name], FLOAT32).shape
+        array_shape = check_is_array(f"weights: {name!r}", weights[name], FLOAT32).shape
         if len(array_shape) != axes or 0 in array_shape:
             raise ValueError(f"weights: {name!r} must have {axes} axes, got shape {array_shape}")
         return array_shape
@@ -156,7 +157,7 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     accepted = {np.dtype(np.float32), dtype}
     copies = {}
     for name, shape in wanted.items():
-        array = array_gate(f"weights: {name!r}", weights[name], dtype)
+        array = check_is_array(f"weights: {name!r}", weights[name], dtype)
         if array.dtype not in accepted:
             names = " or ".join(sorted(str(kind) for kind in accepted))
             raise TypeError(

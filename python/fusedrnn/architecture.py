@@ -1,0 +1,313 @@
+"""A stack of recurrent layers: a cell of the table, its sizes, its options, and the weights it has, checked.
+
+This module is plain Python: a program that only counts needs neither NumPy nor the C extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from math import inf, prod
+from numbers import Real
+from typing import Any, Literal
+
+from fusedrnn.cells import CELLS, COMPILED_ACTIVATIONS, Activation, Cell, State
+from fusedrnn.errors import UnsupportedError
+
+__all__ = ["BIASES", "RESETS", "Architecture", "Bias", "Kind", "Weight", "checked_size"]
+
+Bias = Literal["none", "single", "double"]
+Kind = Literal["input", "recurrent", "bias", "projection", "peephole"]
+BIASES: tuple[Bias, ...] = ("none", "single", "double")
+RESETS = ("after", "before")
+MAX_LAYERS = 10_000
+#: The largest float32, above which a limit is none.
+MAX_CLIP = 3.4028235e38
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One canonical weight array: PyTorch's name and shape where it has one, and what it is for.
+
+    Attributes
+    ----------
+    elements
+        How many are really weights: fewer than the shape says where blocks of it must be zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    layer: int
+    direction: int
+    elements: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements that are weights."""
+        return self.elements
+
+
+def checked_size(name: str, value: object, least: int) -> int:
+    """An int in range, or the error that says what is wrong with it."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    number = int(value.__index__())
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    if number >= 2**31:
+        raise ValueError(f"{name} must be below 2**31, got {number}")
+    return number
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A stack of recurrent layers: a cell, its sizes and its options, checked.
+
+    Parameters
+    ----------
+    cell
+        A key of :data:`CELLS`.
+    input_size
+        X (D_x): width of an input row, >= 1.
+    hidden_size
+        H (D_n): number of units, >= 1.
+    num_layers
+        Height of the stack, >= 1.
+    bidirectional
+        Run each layer in both directions; outputs are joined.
+    proj_size
+        Width of the projected, fed-back h; 0 for none. Must be below ``hidden_size``.
+    bias
+        How many bias vectors a gate block has: "none", "single" (as many as count: one, and a second
+        where it cannot be added to the first), or "double" (PyTorch and cuDNN keep two of all).
+    peephole
+        The gates that look at the cell, of "i", "f" and "o": "ifo", "o", ... True for all, False for none.
+    coupled
+        i = 1 - f: three gate blocks instead of four.
+    reset
+        Where a GRU resets: "after" the recurrent product (PyTorch, cuDNN, Keras) or "before" it
+        (Cho 2014, ONNX's default). None: "after" for a GRU.
+    periods
+        Of the modules of a Clockwork RNN, ascending; as many modules of equal size as periods.
+    gate_activation, activation, output_activation
+        Of the gates; of what is written (g, n, or the h of an RNN); of c before it is shown.
+    clip
+        Sums of gates are limited to ±clip before their activation (ONNX's ``clip``); None for no limit.
+    cell_clip
+        The new c is limited to ±cell_clip; None for no limit.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a size that is not an int or is out of range, an unknown cell, or an option that the
+        cell does not have.
+    """
+
+    cell: str
+    input_size: int
+    hidden_size: int
+    num_layers: int = 1
+    bidirectional: bool = False
+    proj_size: int = 0
+    bias: Bias = "single"
+    peephole: str | bool = ""
+    coupled: bool = False
+    reset: str | None = None
+    periods: tuple[int, ...] = ()
+    gate_activation: str = "sigmoid"
+    activation: str = "tanh"
+    output_activation: str = "tanh"
+    clip: float | None = None
+    cell_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, str) or self.cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
+        for name, least in (
+            ("input_size", 1),
+            ("hidden_size", 1),
+            ("num_layers", 1),
+            ("proj_size", 0),
+        ):
+            self._set(name, checked_size(name, getattr(self, name), least))
+        for name in ("bidirectional", "coupled"):
+            if not isinstance(getattr(self, name), bool):
+                kind = type(getattr(self, name)).__name__
+                raise TypeError(f"{name} must be True or False, not {kind}")
+        if self.num_layers > MAX_LAYERS:
+            raise ValueError(f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}")
+        if not isinstance(self.bias, str) or self.bias not in BIASES:
+            raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
+        self._refuse_options()
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(
+                f"proj_size must be below hidden_size ({self.hidden_size}), got {self.proj_size}"
+            )
+        self._check_form()
+        self._check_periods()
+        for name in ("gate_activation", "activation", "output_activation"):
+            self._set(name, str(Activation.parse(name, getattr(self, name))))
+        for name in ("clip", "cell_clip"):
+            limit = getattr(self, name)
+            if limit is None:
+                continue
+            if isinstance(limit, bool) or not isinstance(limit, Real):
+                raise TypeError(f"{name} must be a number or None, not {type(limit).__name__}")
+            try:
+                value = float(limit)
+            except OverflowError:
+                value = inf
+            if not 0 < value < MAX_CLIP:
+                raise ValueError(f"{name} must be above 0 and finite in float32, got {limit}")
+            self._set(name, value)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _refuse_options(self) -> None:
+        has = CELLS[self.cell][0].options
+        every = frozenset().union(*(form.options for forms in CELLS.values() for form in forms))
+        for field in fields(self):
+            given = getattr(self, field.name)
+            if field.name in every - has and given not in (field.default, False):
+                raise ValueError(
+                    f"{field.name} is not an option of {CELLS[self.cell][0].name}, got {given!r}; "
+                    f"it has {', '.join(sorted(has))}"
+                )
+
+    def _check_form(self) -> None:
+        if self.cell == "gru":
+            self._set("reset", "after" if self.reset is None else self.reset)
+            if self.reset not in RESETS:
+                raise ValueError(f"reset must be 'after' or 'before', got {self.reset!r}")
+        possible = "".join(gate.name for gate in self.table.gates if gate.peephole)
+        given = self.peephole
+        if isinstance(given, bool):
+            given = possible if given else ""
+        if (
+            not isinstance(given, str)
+            or not set(given) <= set(possible)
+            or len(set(given)) < len(given)
+        ):
+            raise ValueError(
+                f"peephole must be True, False or some of the letters {possible!r}, "
+                f"got {self.peephole!r}"
+            )
+        self._set("peephole", "".join(letter for letter in possible if letter in given))
+
+    def _check_periods(self) -> None:
+        if self.cell != "clockwork":
+            return
+        if isinstance(self.periods, str) or not hasattr(self.periods, "__iter__"):
+            raise TypeError(f"periods must be a sequence of ints, got {self.periods!r}")
+        periods = tuple(checked_size("periods", period, 1) for period in self.periods)
+        if not periods:
+            raise ValueError("periods must name one period per module, got none")
+        if list(periods) != sorted(periods):
+            raise ValueError(f"periods must ascend, the fastest module first, got {periods}")
+        if self.hidden_size % len(periods):
+            raise ValueError(
+                f"hidden_size must be divisible by the {len(periods)} modules, got {self.hidden_size}"
+            )
+        self._set("periods", periods)
+
+    @cached_property
+    def table(self) -> Cell:
+        """The cell's row of the table, in the form that the options ask for."""
+        form = "coupled" if self.coupled else self.reset or ""
+        return next(row for row in CELLS[self.cell] if row.form == form)
+
+    @property
+    def peephole_gates(self) -> str:
+        """The gates that have peepholes, in the order i f o."""
+        assert isinstance(self.peephole, str)  # from __post_init__ on
+        return self.peephole
+
+    @property
+    def directions(self) -> int:
+        """D: 1 or 2."""
+        return 2 if self.bidirectional else 1
+
+    @property
+    def fed_back(self) -> int:
+        """R (D_h): width of the h that is fed back: ``proj_size``, or else H."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def output_size(self) -> int:
+        """D * R: width of an output row."""
+        return self.directions * self.fed_back
+
+    @property
+    def module_size(self) -> int:
+        """Units of each module of a Clockwork RNN."""
+        return self.hidden_size // len(self.periods)
+
+    def module_reads(self, module: int) -> int:
+        """The first unit that a module reads: it reads its own and slower modules, to the end."""
+        return self.periods.index(self.periods[module]) * self.module_size
+
+    def activation_of(self, role: str) -> Activation:
+        """The activation that plays a role: "gate", "state" or "output"."""
+        name = {"gate": "gate_activation", "state": "activation", "output": "output_activation"}[
+            role
+        ]
+        return Activation.parse(name, getattr(self, name))
+
+    def check_compiled(self, backend: str) -> None:
+        """Raise :class:`UnsupportedError` for an activation that only the NumPy backend has."""
+        for role in ("gate", "state", "output"):
+            allowed = COMPILED_ACTIVATIONS["gate" if role == "gate" else "state"]
+            activation = self.activation_of(role)
+            if activation.name not in allowed:
+                raise UnsupportedError(
+                    f"backend {backend!r} has {', '.join(allowed)} for the {role} activation, "
+                    f"got {activation}; backend='numpy' has them all"
+                )
+
+    def layer_input(self, layer: int) -> int:
+        """Width of the rows that a layer reads: X for the first, D * R above it."""
+        return self.input_size if layer == 0 else self.output_size
+
+    def state_shape(self, state: State, batch: int) -> tuple[int, ...]:
+        """(L * D, B, width), or (L * D, B) for a count."""
+        rows = self.num_layers * self.directions
+        widths = {"fed back": (self.fed_back,), "inside": (self.hidden_size,), "count": ()}
+        return (rows, batch, *widths[state.kind])
+
+    def weights(self) -> Iterator[Weight]:
+        """Every canonical weight array, in PyTorch's order, what PyTorch does not have at the end."""
+        for layer in range(self.num_layers):
+            for direction in range(self.directions):
+                yield from self._weights_of(layer, direction)
+
+    def _weights_of(self, layer: int, direction: int) -> Iterator[Weight]:
+        units = self.hidden_size
+        rows = len(self.table.gates) * units
+        end = f"_l{layer}" + ("_reverse" if direction else "")
+
+        def weight(name: str, shape: tuple[int, ...], kind: Kind, elements: int = 0) -> Weight:
+            return Weight(name + end, shape, kind, layer, direction, elements or prod(shape))
+
+        yield weight("weight_ih", (rows, self.layer_input(layer)), "input")
+        yield weight("weight_hh", (rows, self.fed_back), "recurrent", self._recurrent_elements())
+        if self.bias != "none":
+            yield weight("bias_ih", (rows,), "bias")
+        if self.bias == "double":
+            yield weight("bias_hh", (rows,), "bias")
+        elif self.bias == "single" and self.table.own_recurrent_bias:
+            (gate,) = self.table.own_recurrent_bias
+            yield weight(f"bias_h{gate}", (units,), "bias")
+        if self.proj_size:
+            yield weight("weight_hr", (self.proj_size, units), "projection")
+        if self.peephole:
+            yield weight("weight_peephole", (len(self.peephole_gates) * units,), "peephole")
+
+    def _recurrent_elements(self) -> int:
+        """How many elements of a recurrent matrix are weights: not all, where modules do not read all."""
+        if not self.periods:
+            return len(self.table.gates) * self.hidden_size * self.fed_back
+        reads = (self.hidden_size - self.module_reads(m) for m in range(len(self.periods)))
+        return self.module_size * sum(reads)

@@ -1,0 +1,311 @@
+"""C and Numba kernels behind the C API: one calling convention, so one engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from math import inf
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusedrnn._native import ffi, lib
+from fusedrnn.architecture import Architecture
+from fusedrnn.arrays import FLOAT32, Array
+from fusedrnn.cells import COMPILED_ACTIVATIONS
+from fusedrnn.engines.base import Engine, Lengths, by_direction
+from fusedrnn.engines.native import active_isa, find_kernel, isas, pointer, reads_arrays, strided
+from fusedrnn.engines.packing import aligned, packed
+from fusedrnn.engines.threads import (
+    LONG_STEP_SECONDS,
+    SHARED_GAIN,
+    WAKING_SECONDS,
+    Model,
+    Threads,
+    meeting_seconds,
+)
+from fusedrnn.kernels.reference import Parameters, parameters
+from fusedrnn.weights import Weights
+
+__all__ = ["Compiled"]
+
+#: Which gates have peepholes, as bits: enum fr_peephole of csrc/api.h.
+PEEPHOLES = {"i": 1, "f": 2, "o": 4}
+
+#: How much of a stack's sequence is run through all its layers at a time.
+PIECE_FLOATS = 2**18
+
+
+class Compiled(Engine):
+    """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
+
+    def __init__(
+        self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
+    ) -> None:
+        architecture.check_compiled(backend)
+        self.backend = backend
+        self.isa = isa = active_isa()
+        self._architecture = architecture
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
+        kernel = find_kernel(backend, architecture.cell, isa)
+
+        groups = by_direction(architecture, weights)
+        panels = ffi.new("fr_panels[]", len(groups))
+        # The structs hold bare pointers: what they point to lives as long as this engine.
+        self._alive: list[Any] = [panels]
+        for panel, group in zip(panels, groups, strict=True):
+            panel.kernel = kernel
+            self._fill_options(panel)
+            self._fill_panels(panel, parameters(architecture, group))
+        self.plan = ffi.new("fr_plan *")
+        self.plan.layers = architecture.num_layers
+        self.plan.directions = architecture.directions
+        self.plan.hidden = architecture.hidden_size
+        self.plan.outputs = architecture.fed_back
+        self.plan.panels = panels
+        self._threads = threads
+        self._models: dict[int, Model] = {}
+        self._idle: list[_Call] = []
+        self._second = "".join(each.kind for each in architecture.table.states[1:])
+        # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
+        self._in_pieces = architecture.num_layers > 1 and not architecture.bidirectional
+
+    def _fill_options(self, panel: Any) -> None:
+        a = self._architecture
+        gate = a.activation_of("gate")
+        limits = (a.clip, a.cell_clip)
+        panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
+        panel.form = a.table.form in ("coupled", "before")
+        panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
+        if a.table.waits:  # what waits needs its x-part after the first product
+            panel.projects = lib.FR_ALWAYS
+        panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
+        panel.state_activation, panel.output_activation = (
+            COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
+            for role in ("state", "output")
+        )
+        panel.alpha, panel.beta = gate.parameters or (0, 0)
+        panel.clip, panel.cell_clip = (inf if limit is None else limit for limit in limits)
+        usual = ("sigmoid", "tanh", "tanh")
+        asked = (a.gate_activation, a.activation, a.output_activation)
+        panel.plain = (
+            asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
+        )
+
+    def _fill_panels(self, panel: Any, w: Parameters) -> None:
+        a = self._architecture
+        gates, units = len(a.table.gates), a.hidden_size
+        panel.inputs = w.W.shape[1]
+        panel.hidden = units
+        panel.outputs = a.fed_back
+        panel.block_floats = gates * self._lanes
+        if a.periods:
+            self._fill_modules(panel, w)
+            return
+        panel.x_panels = self._packed(w.W, gates)
+        panel.bias = self._packed(w.b[:, None], gates)
+        panel.blocks = -(-units // self._lanes)
+        waiting = len(a.table.waits)
+        first = (gates - waiting) * units
+        panel.h_panels = self._packed(w.R[:first], gates - waiting)
+        if waiting:
+            panel.second_panels = self._packed(w.R[first:], waiting)
+        if w.P is not None:
+            panel.second_panels = self._packed(w.P, 1)
+        if w.d:
+            (own,) = w.d.values()
+            panel.own_bias = self._packed(own[:, None], 1)
+        if w.p:
+            zero = np.zeros(units, FLOAT32)
+            stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
+            panel.peepholes = self._packed(stacked[:, None], len(PEEPHOLES))
+
+    def _fill_modules(self, panel: Any, w: Parameters) -> None:
+        """Panels of a Clockwork RNN: of each module, as deep as what it reads."""
+        a = self._architecture
+        modules = ffi.new("fr_module[]", len(a.periods))
+        self._alive.append(modules)
+        x_parts: list[Array] = []
+        h_parts: list[Array] = []
+        biases: list[Array] = []
+        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
+            units = slice(number * a.module_size, (number + 1) * a.module_size)
+            reads = a.module_reads(number)
+            module.period, module.first, module.units = period, units.start, a.module_size
+            module.reads = reads
+            module.x_start = sum(part.size for part in x_parts)
+            module.h_start = sum(part.size for part in h_parts)
+            module.block = sum(len(part) for part in biases)
+            x_parts.append(packed(w.W[units], 1, self._lanes))
+            h_parts.append(packed(w.R[units, reads:], 1, self._lanes))
+            biases.append(packed(w.b[units, None], 1, self._lanes))
+        panel.modules, panel.module_count = modules, len(modules)
+        panel.blocks = sum(len(part) for part in biases)
+        for field, parts in (("x_panels", x_parts), ("h_panels", h_parts), ("bias", biases)):
+            joined = aligned((sum(part.size for part in parts),))
+            np.concatenate([part.ravel() for part in parts], out=joined)
+            setattr(panel, field, self._held(joined))
+
+    def _packed(self, matrix: Array, gates: int) -> Any:
+        return self._held(packed(matrix, gates, self._lanes))
+
+    def _held(self, array: Array) -> Any:
+        self._alive.append(array)
+        return pointer(array)
+
+    def threads(self, batch: int) -> int:
+        """How many threads compute a batch of that size; for "auto" it is measured the first time."""
+        return self._model(batch).threads if self._threads == "auto" else self._threads
+
+    def _model(self, batch: int) -> Model:
+        model = self._models.get(batch) or self._measured(batch)
+        if model is None:  # the team is at work for somebody else: measured another time
+            return Model(1, 0.0)
+        self._models[batch] = model
+        return model
+
+    def _measured(self, batch: int) -> Model | None:
+        """The number of threads for which a model says the least: the work of a step is shared, its meetings are not."""
+        cores = len(os.sched_getaffinity(0))
+        if cores == 1 or batch == 0:
+            return Model(1, 0.0)
+        plan, a = self.plan, self._architecture
+        work = self._step_seconds(batch)
+        # Directions side by side need no meetings.
+        meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.second_panels else 1)
+        seconds = {1: work / SHARED_GAIN}
+        share = 1.0
+        for threads in range(2, min(cores, lib.FR_MOST_THREADS) + 1):
+            parts = threads // a.directions if a.bidirectional else threads
+            largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
+            if largest >= share:  # no less work for anybody than with fewer threads
+                continue
+            share = largest
+            meeting = meeting_seconds(threads)
+            if meeting is None:
+                return None
+            seconds[threads] = work * largest + meetings * meeting
+        return Model(min(seconds, key=seconds.__getitem__), work)
+
+    def _step_seconds(self, batch: int) -> float:
+        """What a step takes one thread, of a short sequence of zeros."""
+        a, steps = self._architecture, 2
+        x = np.zeros((steps, batch, a.input_size), FLOAT32)
+        y = np.zeros((steps, batch, a.output_size), FLOAT32)
+        state = [
+            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "count" else FLOAT32)
+            for each in a.table.states
+        ]
+        call = self._bound(x, y, state, None, 1)
+        seconds = []
+        for _ in range(3):  # the first one fills the caches
+            start = perf_counter()
+            lib.fr_run(self.plan, call.q)
+            seconds.append((perf_counter() - start) / steps)
+            if seconds[-1] > LONG_STEP_SECONDS:
+                break
+        return min(seconds)
+
+    def bound(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> _Call:
+        """A call over these arrays, to be run as often as wanted, while they live."""
+        return self._bound(x, y, state, lengths, self.threads(x.shape[1]))
+
+    def _bound(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
+    ) -> _Call:
+        steps, batch, _ = x.shape
+        try:
+            call = self._idle.pop()
+        except IndexError:
+            call = _Call()
+        q = call.q
+        if (call.steps, call.batch, call.threads) != (steps, batch, threads):
+            call.steps, call.batch, call.threads = steps, batch, threads
+            q.steps, q.batch, q.threads = steps, batch, threads
+            # Threads that were asked for are used; those of a model only where it is faster.
+            auto = threads > 1 and self._threads == "auto"
+            q.wakes = not auto or steps * self._model(batch).step_seconds > WAKING_SECONDS
+            floats = lib.fr_workspace_floats(self.plan, steps, batch, threads)
+            if call.workspace.size < floats:
+                call.workspace = np.empty(floats, FLOAT32)
+                q.workspace = pointer(call.workspace)
+        _bind(q, x, y, state, self._second)
+        if lengths is None:
+            if call.ragged:
+                q.order = q.lengths = q.active = ffi.NULL
+                call.ragged = []
+            return call
+        order = np.argsort(-lengths, kind="stable")
+        ordered = lengths[order]
+        active = np.searchsorted(-ordered, -np.arange(steps))  # how many are longer than t
+        call.ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
+        q.order, q.lengths, q.active = (
+            ffi.from_buffer("int64_t *", array) for array in call.ragged
+        )
+        return call
+
+    def run(
+        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+    ) -> None:
+        """See :class:`Engine`. The GIL is released inside."""
+        length = len(x)
+        steps = length
+        if self._in_pieces and lengths is None:
+            steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
+        if length <= steps:
+            self._run(x, y, state, lengths)
+            return
+        before = [array.copy() for array in state]
+        try:
+            for start in range(0, length, steps):
+                piece = slice(start, start + steps)
+                self._run(x[piece], y[piece], state, None)
+        except BaseException:  # an interrupt between two pieces leaves a stream's state as it was
+            for array, values in zip(state, before, strict=True):
+                array[...] = values
+            raise
+
+    def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
+        call = self.bound(x, y, state, lengths)
+        lib.fr_run(self.plan, call.q)
+        if call.workspace.size <= MOST_IDLE_FLOATS and len(self._idle) < MOST_IDLE:
+            self._idle.append(call)
+
+
+#: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
+MOST_IDLE = 4
+MOST_IDLE_FLOATS = 2**20
+
+
+class _Call:
+    """An ``fr_sequence`` and what it points to besides the arrays of its caller. Used by one thread at a time."""
+
+    __slots__ = ("batch", "q", "ragged", "steps", "threads", "workspace")
+
+    def __init__(self) -> None:
+        self.q: Any = ffi.new("fr_sequence *")
+        self.steps = self.batch = self.threads = -1
+        self.workspace: Array = np.empty(0, FLOAT32)
+        self.ragged: list[npt.NDArray[np.int64]] = []
+
+
+def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
+    """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
+    if (
+        reads_arrays()
+    ):  # one call: eight from Python would take as long as a hundred steps of a small layer
+        last = id(state[1]) if second else 0
+        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
+        return
+    item = FLOAT32.itemsize
+    q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
+    q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
+    q.h = pointer(state[0])
+    if second == "count":
+        q.t = ffi.from_buffer("int64_t *", state[1])
+    elif second:
+        q.c = pointer(state[1])

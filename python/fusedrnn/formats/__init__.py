@@ -1,0 +1,1 @@
+"""What other libraries store, and how."""

@@ -1,0 +1,677 @@
+"""How fast a recurrent network can be on one core of a machine: the roofline of each part, and the floor.
+
+The work comes from :mod:`fusedrnn.counting.counts`, the limits from :mod:`fusedrnn.machine.limits`. Every term errs to the low
+side, so that nothing that follows the schedule in :data:`ASSUMPTIONS` can be faster than the floor.
+
+This module is plain Python: with a machine from a file it needs neither NumPy nor the C extension.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from fusedrnn.architecture import Architecture
+from fusedrnn.counting.counts import (
+    DIRECTIONS,
+    FLOAT_BYTES,
+    Complexity,
+    Counts,
+    LayerCounts,
+    Operations,
+    aligned,
+    count,
+)
+from fusedrnn.errors import UnsupportedError
+from fusedrnn.machine.limits import MEMORY, Limits, Machine, this_machine
+
+__all__ = ["ASSUMPTIONS", "HIGHEST_FRACTION", "Bound", "Part", "floor_seconds", "roofline"]
+
+SCHEMA_VERSION = 1
+#: A kernel measured to be faster than this share of the limit has shown that the model, or the machine's limits, are
+#: wrong: clocks are not steadier than the rest.
+HIGHEST_FRACTION = 1.05
+
+#: The formula, and what it takes for granted; it travels with every result.
+ASSUMPTIONS = {
+    "floor": "max(sum over parts of max(compute, each level, latency), each level of the whole)",
+    "parts": "Each layer and direction runs after the one before, on one core: first its input part, W x + b for "
+    "all T steps at once, which reads W once; then its recurrent part, R h and the rest of the cell, which reads R "
+    "in each of the T steps, for the whole batch. A step alone is T = 1: all weights are read for it.",
+    "compute": "FLOPs / the rate of FMAs from registers. FLOPs as fusedrnn count has them: activations are not among "
+    "them and cost only latency.",
+    "level": "bytes that even the best cache cannot have nearer / bandwidth of the level they come from. Of what is "
+    "read again and again, the caches up to L2 hold at most L1 + L2 bytes; the rest comes from L3 or beyond.",
+    "whole": "When a call begins, caches hold at most their size of its weights, x and y, from the call before.",
+    "latency": "T times the chain from h to h': h through memory to all units, and one activation after the other "
+    "as the equations demand, each as the kernels compute it. Sums over k count as one FMA.",
+    "weights": "float32, unpadded.",
+}
+
+FOOTNOTE = (
+    "floor = max(sum over parts of max(compute, each level, latency), each level of the whole), one core:\n"
+    "input part: W x for all steps at once, W read once; recurrent part: R h, R read every step.\n"
+    "compute: FLOPs / FMA rate. Level: bytes that cannot be held nearer / its bandwidth.\n"
+    "latency: steps * the chain from h to h', with activations; activations cost nothing else.\n"
+    "FLOPs/byte: of weights read. ridge: FMA rate / bandwidth of the level that holds them."
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Work of one layer and direction that one thing bounds.
+
+    Attributes
+    ----------
+    name
+        "input" or "recurrent".
+    layer, direction
+        The direction: 0 forward, 1 reverse.
+    reads
+        How often its weights are read; those of the fastest module, where modules differ.
+    weight_bytes
+        Of all its weights, once.
+    bytes_read
+        Of weights, in all steps.
+    flops
+        In all steps of the whole batch.
+    held_by
+        The nearest level that has room for all its weights.
+    intensity, ridge
+        FLOPs per byte read; and from how many on the level that holds the weights is no bound.
+    times
+        Seconds that each resource needs at least: "compute", each level, "latency".
+    """
+
+    name: str
+    layer: int
+    direction: int
+    reads: int
+    weight_bytes: int
+    bytes_read: int
+    flops: int
+    held_by: str
+    intensity: float
+    ridge: float
+    times: dict[str, float]
+
+    @property
+    def bound(self) -> str:
+        """The resource that it waits for."""
+        return max(self.times, key=self.times.__getitem__)
+
+    @property
+    def seconds(self) -> float:
+        """The least time it takes."""
+        return self.times[self.bound]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain, unrounded figures."""
+        return asdict(self) | {
+            "direction": DIRECTIONS[self.direction],
+            "bound": self.bound,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least time that a network takes on one core of a machine, as :func:`roofline` returns it.
+
+    Attributes
+    ----------
+    complexity
+        What is run: sizes, steps, batch, rate.
+    machine, isa
+        Where, and with which of its instruction sets.
+    parts
+        In the order they run.
+    whole
+        Seconds that each level needs at least for what a call cannot find nearer when it begins.
+    measured
+        Seconds that the kernels of this package were measured to take; None if they were not.
+    """
+
+    complexity: Complexity
+    machine: Machine
+    isa: str
+    parts: tuple[Part, ...]
+    whole: dict[str, float]
+    measured: float | None = None
+
+    @cached_property
+    def _shares(self) -> dict[str, float]:
+        """Seconds of the floor by what bounds them."""
+        shares: dict[str, float] = {}
+        for part in self.parts:
+            shares[part.bound] = shares.get(part.bound, 0.0) + part.seconds
+        level = max(self.whole, key=self.whole.__getitem__)
+        return {level: self.whole[level]} if self.whole[level] > sum(shares.values()) else shares
+
+    @property
+    def seconds(self) -> float:
+        """The floor: all steps of the whole batch."""
+        return sum(self._shares.values())
+
+    @property
+    def seconds_per_step(self) -> float:
+        """The floor of one step of the whole batch."""
+        return self.seconds / self.complexity.steps
+
+    @property
+    def bound(self) -> str:
+        """What most of the floor is spent on: "compute", a level, or "latency"."""
+        return max(self._shares, key=self._shares.__getitem__)
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Share of the time between steps, at the rate, that the floor takes; None without a rate."""
+        rate = self.complexity.rate
+        return None if rate is None else self.seconds_per_step * rate
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the limit that was reached: floor / measured; None if nothing was measured."""
+        return None if self.measured is None else self.seconds / self.measured
+
+    @property
+    def failed(self) -> bool:
+        """Whether a measurement was faster than the model allows."""
+        return self.fraction is not None and self.fraction > HIGHEST_FRACTION
+
+    def measure(self, seconds: float = 0.5) -> Bound:
+        """The same with ``measured``: the fastest round of this package's C kernels, in processor time.
+
+        Parameters
+        ----------
+        seconds
+            How long to measure.
+
+        Raises
+        ------
+        UnsupportedError
+            If the limits are another machine's, or this package cannot run the network.
+        """
+        from fusedrnn.machine.limits import same_machine
+
+        if not same_machine(self.machine):
+            raise UnsupportedError(
+                f"only this machine can be measured, and these are the limits of {self.machine.cpu!r} "
+                f"with {self.machine.system!r}, fusedrnn {self.machine.probe}"
+            )
+        return replace(self, measured=_measured(self, seconds))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain, unrounded figures, with the assumptions in words."""
+        work = self.complexity
+        architecture = asdict(work.architecture)
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "assumptions": dict(ASSUMPTIONS),
+            "architecture": architecture | {"periods": list(work.architecture.periods)},
+            "steps": work.steps,
+            "batch": work.batch,
+            "rate": work.rate,
+            "isa": self.isa,
+            "machine": self.machine.to_dict(),
+            "parts": [part.to_dict() for part in self.parts],
+            "whole": dict(self.whole),
+            "total": {
+                "flops_per_step": float(work.flops_per_step),
+                "bytes_per_step": float(work.bytes_per_step),
+                "weight_bytes": work.weight_bytes,
+                "held_by": self.held_by,
+                "bound": self.bound,
+                "seconds_per_step": self.seconds_per_step,
+                "seconds": self.seconds,
+                "real_time_factor": self.real_time_factor,
+                "measured_seconds": self.measured,
+                "fraction": self.fraction,
+                "model_failed": self.failed,
+            },
+        }
+
+    @property
+    def held_by(self) -> str:
+        """The nearest level that has room for all weights of all layers."""
+        return _holder(self.machine, self.complexity.weight_bytes)
+
+    def to_json(self) -> str:
+        """:meth:`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def to_csv(self) -> str:
+        """One line per part, then one whose ``name`` is ``total``."""
+        rows = []
+        for part in self.parts:
+            row = part.to_dict()
+            times = row.pop("times")
+            rows.append(row | {f"seconds_{name}": time for name, time in times.items()})
+        total = self.to_dict()["total"]
+        flops, read = (sum(getattr(part, name) for part in self.parts) for name in _SUMS)
+        rows.append(
+            {name: value for name, value in total.items() if name in rows[0]}
+            | {"name": "total", "flops": flops, "bytes_read": read, "intensity": flops / read}
+        )
+        text = io.StringIO()
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def to_markdown(self) -> str:
+        """The tables of ``str()`` in Markdown."""
+        parts = [f"## {self._title()}"]
+        for caption, header, rows, left in self._tables():
+            rule = [":--" if column < left else "--:" for column in range(len(header))]
+            lines = ("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+            parts += [f"**{caption}**", "\n".join(lines)]
+        return "\n\n".join([*parts, *self._notes()]) + "\n"
+
+    def __str__(self) -> str:
+        parts = [self._title()]
+        for caption, header, rows, left in self._tables():
+            parts.append(f"{caption}\n{aligned([header, *rows], left=left)}")
+        return "\n\n".join([*parts, *self._notes()])
+
+    # ---- for people ------------------------------------------------------------------------------
+
+    def _title(self) -> str:
+        size = self.complexity.architecture
+        layers = f"{size.num_layers} layer" + ("s" if size.num_layers > 1 else "")
+        directions = "two directions" if size.bidirectional else "one direction"
+        said = ("num_layers", "bidirectional", "coupled", "reset")  # here or in the table's title
+        options = "".join(
+            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}, "
+            for name, value in _options(size).items()
+            if name not in said
+        )
+        return (
+            f"{size.table.title}: input_size {size.input_size}, hidden_size {size.hidden_size}, "
+            f"{options}{layers}, {directions}; steps {self.complexity.steps:,}, "
+            f"batch {self.complexity.batch:,}, float32 weights"
+        )
+
+    def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
+        """Caption, header, rows, and how many columns are words, of each table for people."""
+        machine, limits = self.machine, self.machine.limits[self.isa]
+        rows = [["FMA rate", "", f"{limits.flops / 1e9:,.1f} GFLOP/s"]]
+        for level, speed in limits.bandwidth.items():
+            held = machine.capacity.get(level)
+            size = f"{held:,} bytes" if held else ""
+            if held and held < machine.caches[level]:
+                size = f"{held:,} of {machine.caches[level]:,} bytes"
+            rows.append([level, size, f"{speed / 1e9:,.1f} GB/s"])
+        step = _step_latency(self.complexity.architecture, limits)
+        rows.append(["step latency", "", f"{step * 1e9:,.1f} ns"])
+        yield (
+            f"Limits of one core: {machine.cpu}, {self.isa}",
+            ["limit", "size", "at most"],
+            rows,
+            1,
+        )
+        header = ["part", "weight bytes", "held by", "reads", "FLOPs", "FLOPs/byte", "ridge"]
+        yield "Parts", [*header, "bound", "floor us"], [self._row(part) for part in self.parts], 1
+        yield "Totals", ["figure", "value"], self._summary(), 1
+
+    def _row(self, part: Part) -> list[str]:
+        size = self.complexity.architecture
+        layer = f" {part.layer}" if size.num_layers > 1 else ""
+        direction = f" {DIRECTIONS[part.direction]}" if size.bidirectional else ""
+        return [
+            f"{part.name}{layer}{direction}",
+            f"{part.weight_bytes:,}",
+            part.held_by,
+            f"{part.reads:,}",
+            f"{part.flops:,}",
+            f"{part.intensity:,.2f}",
+            f"{part.ridge:,.2f}",
+            part.bound,
+            _microseconds(part.seconds),
+        ]
+
+    def _summary(self) -> list[list[str]]:
+        work = self.complexity
+        rows = [
+            ["FLOPs per step of one sequence", _number(work.flops_per_step)],
+            ["bytes per step, every weight read", _number(work.bytes_per_step)],
+            ["weight bytes", f"{work.weight_bytes:,}"],
+            ["held by", self.held_by],
+            ["bound", self.bound],
+            ["floor per step", f"{_microseconds(self.seconds_per_step)} us"],
+        ]
+        if work.steps > 1:
+            rows.append([f"floor, {work.steps:,} steps", f"{_microseconds(self.seconds)} us"])
+        if work.rate is not None:
+            rows.append([f"real-time factor at {work.rate:,} Hz", f"{self.real_time_factor:,.6g}"])
+        if self.measured is not None and self.fraction is not None:
+            rows.append(["measured", f"{_microseconds(self.measured)} us"])
+            rows.append(["fraction of the limit", f"{self.fraction:.1%}"])
+        return rows
+
+    def _notes(self) -> Iterator[str]:
+        if self.failed:
+            yield (
+                f"MODEL FAILURE: the kernel is faster than {HIGHEST_FRACTION:.0%} of its limit, so the limit is "
+                "wrong.\nThe machine may have been slower when its limits were measured: try --again."
+            )
+        yield FOOTNOTE
+
+
+_SUMS = ("flops", "bytes_read")
+
+
+def roofline(
+    model: Any,
+    machine: Machine | None = None,
+    *,
+    steps: int = 1,
+    batch: int = 1,
+    rate: float | None = None,
+    isa: str | None = None,
+    **sizes: Any,
+) -> Bound:
+    """The least time that a recurrent network takes on one core of a machine, and what bounds it.
+
+    Parameters
+    ----------
+    model
+        As for :func:`fusedrnn.count`: an architecture, a layer, or the name of a cell, whose sizes then follow.
+    machine
+        The limits; None for this machine's, which are measured the first time.
+    steps, batch
+        T steps of B sequences. One step stands for a stream: step after step, all weights read for each.
+    rate
+        Steps per second, for the real-time factor.
+    isa
+        An instruction set of the machine; None for the layer's, or else ``FUSEDRNN_ISA``, or else the best one.
+    **sizes
+        With a cell's name, the fields of :class:`~fusedrnn.architecture.Architecture`.
+
+    Returns
+    -------
+    Bound
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a model, size or option that is unknown, missing or out of range.
+
+    Examples
+    --------
+    >>> import fusedrnn as fr
+    >>> bound = fr.roofline("lstm", input_size=128, hidden_size=128, steps=100)   # doctest: +SKIP
+    >>> bound.bound, bound.seconds_per_step                                       # doctest: +SKIP
+    ('L2', 1.74e-06)
+    """
+    complexity = count(model, steps=steps, batch=batch, rate=rate, **sizes)
+    if machine is None:
+        machine = this_machine()
+    elif not isinstance(machine, Machine):
+        raise TypeError(f"machine must be a Machine or None, not {type(machine).__name__}")
+    isa = isa or getattr(model, "isa", None) or os.environ.get("FUSEDRNN_ISA") or None
+    if isa is None:
+        isa = next(iter(machine.limits))
+    elif isa not in machine.limits:
+        raise UnsupportedError(
+            f"isa must be one of {', '.join(machine.limits)} for this machine, got {isa!r}"
+        )
+    return _bound(complexity, machine, isa)
+
+
+def floor_seconds(
+    architecture: Architecture,
+    steps: int,
+    batch: int,
+    machine: Machine | None = None,
+    isa: str | None = None,
+) -> float:
+    """The floor of T steps of B sequences, in seconds; see :func:`roofline`.
+
+    Divided by a measured time, it is the fraction of this machine's limit that was reached.
+    """
+    return roofline(architecture, machine, steps=steps, batch=batch, isa=isa).seconds
+
+
+# ---- the model -----------------------------------------------------------------------------------
+
+#: Weights that are read together: how often, and their bytes.
+_Reads = tuple[int, int]
+
+
+def _beyond(reads: Sequence[_Reads], held: int) -> int:
+    """Bytes that come from beyond a cache of so many bytes, at best: it keeps what is read most often."""
+    total = 0
+    for times, size in sorted(reads, reverse=True):
+        kept = min(size, held)
+        held -= kept
+        total += times * (size - kept)
+    return total
+
+
+def _nearer(machine: Machine) -> dict[str, int]:
+    """For each level, the bytes that all nearer ones hold together."""
+    sums, held = {}, 0
+    for level in (*machine.capacity, MEMORY):
+        sums[level] = held
+        held += machine.capacity.get(level, 0)
+    return sums
+
+
+def _holder(machine: Machine, size: int) -> str:
+    """The nearest level that has room for so many bytes, together with nearer ones."""
+    held = 0
+    for level, capacity in machine.capacity.items():
+        held += capacity
+        if size <= held:
+            return level
+    return MEMORY
+
+
+def _bound(complexity: Complexity, machine: Machine, isa: str) -> Bound:
+    limits, nearer = machine.limits[isa], _nearer(machine)
+    parts: list[Part] = []
+    kinds: dict[Counts, tuple[list[Part], dict[str, int]]] = {}
+    weights, again = 0, dict.fromkeys(nearer, 0)
+    for row in complexity.layers:
+        if row.counts not in kinds:  # layers that hold the same do the same
+            kinds[row.counts] = (
+                list(_parts(complexity, row, machine, isa)),
+                {level: _reread(complexity, row, held) for level, held in nearer.items()},
+            )
+        alike, beyond = kinds[row.counts]
+        parts += [replace(part, layer=row.layer, direction=row.direction) for part in alike]
+        weights += sum(part.weight_bytes for part in alike)
+        for level, size in beyond.items():
+            again[level] += size
+    architecture = complexity.architecture
+    rows = complexity.steps * complexity.batch
+    once = weights + FLOAT_BYTES * rows * (architecture.input_size + architecture.output_size)
+    whole = {
+        level: (max(0, once - held) + again[level]) / limits.bandwidth[level]
+        for level, held in nearer.items()
+    }
+    return Bound(complexity, machine, isa, tuple(parts), whole)
+
+
+def _parts(complexity: Complexity, row: LayerCounts, machine: Machine, isa: str) -> Iterator[Part]:
+    limits = machine.limits[isa]
+    latency = _step_latency(complexity.architecture, limits)
+    for name, reads, flops, chain in _work(complexity, row):
+        times = {"compute": flops / limits.flops}
+        for level, held in _nearer(machine).items():
+            times[level] = _beyond(reads, held) / limits.bandwidth[level]
+        if chain:
+            times["latency"] = chain * latency
+        size = sum(size for _, size in reads)
+        read = sum(often * size for often, size in reads)
+        holder = _holder(machine, size)
+        yield Part(
+            name=name,
+            layer=row.layer,
+            direction=row.direction,
+            reads=max(often for often, _ in reads),
+            weight_bytes=size,
+            bytes_read=read,
+            flops=flops,
+            held_by=holder,
+            intensity=flops / read,
+            ridge=limits.flops / limits.bandwidth[holder],
+            times=times,
+        )
+
+
+def _reread(complexity: Complexity, row: LayerCounts, held: int) -> int:
+    """Bytes from beyond so large a cache, after each weight was read once."""
+    return sum(
+        _beyond([(often - 1, size) for often, size in reads], held)
+        for _, reads, _, _ in _work(complexity, row)
+    )
+
+
+def _weight_bytes(operations: Operations) -> tuple[int, int]:
+    """Of the input part and of the recurrent part: one multiply-add or product per weight."""
+    entered = operations.input_macs + operations.bias_adds
+    carried = operations.recurrent_macs + operations.projection_macs + operations.peephole_products
+    return FLOAT_BYTES * int(entered), FLOAT_BYTES * int(carried)
+
+
+def _work(complexity: Complexity, row: LayerCounts) -> Iterator[tuple[str, list[_Reads], int, int]]:
+    """Name, reads, FLOPs, and steps that wait for each other, of the parts of a layer and direction."""
+    steps, batch = complexity.steps, complexity.batch
+    entered: list[_Reads] = []
+    carried: list[_Reads] = []
+    entered_flops = carried_flops = chain = 0
+    for part in row.work.parts:
+        runs = -(-steps // part.period)
+        chain = max(chain, runs)
+        into, around = _weight_bytes(part.operations)
+        entered.append((1, into))
+        carried.append((runs, around))
+        flops = int(2 * part.operations.input_macs + part.operations.bias_adds)
+        entered_flops += batch * runs * flops
+        carried_flops += batch * runs * (int(part.operations.flops) - flops)
+    yield "input", entered, entered_flops, 0
+    yield "recurrent", carried, carried_flops, chain
+
+
+def _step_latency(architecture: Architecture, limits: Limits) -> float:
+    """Seconds from h to h': the longest chain through the equations of the cell's table.
+
+    Sums and products are left out, but for the one FMA by which h reaches the units.
+    """
+    exchange = limits.latency["exchange"]
+    ready: dict[str, float] = {}
+    last = 0.0
+    for equation in architecture.table.equations:
+        match = re.fullmatch(r"([\w']+) = (.+)", equation)
+        if match is None:  # words
+            continue
+        name, expression = match.groups()
+        used = re.findall(r"[A-Za-z_]\w*'?", expression)
+        seconds = max((ready[word] for word in used if word in ready), default=0.0)
+        if re.search(
+            r"R_\w+ \(", expression
+        ):  # a product with what this step has made: through memory again
+            seconds += exchange
+        calls = re.findall(r"(sigmoid|tanh)\((.*)\)", expression)
+        for function, argument in calls:
+            role = "gate" if function == "sigmoid" else "state"
+            if argument in architecture.table.outputs:
+                role = "output"
+            # An activation that is not measured is not waited for.
+            seconds += limits.latency.get(architecture.activation_of(role).name, 0.0)
+        ready[name] = last = seconds
+    return last + exchange * (2 if architecture.proj_size else 1)
+
+
+# ---- measuring -----------------------------------------------------------------------------------
+
+
+def _measured(bound: Bound, seconds: float) -> float:
+    """Seconds of the fastest round of this package's kernels."""
+    from time import thread_time
+
+    import numpy as np
+
+    import fusedrnn
+    from fusedrnn._native import lib
+    from fusedrnn.engines.native import active_isa
+
+    architecture = bound.complexity.architecture
+    kinds = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "clockwork": "ClockworkRNN"}
+    kind = getattr(fusedrnn, kinds.get(architecture.cell, ""), None)
+    if kind is None:
+        raise UnsupportedError(f"this version has no kernel for {architecture.table.title}")
+    if active_isa() != bound.isa:
+        raise UnsupportedError(
+            f"the kernels use {active_isa()}, and these are the limits of {bound.isa}; set FUSEDRNN_ISA"
+        )
+    layer = kind(
+        architecture.input_size,
+        architecture.hidden_size,
+        backend="c",
+        seed=0,
+        **_options(architecture),
+    )
+    steps, batch = bound.complexity.steps, bound.complexity.batch
+    random = np.random.default_rng(0)
+    x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)
+    # The modules of a Clockwork RNN rest in most steps of a stream: the step that is meant here is that of t = 0.
+    if steps == 1 and not architecture.bidirectional and not architecture.periods:
+        stream = layer.stream(batch)
+        stream.input[...] = x[0]
+
+        def run(repeats: int) -> None:
+            lib.fr_time_steps(stream._handle, repeats)
+    else:
+        out = np.empty((steps, batch, architecture.output_size), np.float32)
+
+        def run(repeats: int) -> None:
+            for _ in range(repeats):
+                layer(x, out=out)
+
+    best, repeats, spent = float("inf"), 1, 0.0
+    while True:
+        start = thread_time()
+        run(repeats)
+        time = thread_time() - start
+        spent += time
+        if time < 1e-3 and repeats < 2**30:
+            repeats *= 2
+            continue
+        best = min(best, time / repeats)
+        if spent >= seconds:
+            return best
+
+
+def _options(architecture: Architecture) -> dict[str, Any]:
+    """What a layer is made with beside its sizes: the options that are not at their default."""
+    from dataclasses import fields
+
+    given = {field.name: getattr(architecture, field.name) for field in fields(architecture)}
+    return {
+        field.name: given[field.name]
+        for field in fields(architecture)
+        if field.name not in ("cell", "input_size", "hidden_size")
+        and given[field.name] != field.default
+    }
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+
+def _number(figure: Any) -> str:
+    return f"{figure:,}" if isinstance(figure, int) else f"{float(figure):,.3f}"
+
+
+def _microseconds(seconds: float) -> str:
+    return f"{seconds * 1e6:,.4g}" if seconds < 1e-2 else f"{seconds * 1e6:,.0f}"

@@ -1,0 +1,406 @@
+"""The team of threads: the same results whoever computes, and no surprise for the process that it lives in."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Draw, Maker, assert_allocates_nothing
+
+import fusedrnn as fr
+from fusedrnn._native import lib
+from fusedrnn.engines import compiled
+from fusedrnn.engines.native import isas
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def threads_of_this_process() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def call_often(layer: fr.Layer, x: np.ndarray) -> tuple[threading.Thread, threading.Event]:
+    """A thread that computes all the time, until the event is set."""
+    end = threading.Event()
+
+    def work() -> None:
+        while not end.is_set():
+            layer(x)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, end
+
+
+# ---- it computes -----------------------------------------------------------------------------------
+
+
+def test_a_team_is_as_large_as_asked_for_and_ends_when_told(
+    make_compiled: Maker, draw: Draw
+) -> None:
+    lib.fr_team_stop()
+    before = threads_of_this_process()
+    layer = make_compiled(8, 70, threads=3, seed=0)
+    assert threads_of_this_process() == before, "no thread before one is needed"
+    layer(draw(3, 1, 8))
+    assert threads_of_this_process() == before + 2
+    make_compiled(8, 70, threads=2, seed=0)(draw(3, 1, 8))
+    assert threads_of_this_process() == before + 2, "one team for all layers"
+    lib.fr_team_stop()
+    assert threads_of_this_process() == before
+    layer(draw(3, 1, 8))
+    assert threads_of_this_process() == before + 2
+    lib.fr_team_stop()
+
+
+def test_one_thread_unless_more_are_asked_for(make_compiled: Maker, draw: Draw) -> None:
+    lib.fr_team_stop()
+    before = threads_of_this_process()
+    make_compiled(8, 70, seed=0)(draw(3, 9, 8))
+    assert threads_of_this_process() == before
+
+
+def test_sleeping_threads_are_woken(make_compiled: Maker, draw: Draw) -> None:
+    x = draw(5, 1, 8)
+    expected, _ = make_compiled(8, 70, seed=0)(x)
+    layer = make_compiled(8, 70, threads=3, seed=0)
+    for pause in (0.0, 0.0, 0.01, 0.0, 0.003, 0.0001, 0.0002):
+        time.sleep(pause)
+        np.testing.assert_array_equal(layer(x)[0], expected)
+
+
+def test_denormals_are_flushed_by_every_member(make_compiled: Maker) -> None:
+    layer = make_compiled(5, 70, bias=False, threads=3, seed=0)
+    tiny = np.full((4, 1, 5), 1e-40, np.float32)
+    y, state = layer(tiny, (np.full((1, 1, 70), 1e-40, np.float32),) * 2)
+    assert not y.any() and not state.c.any()
+    assert np.float32(1e-40) * np.float32(0.5) != 0
+
+
+def test_who_finds_the_team_at_work_computes_alone(make_compiled: Maker, draw: Draw) -> None:
+    layers = [make_compiled(16, 48, 2, threads=n, bidirectional=True, seed=0) for n in (1, 2, 3, 4)]
+    inputs = [draw(30, 2, 16) for _ in layers]
+    expected = [layers[0](x)[0] for x in inputs]
+    wrong = []
+
+    def work(layer: fr.Layer, x: np.ndarray, y: np.ndarray) -> None:
+        for _ in range(20):
+            if not np.array_equal(layer(x)[0], y):
+                wrong.append(layer.threads)
+
+    threads = [
+        threading.Thread(target=work, args=arguments)
+        for arguments in zip(layers, inputs, expected, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_one_layer_with_a_team_in_many_threads(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(16, 48, threads=2, seed=0)
+    x = draw(50, 2, 16)
+    expected = make_compiled(16, 48, seed=0)(x)[0]
+    others = [call_often(layer, x) for _ in range(3)]
+    try:
+        for _ in range(30):
+            np.testing.assert_array_equal(layer(x)[0], expected)
+    finally:
+        for thread, end in others:
+            end.set()
+            thread.join()
+
+
+def test_a_team_can_be_stopped_while_others_compute(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(16, 48, threads=2, seed=0)
+    x = draw(200, 1, 16)
+    expected = layer(x)[0]
+    others = [call_often(layer, x) for _ in range(2)]
+    try:
+        for _ in range(5):
+            lib.fr_team_stop()
+            np.testing.assert_array_equal(layer(x)[0], expected)
+    finally:
+        for thread, end in others:
+            end.set()
+            thread.join()
+
+
+def test_a_step_with_a_team_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
+    stream = make_compiled(5, 40, 3, threads=2, seed=0).stream(2)
+    x = draw(2, 5)
+    assert_allocates_nothing(lambda: stream.step(x))
+
+
+# ---- fork, exit, signals, limits -------------------------------------------------------------------
+
+
+def forked(work) -> int:
+    """The exit code of a child that returns what `work` does; one that hangs is killed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        code = 99
+        try:
+            code = int(work())
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.01], ids=["spinning", "asleep"])
+def test_a_child_has_a_team_of_its_own(make_compiled: Maker, draw: Draw, pause: float) -> None:
+    layer = make_compiled(8, 70, threads=3, seed=0)
+    x = draw(20, 2, 8)
+    y, _ = layer(x)
+    time.sleep(pause)
+
+    def child() -> bool:
+        alone = threads_of_this_process()
+        same = all(np.array_equal(layer(x)[0], y) for _ in range(3))
+        used = threads_of_this_process() == alone + 2
+        lib.fr_team_stop()
+        return same and used and threads_of_this_process() == alone
+
+    assert forked(child) == 1
+    np.testing.assert_array_equal(layer(x)[0], y)
+
+
+def test_a_fork_while_another_thread_has_the_team(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(16, 70, threads=2, seed=0)
+    x = draw(300, 2, 16)
+    y, _ = layer(x)
+    thread, end = call_often(layer, x)
+    try:
+        for _ in range(5):
+            assert forked(lambda: np.array_equal(layer(x)[0], y)) == 1
+    finally:
+        end.set()
+        thread.join()
+
+
+def _compute(layer: fr.Layer, x: np.ndarray) -> np.ndarray:
+    return layer(x)[0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_multiprocessing_forks(draw: Draw) -> None:
+    layer = fr.LSTM(8, 70, threads=2, seed=0)
+    x = draw(20, 2, 8)
+    y, _ = layer(x)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        for other in pool.starmap_async(_compute, [(layer, x)] * 4).get(timeout=60):
+            np.testing.assert_array_equal(other, y)
+
+
+@pytest.mark.parametrize("daemons", [0, 3])
+def test_a_process_ends_with_its_team(daemons: int) -> None:
+    started = time.monotonic()
+    done = python(
+        f"""
+        import threading, time, numpy as np, fusedrnn as fr
+        layer = fr.LSTM(16, 64, threads=2)
+        x = np.zeros((100, 1, 16), "float32")
+        def work():
+            while True:
+                layer(x)
+        for _ in range({daemons}):
+            threading.Thread(target=work, daemon=True).start()
+        layer(x)
+        time.sleep(0.1)
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert time.monotonic() - started < 30
+
+
+def test_interrupts_reach_python() -> None:
+    code = """
+        import numpy as np, fusedrnn as fr
+        layer = fr.LSTM(64, 256, threads=2)
+        x = np.zeros((100, 1, 64), "float32")
+        print("ready", flush=True)
+        try:
+            while True:
+                layer(x)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "interrupted\n")
+
+
+def test_where_no_thread_can_be_had_one_computes() -> None:
+    done = python(
+        """
+        import os, resource, numpy as np, fusedrnn as fr
+        x = np.ones((9, 2, 8), "float32")
+        expected, _ = fr.LSTM(8, 70, seed=0)(x)
+        layer = fr.LSTM(8, 70, threads=4, seed=0)
+        pages = int(open("/proc/self/statm").read().split()[0])
+        before = len(os.listdir("/proc/self/task"))
+        # Less than the stack of a thread.
+        most = pages * resource.getpagesize() + 2**21
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        y, _ = layer(x)
+        assert (y == expected).all()
+        assert len(os.listdir("/proc/self/task")) == before
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- a wave through a stack ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [2, 4, 6])
+def test_a_wave_has_the_same_bits(
+    member: tuple[type[fr.Layer], dict[str, Any]], layers: int, draw: Draw
+) -> None:
+    kind, options = member
+    steps, batch = 60, 2  # long enough for a wave, small enough to be one
+    one = kind(3, 12, layers, seed=1, **options)
+    x, lengths = draw(steps, batch, 3), [steps, 17]
+    for threads in (2, layers):
+        team = kind(3, 12, layers, seed=1, threads=threads, **options)
+        for each in (None, lengths):
+            expected, state = one(x, lengths=each)
+            y, after = team(x, lengths=each)
+            np.testing.assert_array_equal(y, expected)
+            for array, wanted in zip(after, state, strict=True):
+                np.testing.assert_array_equal(array, wanted)
+
+
+# ---- threads="auto" --------------------------------------------------------------------------------
+
+
+def test_auto_is_a_number_of_this_machine(make_compiled: Maker, draw: Draw) -> None:
+    layer = make_compiled(16, 70, threads="auto", seed=0)
+    for batch in (1, 3):
+        assert 1 <= layer._engine.threads(batch) <= CORES
+    x = draw(9, 3, 16)
+    np.testing.assert_array_equal(layer(x)[0], make_compiled(16, 70, seed=0)(x)[0])
+
+
+def test_auto_takes_one_thread_where_meetings_cost_more_than_they_save(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
+    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 10e-6)
+
+    def chosen(meeting: float | None, hidden: int = 256, **named) -> int:
+        monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: meeting)
+        layer = fr.LSTM(8, hidden, threads="auto", seed=0, **named)
+        return layer._engine.threads(1)
+
+    assert chosen(1e-7) == 4
+    assert chosen(9e-6) == 1
+    assert chosen(9e-6, bidirectional=True) > 1, "directions side by side do not meet"
+    lanes = lib.fr_isa_lanes(next(iter(isas().values())))
+    assert chosen(1e-7, 2 * lanes) == 2, "two unit blocks, no work for a third thread"
+    assert chosen(1e-7, 3) == 1
+
+
+def test_auto_asks_again_if_the_team_was_at_work(monkeypatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(2))
+    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 1.0)
+    layer = fr.LSTM(8, 256, threads="auto", seed=0)
+    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: None)
+    assert layer._engine.threads(1) == 1
+    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: 1e-7)
+    assert layer._engine.threads(1) == 2
+
+
+def test_auto_does_not_wake_threads_for_a_short_call(monkeypatch, draw: Draw) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(2))
+    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: 1e-7)
+    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 10e-6)
+    layer = fr.LSTM(8, 256, threads="auto", seed=0)
+    assert layer._engine.threads(1) == 2
+    state = layer._zero_state(1)
+
+    def wakes(steps: int) -> bool:
+        x = draw(steps, 1, 8)
+        return bool(layer._engine.bound(x, draw(steps, 1, 256), state).q.wakes)
+
+    assert not wakes(1)
+    assert wakes(100)
+    asked = fr.LSTM(8, 256, threads=2, seed=0)
+    assert asked._engine.bound(draw(1, 1, 8), draw(1, 1, 256), state).q.wakes
+
+
+# ---- what a layer says of it -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [3, "auto"])
+def test_copies_keep_the_number_of_threads(threads: int | str) -> None:
+    layer = fr.GRU(3, 5, threads=threads, seed=0)
+    assert layer.threads == threads
+    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert twin.threads == threads
+        assert repr(twin) == repr(layer)
+    assert f"threads={threads!r}" in repr(layer)
+    assert "threads" not in repr(fr.GRU(3, 5))
+    weights = fr.GRU.from_weights(layer.weights, threads=np.int64(3))
+    assert weights.threads == 3 and type(weights.threads) is int
+
+
+@pytest.mark.parametrize(
+    ("threads", "error", "message"),
+    [
+        (0, ValueError, "threads must be from 1 to 64, got 0"),
+        (-1, ValueError, "threads must be from 1 to 64, got -1"),
+        (65, ValueError, "threads must be from 1 to 64, got 65"),
+        (10**30, ValueError, "threads must be from 1 to 64"),
+        (1.5, TypeError, "threads must be an int or 'auto', not float"),
+        (1.0, TypeError, "threads must be an int or 'auto', not float"),
+        (True, TypeError, "threads must be an int or 'auto', not bool"),
+        (None, TypeError, "threads must be an int or 'auto', not NoneType"),
+        (np.ones(2), TypeError, "threads must be an int or 'auto', not ndarray"),
+        ("many", ValueError, "threads must be a number or 'auto', got 'many'"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["c", "numpy"])
+def test_bad_numbers_of_threads(threads, error, message, backend: str) -> None:
+    with pytest.raises(error, match=message):
+        fr.LSTM(3, 5, threads=threads, backend=backend)
+
+
+def test_the_specification_has_one_thread() -> None:
+    with pytest.raises(
+        fr.UnsupportedError, match="threads must be 1 or 'auto' for backend 'numpy'"
+    ):
+        fr.LSTM(3, 5, threads=2, backend="numpy")
+    assert fr.LSTM(3, 5, threads="auto", backend="numpy").threads == "auto"

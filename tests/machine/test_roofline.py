@@ -1,0 +1,500 @@
+"""The roofline model: against numbers worked out by hand, and what must hold for any network and machine."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fusedrnn as fr
+from fusedrnn import cli
+from fusedrnn.architecture import Architecture
+from fusedrnn.cells import CELLS
+from fusedrnn.counting.counts import count
+from fusedrnn.machine import roofline as module
+from fusedrnn.machine.limits import Limits, Machine, load
+from fusedrnn.machine.roofline import Bound, floor_seconds, roofline
+
+DOCS = Path(__file__).parents[2] / "docs"
+EXAMPLE = DOCS / "example-machine.json"
+MACHINE = load(EXAMPLE)
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def no_isa(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_ISA", raising=False)
+
+
+def lstm(X: int, H: int, **options: Any) -> Bound:
+    return roofline("lstm", MACHINE, input_size=X, hidden_size=H, **options)
+
+
+def near(value: float) -> Any:
+    return pytest.approx(value, rel=1e-12)
+
+
+# By hand: 100 GFLOP/s; L1 32 KiB at 200 GB/s, L2 1 MiB at 100, L3 16 MiB at 50, DRAM at 10
+
+
+def test_a_sequence_by_hand() -> None:
+    bound = lstm(128, 128, steps=100)
+    into, around = bound.parts
+    # 4 * 128 * 128 weights and 512 biases, read once; 2 * 65536 + 512 FLOPs in each step
+    assert (into.name, into.weight_bytes, into.reads) == ("input", 264_192, 1)
+    assert into.flops == 100 * 131_584
+    assert into.times["compute"] == near(131.584e-6)
+    assert into.times["L1"] == near(264_192 / 200e9)
+    assert into.times["L2"] == near((264_192 - 32_768) / 100e9)
+    assert into.times["L3"] == into.times["DRAM"] == 0
+    assert "latency" not in into.times
+    assert (into.bound, into.held_by) == ("compute", "L2")
+    assert into.intensity == near(13_158_400 / 264_192)
+    assert into.ridge == near(1.0)
+    # 4 * 128 * 128 weights, read 100 times; 3 multiplies and an addition for each unit
+    assert (around.name, around.weight_bytes, around.reads) == ("recurrent", 262_144, 100)
+    assert around.flops == 100 * (2 * 65_536 + 4 * 128)
+    assert around.times["L1"] == near(100 * 262_144 / 200e9)
+    assert around.times["L2"] == near(100 * (262_144 - 32_768) / 100e9)
+    assert around.times["latency"] == near(100 * (5 + 20 + 20) * 1e-9)
+    assert (around.bound, around.seconds) == ("L2", near(229.376e-6))
+    assert around.intensity == near(131_584 / 262_144)
+    assert (bound.bound, bound.seconds) == ("L2", near(360.96e-6))
+    assert bound.seconds_per_step == near(3.6096e-6)
+
+
+def test_a_step_by_hand() -> None:
+    bound = lstm(128, 128)
+    # The caches may keep 32 KiB of all weights, x and y, but not of each part by itself.
+    everything = 264_192 + 262_144 + 4 * (128 + 128)
+    assert sum(part.seconds for part in bound.parts) == near((526_336 - 2 * 32_768) / 100e9)
+    assert bound.whole["L2"] == near((everything - 32_768) / 100e9)
+    assert (bound.bound, bound.seconds) == ("L2", bound.whole["L2"])
+    assert bound.held_by == "L2"
+
+
+def test_beyond_the_caches_by_hand() -> None:
+    bound = lstm(2048, 2048, steps=10)
+    around = bound.parts[1]
+    held = 32_768 + 1_048_576
+    assert around.weight_bytes == 67_108_864
+    assert around.times["L3"] == near(10 * (67_108_864 - held) / 50e9)
+    assert around.times["DRAM"] == near(10 * (67_108_864 - held - 16_777_216) / 10e9)
+    assert (around.bound, around.held_by) == ("DRAM", "DRAM")
+
+
+def test_a_batch_is_bound_by_computing() -> None:
+    one, many = lstm(128, 128, steps=100), lstm(128, 128, steps=100, batch=32)
+    assert many.bound == "compute"
+    assert many.seconds == near(32 * 2 * 131.584e-6)
+    assert many.parts[1].times["L2"] == one.parts[1].times["L2"]
+
+
+def test_a_small_cell_is_bound_by_latency() -> None:
+    bound = roofline("rnn", MACHINE, input_size=1, hidden_size=1, steps=1000)
+    assert bound.bound == "latency"
+    assert bound.parts[1].seconds == near(1000 * 25e-9)
+
+
+def test_modules_by_hand() -> None:
+    bound = roofline("clockwork", MACHINE, input_size=4, hidden_size=8, periods=(1, 2), steps=5)
+    into, around = bound.parts
+    # The fast module runs in 5 steps and reads 8 units; the slow one in 3 of them and reads 4.
+    assert (into.weight_bytes, into.reads) == (2 * 4 * (16 + 4), 1)
+    assert into.flops == 5 * 36 + 3 * 36
+    assert (around.weight_bytes, around.reads) == (4 * (32 + 16), 5)
+    assert around.bytes_read == 5 * 128 + 3 * 64
+    assert around.flops == 2 * (5 * 32 + 3 * 16)
+    slow = roofline("clockwork", MACHINE, input_size=4, hidden_size=8, periods=(2, 4), steps=5)
+    assert slow.parts[1].times["latency"] == near(3 * 25e-9)
+
+
+@pytest.mark.parametrize(
+    ("held", "beyond"),
+    [
+        (0, 5 * 128 + 3 * 64),
+        (100, 5 * 28 + 3 * 64),
+        (128, 3 * 64),
+        (150, 3 * 42),
+        (192, 0),
+        (999, 0),
+    ],
+)
+def test_a_cache_keeps_what_is_read_most(held: int, beyond: int) -> None:
+    assert module._beyond([(3, 64), (5, 128)], held) == beyond
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "nanoseconds"),
+    [
+        ("lstm", {}, 5 + 20 + 20),
+        ("lstm", {"coupled": True, "peephole": True}, 5 + 20 + 20),
+        ("lstm", {"proj_size": 4}, 2 * 5 + 20 + 20),
+        ("lstm", {"activation": "relu"}, 5 + 10 + 20),
+        ("lstm", {"output_activation": "relu"}, 5 + 20),
+        ("lstm", {"output_activation": "sigmoid"}, 5 + 20 + 10),
+        ("gru", {}, 5 + 10 + 20),
+        ("gru", {"reset": "before"}, 2 * 5 + 10 + 20),
+        ("gru", {"gate_activation": "hard_sigmoid"}, 5 + 20),
+        ("rnn", {}, 5 + 20),
+        ("rnn", {"activation": "relu"}, 5),
+        ("clockwork", {"periods": (1, 2)}, 5 + 20),
+    ],
+)
+def test_the_chain_from_h_to_h(cell: str, options: dict[str, Any], nanoseconds: int) -> None:
+    architecture = Architecture(cell, 3, 8, **options)
+    seconds = module._step_latency(architecture, MACHINE.limits["avx2"])
+    assert seconds == near(nanoseconds * 1e-9)
+
+
+# For any network and machine
+
+SPEED = st.floats(1e8, 1e13)
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> Machine:
+    names = ["L1", "L2", "L3"][: draw(st.integers(1, 3))]
+    sizes = sorted(draw(st.lists(st.integers(1, 2**24), min_size=3, max_size=3)))
+    capacity = dict(zip(names, sizes, strict=False))
+    limits = Limits(
+        flops=draw(SPEED),
+        bandwidth={level: draw(SPEED) for level in (*capacity, "DRAM")},
+        latency={name: draw(st.floats(1e-10, 1e-6)) for name in ("exchange", "sigmoid", "tanh")},
+    )
+    return replace(
+        MACHINE, caches=capacity, capacity=capacity, isas=("avx2",), limits={"avx2": limits}
+    )
+
+
+@st.composite
+def architectures(draw: st.DrawFn) -> Architecture:
+    cell = draw(st.sampled_from(sorted(CELLS)))
+    options: dict[str, Any] = {}
+    if cell == "clockwork":
+        options["periods"] = (1, 3, 4)
+    if cell == "gru":
+        options["reset"] = draw(st.sampled_from(["after", "before"]))
+    if cell == "lstm":
+        options["coupled"] = draw(st.booleans())
+        options["peephole"] = draw(st.booleans())
+    return Architecture(
+        cell,
+        draw(st.integers(1, 300)),
+        3 * draw(st.integers(1, 300)),
+        num_layers=draw(st.integers(1, 3)),
+        bidirectional=draw(st.booleans()),
+        **options,
+    )
+
+
+TIMES = st.integers(1, 5)
+
+
+@given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20), TIMES, st.data())
+def test_more_work_is_not_faster(
+    architecture: Architecture, machine: Machine, steps: int, batch: int, times: int, data: Any
+) -> None:
+    floor = floor_seconds(architecture, steps, batch, machine)
+    grown = data.draw(st.sampled_from(["input_size", "hidden_size", "num_layers"]))
+    larger = replace(architecture, **{grown: times * getattr(architecture, grown)})
+    least = floor * (1 - 1e-9)
+    assert floor_seconds(larger, steps, batch, machine) >= least
+    assert floor_seconds(architecture, times * steps, batch, machine) >= least
+    assert floor_seconds(architecture, steps, times * batch, machine) >= least
+
+
+@given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20), st.floats(1, 10))
+def test_a_better_machine_is_not_slower(
+    architecture: Architecture, machine: Machine, steps: int, batch: int, times: float
+) -> None:
+    limits = machine.limits["avx2"]
+    most = floor_seconds(architecture, steps, batch, machine) * (1 + 1e-9)
+    better = [replace(limits, flops=times * limits.flops)]
+    better += [
+        replace(limits, bandwidth={**limits.bandwidth, level: times * speed})
+        for level, speed in limits.bandwidth.items()
+    ]
+    better += [
+        replace(limits, latency={**limits.latency, name: seconds / times})
+        for name, seconds in limits.latency.items()
+    ]
+    for each in better:
+        faster = replace(machine, limits={"avx2": each})
+        assert floor_seconds(architecture, steps, batch, faster) <= most
+    larger = {level: int(times * size) for level, size in machine.capacity.items()}
+    roomy = replace(machine, caches=larger, capacity=larger)
+    assert floor_seconds(architecture, steps, batch, roomy) <= most
+
+
+@given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20))
+def test_the_parts_are_the_whole_work(
+    architecture: Architecture, machine: Machine, steps: int, batch: int
+) -> None:
+    bound = roofline(architecture, machine, steps=steps, batch=batch)
+    counted = count(architecture, steps=steps, batch=batch)
+    assert sum(part.flops for part in bound.parts) == counted.flops
+    assert sum(part.weight_bytes for part in bound.parts) == counted.weight_bytes
+    assert bound.seconds >= counted.flops / machine.limits["avx2"].flops * (1 - 1e-9)
+    assert bound.seconds >= max(part.seconds for part in bound.parts)
+    assert bound.bound in {"compute", "latency", *machine.limits["avx2"].bandwidth}
+    json.loads(bound.to_json())
+
+
+# What it takes, and what it gives
+
+
+def test_what_is_run_may_be_a_layer() -> None:
+    layer = fr.GRU(3, 4, seed=0, backend="numpy")
+    assert roofline(layer, MACHINE).parts == roofline(layer.architecture, MACHINE).parts
+    assert fr.roofline is roofline
+
+
+def test_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lstm(3, 4).isa == "avx2"
+    assert lstm(3, 4, isa="baseline").isa == "baseline"
+    monkeypatch.setenv("FUSEDRNN_ISA", "baseline")
+    assert lstm(3, 4).isa == "baseline"
+    with pytest.raises(fr.UnsupportedError, match="isa must be one of avx2, baseline"):
+        lstm(3, 4, isa="neon")
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(TypeError, match="machine must be a Machine or None, not dict"):
+        roofline("lstm", {}, input_size=3, hidden_size=4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        lstm(3, 4, steps=0)
+    with pytest.raises(TypeError, match="hidden_size is missing"):
+        roofline("lstm", MACHINE, input_size=3)
+
+
+def test_a_rate_gives_the_real_time_factor() -> None:
+    bound = lstm(128, 128, steps=100, rate=16_000)
+    assert bound.real_time_factor == near(16_000 * 3.6096e-6)
+    assert "real-time factor at 16,000 Hz" in str(bound)
+    assert lstm(3, 4).real_time_factor is None
+
+
+STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "steps": 7, "batch": 3}
+
+
+def test_formats_agree() -> None:
+    bound = lstm(40, 64, **STACK)
+    data = bound.to_dict()
+    assert json.loads(bound.to_json()) == data
+    assert data["assumptions"] == module.ASSUMPTIONS
+    assert Machine.from_dict(data["machine"]) == MACHINE
+    *rows, total = csv.DictReader(io.StringIO(bound.to_csv()))
+    assert [row["seconds"] for row in rows] == [str(part["seconds"]) for part in data["parts"]]
+    assert [(row["name"], row["layer"], row["direction"]) for row in rows][-1] == (
+        "recurrent",
+        "1",
+        "reverse",
+    )
+    assert (total["name"], total["seconds"]) == ("total", str(bound.seconds))
+    for table in re.findall(r"(?:^\|.*\|\n)+", bound.to_markdown(), re.MULTILINE):
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+
+
+def test_text_says_what_it_assumes() -> None:
+    text = str(lstm(40, 64, **STACK))
+    assert text.isascii()
+    for words in ("recurrent 1 reverse", "16,777,216 of 33,554,432 bytes", "floor = max(", "L2"):
+        assert words in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+# Measuring
+
+
+def test_another_machine_cannot_be_measured() -> None:
+    with pytest.raises(fr.UnsupportedError, match="only this machine can be measured"):
+        lstm(3, 4).measure()
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Stands in for this machine."""
+    isa = fr.info()["isa"]
+    machine = replace(MACHINE, isas=(isa,), limits={isa: MACHINE.limits["avx2"]})
+    monkeypatch.setattr("fusedrnn.machine.limits._identity", machine.identity)
+    monkeypatch.setattr(module, "this_machine", lambda: machine)
+    return machine
+
+
+@pytest.mark.parametrize(
+    ("cell", "options"),
+    [
+        ("lstm", {}),
+        ("lstm", {"peephole": "o", "coupled": True, "bidirectional": True, "num_layers": 2}),
+        ("lstm", {"proj_size": 2, "bias": "none"}),
+        ("gru", {"reset": "before", "bias": "double"}),
+        ("rnn", {"activation": "relu"}),
+        ("clockwork", {"periods": (1, 2)}),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 5])
+def test_kernels_are_measured(
+    cell: str, options: dict[str, Any], steps: int, here: Machine
+) -> None:
+    architecture = Architecture(cell, 3, 4, **options)
+    bound = roofline(architecture, steps=steps, batch=2).measure(seconds=0.001)
+    assert bound.measured is not None
+    assert bound.measured > 0
+    assert bound.fraction == bound.seconds / bound.measured
+    assert "fraction of the limit" in str(bound)
+
+
+def test_an_instruction_set_that_is_not_active(here: Machine) -> None:
+    both = {**here.limits, "other": MACHINE.limits["avx2"]}
+    machine = replace(here, isas=(*here.isas, "other"), limits=both)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fusedrnn.machine.limits._identity", machine.identity)
+        with pytest.raises(fr.UnsupportedError, match="set FUSEDRNN_ISA"):
+            lstm_here = roofline("lstm", machine, input_size=3, hidden_size=4, isa="other")
+            lstm_here.measure()
+
+
+@pytest.mark.parametrize(
+    ("share", "failed"), [(0.5, False), (1.0, False), (1.04, False), (1.06, True)]
+)
+def test_a_kernel_faster_than_its_limit_is_a_failure_of_the_model(
+    share: float, failed: bool
+) -> None:
+    bound = lstm(3, 4)
+    bound = replace(bound, measured=bound.seconds / share)
+    assert bound.failed is failed
+    assert ("MODEL FAILURE" in str(bound)) is failed
+    assert ("MODEL FAILURE" in bound.to_markdown()) is failed
+    assert bound.to_dict()["total"]["model_failed"] is failed
+
+
+# The command
+
+SIZES = "--input 40 --hidden 64"
+
+
+def command(line: str) -> list[str]:
+    return ["roofline", *line.split(), "--machine", str(EXAMPLE)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_cell_of_the_table(cell: str, capsys: Capture) -> None:
+    periods = "--periods 1,2" if cell == "clockwork" else ""
+    assert cli.main(command(f"{cell} {SIZES} {periods} --format json")) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["architecture"]["cell"] == cell
+    assert data["total"]["seconds"] > 0
+
+
+def test_every_option_reaches_the_model(capsys: Capture) -> None:
+    line = f"lstm {SIZES} --proj 16 --layers 2 --bidirectional --peephole o --coupled --bias none"
+    assert cli.main(command(f"{line} --steps 7 --batch 3 --rate 100 --format json")) == 0
+    architecture = Architecture(
+        "lstm",
+        40,
+        64,
+        num_layers=2,
+        bidirectional=True,
+        proj_size=16,
+        bias="none",
+        peephole="o",
+        coupled=True,
+    )
+    expected = roofline(architecture, MACHINE, steps=7, batch=3, rate=100)
+    assert json.loads(capsys.readouterr().out) == expected.to_dict()
+
+
+def test_the_formats(capsys: Capture, tmp_path: Path) -> None:
+    bound = lstm(40, 64)
+    for name, text in (
+        ("table", f"{bound}\n"),
+        ("json", bound.to_json()),
+        ("csv", bound.to_csv()),
+        ("markdown", bound.to_markdown()),
+    ):
+        assert cli.main(command(f"lstm {SIZES} --format {name}")) == 0
+        assert capsys.readouterr().out == text
+    path = tmp_path / "floor.md"
+    assert cli.main(command(f"lstm {SIZES} -o {path}")) == 0
+    assert path.read_text() == bound.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("", "arguments are required: cell, --input, --hidden"),
+        ("lsmt --input 3 --hidden 4", "invalid choice: 'lsmt'"),
+        ("gru --input 3 --hidden 4 --proj 2", "proj_size is not an option of gru"),
+        ("lstm --input 3 --hidden 0", "hidden_size must be at least 1"),
+        ("lstm --input 3 --hidden 4 --rate 0", "--rate: must be above 0"),
+        ("lstm --input 3 --hidden 4 --machine /no/such/file", "/no/such/file: No such file"),
+        ("lstm --input 3 --hidden 4 --machine /dev/null", "/dev/null: not JSON"),
+        (f"lstm --input 3 --hidden 4 --machine {EXAMPLE} --again", "leave one out"),
+        (f"lstm --input 3 --hidden 4 --machine {EXAMPLE} --measure", "only this machine"),
+    ],
+)
+def test_a_mistake_is_one_line(line: str, text: str, capsys: Capture) -> None:
+    assert cli.main(["roofline", *line.split()]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("fusedrnn: error: ")
+    assert shown.err.count("\n") == 1
+    assert text in shown.err
+
+
+@pytest.mark.parametrize(("faster", "status"), [(1, 0), (1000, 1)])
+def test_a_failure_of_the_model_is_an_exit_code(
+    faster: int, status: int, here: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    asked = []
+    monkeypatch.setattr(module, "_measured", lambda bound, seconds: bound.seconds / faster)
+    monkeypatch.setattr(
+        "fusedrnn.machine.limits.this_machine", lambda *, again: asked.append(again) or here
+    )
+    assert cli.main(f"roofline lstm {SIZES} --measure --again".split()) == status
+    assert ("MODEL FAILURE" in capsys.readouterr().out) is bool(status)
+    assert asked == [True]
+
+
+def test_another_machine_needs_nothing_heavy() -> None:
+    heavy = ["numpy", "numba", "cffi", "_cffi_backend", "fusedrnn._native"]
+    code = (
+        "import sys; from fusedrnn.cli import main; "
+        f"status = main({command(f'lstm {SIZES}')!r}); "
+        f"loaded = [name for name in {heavy!r} if name in sys.modules]; "
+        "sys.exit(status or ' '.join(loaded) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# The documentation
+
+
+def documented() -> list[tuple[str, str]]:
+    text = (DOCS / "roofline.md").read_text()
+    rows = re.findall(r"^\| `fusedrnn (.*?)` \| (.*?) \|", text, re.MULTILINE)
+    assert len(rows) >= 4
+    return rows
+
+
+@pytest.mark.parametrize(("line", "figure"), documented())
+def test_the_figures_of_the_documentation(
+    line: str, figure: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(DOCS.parent)
+    assert cli.main(line.split()) == 0
+    assert figure in re.sub(" +", " ", capsys.readouterr().out)

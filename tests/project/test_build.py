@@ -1,0 +1,91 @@
+"""What CMake does besides compiling: it refuses old compilers and notes the commit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[2]
+
+for _program in ("cmake", "make", "git", "gcc"):
+    if not shutil.which(_program):
+        pytest.skip(f"needs {_program}", allow_module_level=True)
+
+
+def cmake_is_too_old() -> bool:
+    """Whether the build would fetch another one than that on the path."""
+    wanted = re.search(r"VERSION ([\d.]+?)\.\.\.", (SOURCE / "CMakeLists.txt").read_text())
+    said = subprocess.run(["cmake", "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"[\d.]+", said)
+    assert wanted and found
+    return [int(n) for n in found[0].split(".")] < [int(n) for n in wanted[1].split(".")]
+
+
+pytestmark = pytest.mark.skipif(cmake_is_too_old(), reason="needs a newer cmake")
+
+
+def configure(source: Path, build: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        "cmake",
+        "-GUnix Makefiles",
+        "-S",
+        str(source),
+        "-B",
+        str(build),
+        "-DSKBUILD_PROJECT_NAME=fusedrnn",
+    ]
+    command += ["-DSKBUILD_PROJECT_VERSION=0", f"-DPython_EXECUTABLE={sys.executable}", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    who = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
+    done = subprocess.run(
+        ["git", *who, *arguments], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The sources that CMake reads, outside git."""
+    folder = tmp_path / "outer" / "source"
+    shutil.copytree(SOURCE / "csrc", folder / "csrc")
+    shutil.copy(SOURCE / "CMakeLists.txt", folder)
+    return folder
+
+
+def test_an_old_compiler_is_refused(copy: Path, tmp_path: Path) -> None:
+    old = tmp_path / "gcc"
+    old.write_text('#!/bin/sh\nexec gcc -U__GNUC__ -D__GNUC__=11 "$@"\n')
+    old.chmod(0o755)
+    done = configure(copy, tmp_path / "build", f"-DCMAKE_C_COMPILER={old}")
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    assert re.search(r"gcc >= 12 or clang >= 18 \(found GNU 11\.[\d.]*\)", said), done.stderr
+
+
+def test_the_commit_is_noted(copy: Path, tmp_path: Path) -> None:
+    def noted() -> list[str]:
+        done = configure(copy, tmp_path / "build")
+        assert done.returncode == 0, done.stderr
+        return (tmp_path / "build" / "_commit.txt").read_text().split()
+
+    assert noted() == []
+    # Unpacked somewhere in a repository of somebody else's.
+    git(copy.parent, "init", "--quiet")
+    git(copy.parent, "commit", "--quiet", "--allow-empty", "-mx")
+    assert noted() == []
+    git(copy, "init", "--quiet")
+    assert noted() == []
+    git(copy, "add", ".")
+    git(copy, "commit", "--quiet", "-mx")
+    commit = git(copy, "show", "-s", "--format=%H %cI").split()
+    assert noted() == commit
+    (copy / "csrc" / "api.h").write_text("changed")
+    assert noted() == [*commit, "dirty"]
