@@ -79,7 +79,7 @@ class Compiled(Engine):
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
         panel.form = a.table.form in ("coupled", "before")
         panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
-        if a.table.waits:  # what waits needs its x-part after the first product
+        if a.table.after_first_product:  # they need their x-part after the first product
             panel.projects = lib.FR_ALWAYS
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
@@ -107,7 +107,7 @@ class Compiled(Engine):
         panel.x_panels = self._packed(w.W, gates)
         panel.bias = self._packed(w.b[:, None], gates)
         panel.blocks = -(-units // self._lanes)
-        waiting = len(a.table.waits)
+        waiting = len(a.table.after_first_product)
         first = (gates - waiting) * units
         panel.h_panels = self._packed(w.R[:first], gates - waiting)
         if waiting:
@@ -195,7 +195,7 @@ class Compiled(Engine):
         x = np.zeros((steps, batch, a.input_size), FLOAT32)
         y = np.zeros((steps, batch, a.output_size), FLOAT32)
         state = [
-            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "count" else FLOAT32)
+            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "counter" else FLOAT32)
             for each in a.table.states
         ]
         call = self._bound(x, y, state, None, 1)
@@ -299,13 +299,13 @@ def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> No
         reads_arrays()
     ):  # one call: eight from Python would take as long as a hundred steps of a small layer
         last = id(state[1]) if second else 0
-        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
+        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "counter")
         return
     item = FLOAT32.itemsize
     q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
     q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
     q.h = pointer(state[0])
-    if second == "count":
+    if second == "counter":
         q.t = ffi.from_buffer("int64_t *", state[1])
     elif second:
         q.c = pointer(state[1])
