@@ -165,19 +165,26 @@ typedef struct fr_stream {
 /* Fills stream->spans, once, so that a step need not. */
 void fr_stream_bind(fr_stream *stream);
 
-/* One step from the bound input buffer. False; or true, and nothing done, if another thread is inside. */
-bool fr_step(fr_stream *stream);
+/* What a call on a stream did. Such calls return it as an int: cffi makes Python's int from that at once. */
+enum fr_status {
+    FR_OK = 0,
+    FR_BUSY = 1,       /* nothing: another thread is inside */
+    FR_OTHER_ARRAY = 2 /* nothing: the array is not one that C reads */
+};
 
-/* One step from x: [B][X] floats side by side, aligned to a float. Likewise. */
-bool fr_step_from(fr_stream *stream, const float *x);
+/* One step from the bound input buffer: FR_OK or FR_BUSY. */
+int fr_step(fr_stream *stream);
+
+/* One step from x, [B][X] floats without gaps: FR_OK or FR_BUSY. */
+int fr_step_from(fr_stream *stream, const float *x);
 
 /*
- * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. True, and nothing
- * done, if another thread is inside, or unless it is exactly a C-contiguous, aligned float32 array of shape (B, X)
- * apart from y: Python's gate then says what is wrong with it, or copies it. A check here costs nanoseconds; the same
- * one in Python costs more than a small step.
+ * One step from a NumPy array, given by its id(): a numpy.ndarray that the caller holds. FR_OK, FR_BUSY, or
+ * FR_OTHER_ARRAY unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) that does not overlap y:
+ * Python then says what is wrong with the array, or copies it. This check costs nanoseconds; the same check in Python
+ * costs more than a small step.
  */
-bool fr_step_array(fr_stream *stream, uintptr_t array);
+int fr_step_array(fr_stream *stream, uintptr_t array);
 
 /*
  * Points q to NumPy arrays given by their id(), that Python has checked: x (T, B, X) and y (T, B, D R), float32 side by
@@ -189,9 +196,8 @@ void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y, uintptr_t h, uintp
 /* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);
 
-/* For what else reads or writes a stream's state: false, and the stream is taken; or true, and another thread has it.
- */
-bool fr_stream_take(fr_stream *stream);
+/* Takes a stream for whatever else reads or writes its state: FR_OK, or FR_BUSY if another thread has it. */
+int fr_stream_take(fr_stream *stream);
 void fr_stream_release(fr_stream *stream);
 
 /*

@@ -354,7 +354,7 @@ void fr_run(const fr_plan *plan, const fr_sequence *q)
 
 /* ---- streams ---------------------------------------------------------------------------------------------------- */
 
-static bool take(int64_t *busy) { return __atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE) != 0; }
+static bool take(int64_t *busy) { return __atomic_exchange_n(busy, 1, __ATOMIC_ACQUIRE) == 0; }
 
 static void release(int64_t *busy) { __atomic_store_n(busy, 0, __ATOMIC_RELEASE); }
 
@@ -365,16 +365,16 @@ static void release_with(fr_stream *stream, int64_t streams)
     release(&stream->busy);
 }
 
-bool fr_stream_take(fr_stream *stream)
+int fr_stream_take(fr_stream *stream)
 {
-    if (take(&stream->busy))
-        return true;
+    if (!take(&stream->busy))
+        return FR_BUSY;
     for (int64_t k = 0; k < stream->stream_count; k++)
-        if (take(&stream->streams[k]->busy)) {
+        if (!take(&stream->streams[k]->busy)) {
             release_with(stream, k);
-            return true;
+            return FR_BUSY;
         }
-    return false;
+    return FR_OK;
 }
 
 void fr_stream_release(fr_stream *stream) { release_with(stream, stream->stream_count); }
@@ -438,16 +438,17 @@ static void step_from(fr_stream *stream, const float *x)
     run_job(step_member, &call, stream->plan, &stream->io);
 }
 
-bool fr_step_from(fr_stream *stream, const float *x)
+int fr_step_from(fr_stream *stream, const float *x)
 {
-    if (fr_stream_take(stream))
-        return true;
-    step_from(stream, x);
-    fr_stream_release(stream);
-    return false;
+    const int status = fr_stream_take(stream);
+    if (status == FR_OK) {
+        step_from(stream, x);
+        fr_stream_release(stream);
+    }
+    return status;
 }
 
-bool fr_step(fr_stream *stream) { return fr_step_from(stream, stream->io.x); }
+int fr_step(fr_stream *stream) { return fr_step_from(stream, stream->io.x); }
 
 /* Until every instruction before has finished. */
 static void wait_for_results(void)
