@@ -62,7 +62,6 @@ typedef struct fr_panels {
     const float *own_bias;      /* [N][L]: d_n of a reset-after GRU; NULL for other cells */
     const float *peepholes;     /* [N][3][L], for i, f and o; NULL without */
     int64_t peephole;           /* which of them: bits of fr_peephole */
-    int64_t form;               /* 1: an LSTM with coupled gates, a GRU that resets before; 0: any other */
     int64_t projects;           /* an fr_projects */
     int64_t plain;              /* 1: sigmoid, tanh, no limits and no peepholes: the usual cell */
     int64_t gate_activation;
@@ -208,8 +207,9 @@ const char *fr_isa_name(int64_t isa);
 bool fr_isa_runs_here(int64_t isa); /* true if this CPU and its operating system have it */
 int64_t fr_isa_lanes(int64_t isa);  /* L */
 
-/* The kernel of a cell, or NULL if there is none of that name. */
-fr_kernel fr_find_kernel(int64_t isa, const char *cell);
+/* The kernel of a row of the cell table, by Cell.kernel of python/fusedrnn/cells.py; NULL if there is none of that
+ * name. */
+fr_kernel fr_find_kernel(int64_t isa, const char *name);
 
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);

@@ -36,11 +36,11 @@ bool fr_isa_runs_here(int64_t isa)
 #endif
 }
 
-fr_kernel fr_find_kernel(int64_t isa, const char *cell)
+fr_kernel fr_find_kernel(int64_t isa, const char *name)
 {
-#define FR_CASE(name)                                                                                                  \
-    if (strcmp(cell, #name) == 0)                                                                                      \
-        return tables[isa]->name;
+#define FR_CASE(kernel)                                                                                                \
+    if (strcmp(name, #kernel) == 0)                                                                                    \
+        return tables[isa]->kernel;
     FR_CELLS(FR_CASE)
 #undef FR_CASE
     return NULL;

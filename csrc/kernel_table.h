@@ -1,14 +1,14 @@
 /*
  * The table type, the list of cells and the list of instruction sets: everything else in C follows from these.
- * A new cell is a body in cells/ and a name in FR_CELLS; a new instruction set is a vocabulary in simd/, a thin file in
- * isa/ and a name in FR_ISAS.
+ * A new cell is a body in cells/ and a name in FR_CELLS, one for each row of the table in python/fusedrnn/cells.py; a
+ * new instruction set is a vocabulary in simd/, a thin file in isa/ and a name in FR_ISAS.
  */
 #ifndef FR_KERNEL_TABLE_H
 #define FR_KERNEL_TABLE_H
 
 #include "fusedrnn.h"
 
-#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(gru) DO(clockwork)
+#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(lstm_coupled) DO(gru_after) DO(gru_before) DO(clockwork)
 
 #define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
 

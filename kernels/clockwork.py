@@ -21,8 +21,8 @@ from fusedrnn.kernels.policy import Kernel, inlined
 __all__ = ["kernel"]
 
 
-def kernel(isa: str) -> Kernel:
-    """The kernel for one instruction set."""
+def kernel(isa: str, _form: str) -> Kernel:
+    """The kernel for one instruction set; there is one form."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
     divided = activations.functions(isa).divided

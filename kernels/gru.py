@@ -32,8 +32,8 @@ class Aside(NamedTuple):
     row: int
 
 
-def kernel(isa: str) -> Kernel:
-    """The kernel for one instruction set."""
+def kernel(isa: str, form: str) -> Kernel:
+    """The kernel of one form, "after" or "before", for one instruction set."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
     activation = activations.functions(isa)
@@ -140,55 +140,58 @@ def kernel(isa: str) -> Kernel:
                 vf.store_n(y_at, gru_shown(n, update, before), H - unit)
 
     @inlined
-    def gru_after(gates, plain, w, s, t, z, tiling):
+    def gru_after_step(gates, plain, w, s, t, z, tiling):
         for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
             gru_after_tile(gates, plain, w, s, t, z, at)
 
     @inlined
-    def gru_reset(gates, w, s, t, z, tiling):
+    def gru_reset_step(gates, w, s, t, z, tiling):
         for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
             gru_reset_tile(gates, w, s, t, z, at)
 
     @inlined
-    def gru_before(gates, w, s, t, z, tiling):
+    def gru_before_step(gates, w, s, t, z, tiling):
         for at in panel.tiles(tiling, panel.share(s, w.blocks), panel.downward(s, t)):
             gru_before_tile(gates, w, s, t, z, at)
 
     @inlined
-    def gru_one_row(one, two, three, w, s, phase, t, z):
-        if not w.form and w.plain:
-            gru_after(three, True, w, s, t, z, panel.tile_one(3))
-        elif not w.form:
-            gru_after(three, False, w, s, t, z, panel.tile_one(3))
-        elif phase == STEP:
-            gru_reset(two, w, s, t, z, panel.tile_one(2))
+    def gru_after_rows(gates, gates_of_one, plain, w, s, t, z):
+        if panel.active(s, t) == 1:
+            gru_after_step(gates_of_one, plain, w, s, t, z, panel.tile_one(3))
         else:
-            gru_before(one, w, s, t, z, panel.tile_one(1))
+            gru_after_step(gates, plain, w, s, t, z, panel.tile_rows(panel.active(s, t), 3))
 
     @inlined
-    def gru_rows(one, two, three, w, s, phase, t, z):
-        active = panel.active(s, t)
-        if not w.form and w.plain:
-            gru_after(three, True, w, s, t, z, panel.tile_rows(active, 3))
-        elif not w.form:
-            gru_after(three, False, w, s, t, z, panel.tile_rows(active, 3))
-        elif phase == STEP:
-            gru_reset(two, w, s, t, z, panel.tile_rows(active, 2))
+    def gru_reset_rows(gates, gates_of_one, w, s, t, z):
+        if panel.active(s, t) == 1:
+            gru_reset_step(gates_of_one, w, s, t, z, panel.tile_one(2))
         else:
-            gru_before(one, w, s, t, z, panel.tile_rows(active, 1))
+            gru_reset_step(gates, w, s, t, z, panel.tile_rows(panel.active(s, t), 2))
 
-    def gru(w, s, phase, t, z):
-        one = Gates(1, panel.product_1())
-        two = Gates(2, panel.product_2())
-        three = Gates(3, panel.product_3())
-        one_of_one = Gates(1, panel.one_1())
-        two_of_one = Gates(2, panel.one_2())
-        three_of_one = Gates(3, panel.one_3())
+    @inlined
+    def gru_before_rows(gates, gates_of_one, w, s, t, z):
+        if panel.active(s, t) == 1:
+            gru_before_step(gates_of_one, w, s, t, z, panel.tile_one(1))
+        else:
+            gru_before_step(gates, w, s, t, z, panel.tile_rows(panel.active(s, t), 1))
+
+    def gru_after(w, s, phase, t, z):
+        three, three_of_one = Gates(3, panel.product_3()), Gates(3, panel.one_3())
         if phase == PROJECT:
             panel.project(three, w, s, t, z)
-        elif panel.active(s, t) == 1:
-            gru_one_row(one_of_one, two_of_one, three_of_one, w, s, phase, t, z)
+        elif w.plain:
+            gru_after_rows(three, three_of_one, True, w, s, t, z)
         else:
-            gru_rows(one, two, three, w, s, phase, t, z)
+            gru_after_rows(three, three_of_one, False, w, s, t, z)
 
-    return gru
+    def gru_before(w, s, phase, t, z):
+        one, one_of_one = Gates(1, panel.product_1()), Gates(1, panel.one_1())
+        two, two_of_one = Gates(2, panel.product_2()), Gates(2, panel.one_2())
+        if phase == PROJECT:
+            panel.project(Gates(3, panel.product_3()), w, s, t, z)
+        elif phase == STEP:
+            gru_reset_rows(two, two_of_one, w, s, t, z)
+        else:
+            gru_before_rows(one, one_of_one, w, s, t, z)
+
+    return {"after": gru_after, "before": gru_before}[form]

@@ -31,8 +31,8 @@ FAR_FLOATS = 48 * 1024
 PEEP_I, PEEP_F, PEEP_O = (constants()[f"FR_PEEP_{gate}"] for gate in "IFO")
 
 
-def kernel(isa: str) -> Kernel:
-    """The kernel for one instruction set."""
+def kernel(isa: str, form: str) -> Kernel:
+    """The kernel of one form, "" or "coupled", for one instruction set."""
     vf = simd.vocabulary(isa)
     panel = panels.functions(isa)
     tanh = activations.functions(isa).tanh
@@ -103,8 +103,7 @@ def kernel(isa: str) -> Kernel:
                     vf.store_n(s.y[row] + t * s.y_step + unit, m, H - unit)
 
     @inlined
-    def lstm_finish(gates, w, s, t, tiling):
-        """FR_FINISH: h' = P m, after all of m."""
+    def lstm_finish_tiles(gates, w, s, t, tiling):
         R_blocks = (w.outputs + vf.LANES - 1) // vf.LANES
         for at in panel.tiles(tiling, panel.share(s, R_blocks), panel.downward(s, t)):
             m, tile = panel.local_rows(), panel.local_sums()
@@ -121,6 +120,14 @@ def kernel(isa: str) -> Kernel:
                     shown = vf.load(sums.at + (k * at.blocks + j) * vf.LANES)
                     y_at = s.y[at.row + k] + t * s.y_step + unit
                     vf.store_n(y_at, shown, w.outputs - unit)
+
+    @inlined
+    def lstm_finish(gates, gates_of_one, w, s, t):
+        """FR_FINISH: h' = P m, after all of m."""
+        if panel.active(s, t) == 1:
+            lstm_finish_tiles(gates_of_one, w, s, t, panel.tile_one(1))
+        else:
+            lstm_finish_tiles(gates, w, s, t, panel.tile_rows(panel.active(s, t), 1))
 
     @inlined
     def lstm_step(gates, plain, w, s, t, z, tiling):
@@ -147,18 +154,19 @@ def kernel(isa: str) -> Kernel:
             lstm_step(gates, plain, w, s, t, z, tiling)
 
     def lstm(w, s, phase, t, z):
-        one, one_of_one = Gates(1, panel.product_1()), Gates(1, panel.one_1())
-        three, three_of_one = Gates(3, panel.product_3()), Gates(3, panel.one_3())
         four, four_of_one = Gates(4, panel.product_4()), Gates(4, panel.one_4())
-        if phase == FINISH and panel.active(s, t) == 1:
-            lstm_finish(one_of_one, w, s, t, panel.tile_one(1))
-        elif phase == FINISH:
-            lstm_finish(one, w, s, t, panel.tile_rows(panel.active(s, t), 1))
-        elif w.form:
-            lstm_phase(three, three_of_one, False, w, s, phase, t, z)
+        if phase == FINISH:
+            lstm_finish(Gates(1, panel.product_1()), Gates(1, panel.one_1()), w, s, t)
         elif w.plain:
             lstm_phase(four, four_of_one, True, w, s, phase, t, z)
         else:
             lstm_phase(four, four_of_one, False, w, s, phase, t, z)
 
-    return lstm
+    def lstm_coupled(w, s, phase, t, z):
+        three, three_of_one = Gates(3, panel.product_3()), Gates(3, panel.one_3())
+        if phase == FINISH:
+            lstm_finish(Gates(1, panel.product_1()), Gates(1, panel.one_1()), w, s, t)
+        else:
+            lstm_phase(three, three_of_one, False, w, s, phase, t, z)
+
+    return {"": lstm, "coupled": lstm_coupled}[form]

@@ -162,14 +162,20 @@ FR_INLINE void fr_gru_rows(int part, bool plain, const fr_panels *w, const fr_sp
         fr_gru_step(part, plain, w, s, t, z, fr_tile_rows(fr_active(s, t), gates));
 }
 
-static void fr_gru(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
+static void fr_gru_after(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
 {
     if (phase == FR_PROJECT)
         fr_project(3, w, s, t, z);
-    else if (!w->form && w->plain)
+    else if (w->plain)
         fr_gru_rows(FR_GRU_AFTER, true, w, s, t, z);
-    else if (!w->form)
+    else
         fr_gru_rows(FR_GRU_AFTER, false, w, s, t, z);
+}
+
+static void fr_gru_before(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
+{
+    if (phase == FR_PROJECT)
+        fr_project(3, w, s, t, z);
     else if (phase == FR_STEP)
         fr_gru_rows(FR_GRU_RESET, false, w, s, t, z);
     else

@@ -91,8 +91,7 @@ FR_INLINE void fr_lstm_tile(int gates, bool plain, const fr_panels *w, const fr_
         }
 }
 
-/* FR_FINISH: h' = P m, after all of m. */
-FR_INLINE void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t, fr_tiling tiling)
+FR_INLINE void fr_lstm_finish_tiles(const fr_panels *w, const fr_span *s, int64_t t, fr_tiling tiling)
 {
     static const float zeros[8 * VF_LANES];
     const int64_t R_blocks = (w->outputs + VF_LANES - 1) / VF_LANES;
@@ -113,6 +112,15 @@ FR_INLINE void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t, f
                            w->outputs - unit);
             }
     }
+}
+
+/* FR_FINISH: h' = P m, after all of m. */
+static void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t)
+{
+    if (fr_active(s, t) == 1)
+        fr_lstm_finish_tiles(w, s, t, fr_tile_one(1));
+    else
+        fr_lstm_finish_tiles(w, s, t, fr_tile_rows(fr_active(s, t), 1));
 }
 
 FR_INLINE void fr_lstm_step(int gates, bool plain, const fr_panels *w, const fr_span *s, int64_t t, float *z,
@@ -152,16 +160,20 @@ FR_INLINE void fr_lstm_phase(int gates, bool plain, const fr_panels *w, const fr
 
 static void fr_lstm(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
 {
-    if (phase == FR_FINISH && fr_active(s, t) == 1)
-        fr_lstm_finish(w, s, t, fr_tile_one(1));
-    else if (phase == FR_FINISH)
-        fr_lstm_finish(w, s, t, fr_tile_rows(fr_active(s, t), 1));
-    else if (w->form)
-        fr_lstm_phase(3, false, w, s, phase, t, z);
+    if (phase == FR_FINISH)
+        fr_lstm_finish(w, s, t);
     else if (w->plain)
         fr_lstm_phase(4, true, w, s, phase, t, z);
     else
         fr_lstm_phase(4, false, w, s, phase, t, z);
+}
+
+static void fr_lstm_coupled(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
+{
+    if (phase == FR_FINISH)
+        fr_lstm_finish(w, s, t);
+    else
+        fr_lstm_phase(3, false, w, s, phase, t, z);
 }
 
 #endif

@@ -166,6 +166,11 @@ class Cell:
     own_recurrent_bias: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
 
+    @property
+    def kernel(self) -> str:
+        """The name of its kernel in C and in Numba: one for each row of the table."""
+        return f"{self.name}_{self.form}" if self.form else self.name
+
 
 _H = State("h", "fed back")
 _C = State("c", "inside")

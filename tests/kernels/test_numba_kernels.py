@@ -471,7 +471,7 @@ def test_one_kernel_for_everyone(isa: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="cell must be one of rnn, lstm.*'nothing'"):
+    with pytest.raises(ValueError, match="kernel must be one of rnn, lstm, lstm_coupled.*'nothing'"):
         compiled.build("nothing", "baseline")
     with pytest.raises(
         ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"

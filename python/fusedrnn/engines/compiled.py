@@ -49,7 +49,7 @@ class Compiled(Engine):
         self.isa = isa = active_isa()
         self._architecture = architecture
         self._lanes = lib.fr_isa_lanes(isas()[isa])
-        kernel = find_kernel(backend, architecture.cell, isa)
+        kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))
@@ -77,7 +77,6 @@ class Compiled(Engine):
         gate = a.activation_of("gate")
         limits = (a.clip, a.cell_clip)
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
-        panel.form = a.table.form in ("coupled", "before")
         panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
         if a.table.waits:  # what waits needs its x-part after the first product
             panel.projects = lib.FR_ALWAYS
