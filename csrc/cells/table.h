@@ -2,7 +2,7 @@
 #include "kernel_table.h"
 
 #include "cells/activations.h"
-#include "cells/panel.h"
+#include "cells/product.h"
 
 #include "cells/clockwork.h"
 #include "cells/gru.h"
