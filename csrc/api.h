@@ -4,7 +4,7 @@
  *
  * Sizes: X inputs, H units, T steps, B rows (sequences side by side), G gate blocks, L lanes of the instruction set,
  * N = ceil(H / L) unit blocks. All arrays are float32. Every field is 8 bytes wide, so that the Numba kernels can read
- * the same structs by offset.
+ * the same structs by offset; they read the constants, too, from here.
  */
 
 struct fr_panels;
@@ -27,7 +27,30 @@ typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s, in
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
-enum fr_max { FR_MAX_THREADS = 64 };
+enum fr_max {
+    FR_MAX_THREADS = 64, /* of one call */
+    FR_MAX_ROWS = 8,     /* of a tile */
+    FR_MAX_BLOCKS = 8,   /* of a tile: unit blocks */
+    FR_MAX_SUMS = 24,    /* of a tile of several rows: vectors in registers */
+    FR_MAX_ROW_SUMS = 8  /* of a tile of one row */
+};
+enum fr_floats {
+    FR_LINE_FLOATS = 16,      /* floats in a cache line */
+    FR_FAR_FLOATS = 48 * 1024 /* panels of more floats come from L2 or beyond */
+};
+
+/* The constants of the activations: csrc/cells/activations.h says what they are. */
+static const float FR_SIGMOID_LIMIT = 33.0f;
+static const float FR_TANH_LIMIT = 10.0f;
+static const float FR_LOG2_E = 0x1.715476p+0f;
+static const float FR_ROUNDING = 12583039.0f; /* 1.5 * 2^23 + 127 */
+static const float FR_EXP2_0 = 0x1.62e430p-1f;
+static const float FR_EXP2_1 = 0x1.ebfbdep-3f;
+static const float FR_EXP2_2 = 0x1.c6afa4p-5f;
+static const float FR_EXP2_3 = 0x1.3b2c3ep-7f;
+static const float FR_EXP2_4 = 0x1.5ef12ap-10f;
+static const float FR_EXP2_5 = 0x1.4296bcp-13f;
+
 /* When FR_INPUT is called: never; where a call has more than one step; always, because FR_STEP cannot sum over x. */
 enum fr_input_product { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
 enum fr_peephole { FR_PEEP_I = 1, FR_PEEP_F = 2, FR_PEEP_O = 4 };
@@ -217,6 +240,12 @@ int64_t fr_isa_lanes(int64_t isa);  /* L */
 /* The kernel of a row of the cell table, by Cell.kernel of python/fusedrnn/cells.py; NULL if there is none of that
  * name. */
 fr_kernel fr_find_kernel(int64_t isa, const char *name);
+
+/*
+ * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in
+ * csrc/cells/product.h. For tests: Numba has the same rules.
+ */
+void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling);
 
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);

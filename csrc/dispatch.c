@@ -46,6 +46,11 @@ fr_kernel fr_find_kernel(int64_t isa, const char *name)
     return NULL;
 }
 
+void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling)
+{
+    tables[isa]->tiling(gates, count, tiling);
+}
+
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n)
 {
 #define FR_CASE(activation)                                                                                            \

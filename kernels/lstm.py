@@ -21,8 +21,7 @@ from fusedrnn.kernels.product import FINISH, INPUT, MAX_BLOCKS, Gates, Sums, Til
 
 __all__ = ["kernel"]
 
-#: Panels of more floats come from L2 or beyond.
-FAR_FLOATS = 48 * 1024
+FAR_FLOATS = constants()["FR_FAR_FLOATS"]
 PEEP_I, PEEP_F, PEEP_O = (constants()[f"FR_PEEP_{gate}"] for gate in "IFO")
 
 

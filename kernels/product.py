@@ -36,13 +36,12 @@ __all__ = ["FINISH", "INPUT", "MAX_BLOCKS", "MAX_ROWS", "STEP", "functions"]
 
 # ---- tiles ---------------------------------------------------------------------------------------
 
-MAX_ROWS = 8
-MAX_BLOCKS = 8
-MAX_ROW_SUMS = 8  # of a tile of one row
-MAX_SUMS = 24
+MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, LINE_FLOATS = (
+    constants()[f"FR_{name}"]
+    for name in ("MAX_ROWS", "MAX_BLOCKS", "MAX_SUMS", "MAX_ROW_SUMS", "LINE_FLOATS")
+)
 GATES = (1, 2, 3, 4)
 BLOCKS = (1, 2, 4, 8)
-LINE_FLOATS = 16  # in a cache line
 
 INPUT, STEP, FINISH = (constants()[f"FR_{name}"] for name in ("INPUT", "STEP", "FINISH"))
 RELU, IDENTITY, SIGMOID = (constants()[f"FR_{name}"] for name in ("RELU", "IDENTITY", "SIGMOID"))

@@ -140,7 +140,6 @@ FR_INLINE void fr_lstm_step(int gates, bool defaults, const fr_panels *w, const 
  * The tiling of one row. Four sums of 16 lanes read 64 bytes a cycle: enough where panels come from L2 or beyond, and
  * one stream of memory is then 4 to 9 % faster than two.
  */
-#define FR_FAR_FLOATS (48 * 1024) /* panels of more floats come from L2 or beyond */
 FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_span *s, const float *z)
 {
     fr_tiling tiling = fr_tile_one(gates);

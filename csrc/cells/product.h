@@ -30,10 +30,6 @@
  * weights, not by its sums: more than 8 sums gain nothing, and smaller groups of blocks leave more to find in L1 on the
  * way back (fr_downward). Three gates of 8 rows have as many sums, 24, as four gates of 6 rows.
  */
-#define FR_MAX_ROWS 8
-#define FR_MAX_BLOCKS 8
-#define FR_MAX_ROW_SUMS 8 /* of a tile of one row */
-#define FR_MAX_SUMS 24
 #define FR_MIN(a, b) ((a) < (b) ? (a) : (b))
 #define FR_FITS(rows, blocks, gates)                                                                                   \
     ((rows) * (blocks) * (gates) <= ((rows) == 1 ? FR_MAX_ROW_SUMS : FR_MAX_SUMS) &&                                   \
@@ -77,6 +73,13 @@ FR_INLINE fr_tiling fr_tile_one(int gates)
         if (FR_FITS(1, blocks, gates))
             tiling.blocks = blocks;
     return tiling;
+}
+
+/* For a test that these rules are Numba's. */
+static void fr_tiling_fields(int64_t gates, int64_t count, int64_t *fields)
+{
+    const fr_tiling tiling = fr_tile_rows(count, (int)gates);
+    memcpy(fields, &tiling, sizeof tiling);
 }
 
 /* Unit blocks first <= block < last. */
@@ -150,8 +153,6 @@ typedef struct {
     const float *ahead;    /* the panels of the next blocks, from the lines on that this tile fetches */
     int64_t ahead_step;    /* the stride of `ahead` from k to k, in floats; 0 where there is nothing to fetch */
 } fr_factor;
-
-#define FR_LINE_FLOATS 16 /* floats in a cache line */
 
 /* The factor of a tile. `panels` is [N][depth][gates][L]. */
 FR_INLINE fr_factor fr_tile_factor(const fr_tile *tile, const float *panels, int gates, int64_t depth,

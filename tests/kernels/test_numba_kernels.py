@@ -320,6 +320,26 @@ def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     assert max(rows for rows, _, _ in shapes) <= product.MAX_ROWS
 
 
+@pytest.mark.parametrize("gates", product.GATES)
+def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
+    """The bits do not depend on the tiles, the speed does: no other test would notice a difference."""
+    functions = product.functions(isa)
+
+    def function(count, found):
+        tiling = functions.tile_rows(count, gates) if count > 0 else functions.tile_one(gates)
+        for k in range(4):
+            found[k] = tiling[k]
+
+    integers = memory.Pointer(types.int64)
+    made = numba.cfunc(types.void(types.int64, integers), **policy.OPTIONS)(function)
+    of_numba = ffi.cast("void (*)(int64_t, int64_t *)", made.address)
+    expected, found = ffi.new("int64_t[4]"), ffi.new("int64_t[4]")
+    for count in range(200):
+        lib.fr_find_tiling(isas()[isa], gates, max(count, 1), expected)
+        of_numba(count, found)
+        assert list(found) == list(expected)
+
+
 @pytest.mark.parametrize("shares", [1, 2, 3, 7])
 def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> None:
     tiles = tiles_of(isa, 1)
