@@ -88,7 +88,7 @@ def kernel(isa: str, form: str) -> Kernel:
         return Intermediate(s.intermediate, s.intermediate + s.batch * row_stride, row_stride)
 
     @inlined
-    def gru_reset_tile(gates, w, s, t, z, tile):
+    def gru_reset_tile(gates, defaults, w, s, t, z, tile):
         """FR_STEP of a GRU that resets before, of one tile: r * h and z. z: the input product of this step."""
         H = w.hidden
         between = gru_intermediates(w, s)
@@ -105,14 +105,14 @@ def kernel(isa: str, form: str) -> Kernel:
                 sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
                 unit = (tile.block + j) * vf.LANES
                 to = (tile.row + k) * between.row_stride + unit
-                r = fr.gate(w, False, vf.load(sum_))
-                update = fr.gate(w, False, vf.load(sum_ + vf.LANES))
+                r = fr.gate(w, defaults, vf.load(sum_))
+                update = fr.gate(w, defaults, vf.load(sum_ + vf.LANES))
                 before = vf.load_n(h[k] + unit, H - unit)
                 vf.store(between.reset + to, vf.mul(fr.divided(r), before))
                 vf.store(between.update + to, fr.divided(update))
 
     @inlined
-    def gru_before_tile(gates, w, s, t, z, tile):
+    def gru_before_tile(gates, defaults, w, s, t, z, tile):
         """FR_FINISH of a GRU that resets before, of one tile: n and h'. z: the input product of this step."""
         H = w.hidden
         between = gru_intermediates(w, s)
@@ -131,7 +131,7 @@ def kernel(isa: str, form: str) -> Kernel:
                 row, unit = tile.row + k, (tile.block + j) * vf.LANES
                 before = vf.load_n(fr.h_before(s, t, row) + unit, H - unit)
                 update = fr.whole(vf.load(between.update + row * between.row_stride + unit))
-                n = fr.candidate(w, False, vf.load(sums.at + (k * tile.blocks + j) * vf.LANES))
+                n = fr.candidate(w, defaults, vf.load(sums.at + (k * tile.blocks + j) * vf.LANES))
                 y_at = s.y[row] + t * s.y_step + unit
                 vf.store_n(y_at, gru_output(n, update, before), H - unit)
 
@@ -141,14 +141,14 @@ def kernel(isa: str, form: str) -> Kernel:
             gru_after_tile(gates, defaults, w, s, t, z, tile)
 
     @inlined
-    def gru_reset_step(gates, w, s, t, z, tiling):
+    def gru_reset_step(gates, defaults, w, s, t, z, tiling):
         for tile in fr.tiles(tiling, fr.share(s, w.blocks), fr.downward(s, t)):
-            gru_reset_tile(gates, w, s, t, z, tile)
+            gru_reset_tile(gates, defaults, w, s, t, z, tile)
 
     @inlined
-    def gru_before_step(gates, w, s, t, z, tiling):
+    def gru_before_step(gates, defaults, w, s, t, z, tiling):
         for tile in fr.tiles(tiling, fr.share(s, w.blocks), fr.downward(s, t)):
-            gru_before_tile(gates, w, s, t, z, tile)
+            gru_before_tile(gates, defaults, w, s, t, z, tile)
 
     @inlined
     def gru_after_rows(gates, gates_of_one, defaults, w, s, t, z):
@@ -158,18 +158,18 @@ def kernel(isa: str, form: str) -> Kernel:
             gru_after_step(gates, defaults, w, s, t, z, fr.tile_rows(fr.active(s, t), 3))
 
     @inlined
-    def gru_reset_rows(gates, gates_of_one, w, s, t, z):
+    def gru_reset_rows(gates, gates_of_one, defaults, w, s, t, z):
         if fr.active(s, t) == 1:
-            gru_reset_step(gates_of_one, w, s, t, z, fr.tile_one(2))
+            gru_reset_step(gates_of_one, defaults, w, s, t, z, fr.tile_one(2))
         else:
-            gru_reset_step(gates, w, s, t, z, fr.tile_rows(fr.active(s, t), 2))
+            gru_reset_step(gates, defaults, w, s, t, z, fr.tile_rows(fr.active(s, t), 2))
 
     @inlined
-    def gru_before_rows(gates, gates_of_one, w, s, t, z):
+    def gru_before_rows(gates, gates_of_one, defaults, w, s, t, z):
         if fr.active(s, t) == 1:
-            gru_before_step(gates_of_one, w, s, t, z, fr.tile_one(1))
+            gru_before_step(gates_of_one, defaults, w, s, t, z, fr.tile_one(1))
         else:
-            gru_before_step(gates, w, s, t, z, fr.tile_rows(fr.active(s, t), 1))
+            gru_before_step(gates, defaults, w, s, t, z, fr.tile_rows(fr.active(s, t), 1))
 
     def gru_after(w, s, phase, t, z):
         three, three_of_one = Gates(3, fr.product_3()), Gates(3, fr.one_3())
@@ -185,9 +185,13 @@ def kernel(isa: str, form: str) -> Kernel:
         two, two_of_one = Gates(2, fr.product_2()), Gates(2, fr.one_2())
         if phase == INPUT:
             fr.input_phase(Gates(3, fr.product_3()), w, s, t, z)
+        elif phase == STEP and w.default_activations:
+            gru_reset_rows(two, two_of_one, True, w, s, t, z)
         elif phase == STEP:
-            gru_reset_rows(two, two_of_one, w, s, t, z)
+            gru_reset_rows(two, two_of_one, False, w, s, t, z)
+        elif w.default_activations:
+            gru_before_rows(one, one_of_one, True, w, s, t, z)
         else:
-            gru_before_rows(one, one_of_one, w, s, t, z)
+            gru_before_rows(one, one_of_one, False, w, s, t, z)
 
     return {"after": gru_after, "before": gru_before}[form]

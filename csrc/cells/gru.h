@@ -183,8 +183,12 @@ static void fr_gru_before(const fr_panels *w, const fr_span *s, int64_t phase, i
 {
     if (phase == FR_INPUT)
         fr_input_phase(3, w, s, t, z);
+    else if (phase == FR_STEP && w->default_activations)
+        fr_gru_rows(FR_GRU_RESET, true, w, s, t, z);
     else if (phase == FR_STEP)
         fr_gru_rows(FR_GRU_RESET, false, w, s, t, z);
+    else if (w->default_activations)
+        fr_gru_rows(FR_GRU_BEFORE, true, w, s, t, z);
     else
         fr_gru_rows(FR_GRU_BEFORE, false, w, s, t, z);
 }
