@@ -166,6 +166,11 @@ class Cell:
     own_recurrent_bias: tuple[str, ...] = ()
     after_first_product: tuple[str, ...] = ()
 
+    @property
+    def kernel(self) -> str:
+        """The name of its kernel in C and in Numba: one for each row of the table."""
+        return f"{self.name}_{self.form}" if self.form else self.name
+
 
 _H = State("h", "hidden")
 _C = State("c", "cell")
