@@ -21,7 +21,9 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 from fusedrnn import __version__
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
-from fusedrnn.counting.counts import WEIGHT_BYTES, aligned, count
+from fusedrnn.counting.cost import WEIGHT_BYTES
+from fusedrnn.counting.counts import count
+from fusedrnn.counting.result import aligned
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.files import write_file
 
@@ -244,7 +246,7 @@ def _count(arguments: argparse.Namespace) -> int:
     complexity = count(
         **_network(arguments),
         lengths=arguments.lengths,
-        dtype=arguments.dtype,
+        weight_dtype=arguments.dtype,
         backward=arguments.backward,
     )
     figures = (
@@ -324,7 +326,7 @@ def _add_count_spec(subcommands: Subcommands) -> None:
 
 
 def _count_spec(arguments: argparse.Namespace) -> int:
-    from fusedrnn.counting.network import load
+    from fusedrnn.counting.network_file import load
 
     style = _style(arguments)
     if arguments.spec is None:
@@ -430,7 +432,8 @@ def _add_roofline(subcommands: Subcommands) -> None:
 
 
 def _roofline(arguments: argparse.Namespace) -> int:
-    from fusedrnn.machine.limits import load, this_machine
+    from fusedrnn.machine.limits import load
+    from fusedrnn.machine.probe import this_machine
     from fusedrnn.machine.roofline import roofline
 
     style = _style(arguments)
@@ -462,7 +465,7 @@ def _info(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write(json.dumps(facts, indent=2) + "\n")
     else:
-        _write(aligned(list(_listing(facts)), left=2) + "\n")
+        _write(aligned(list(_listing(facts))) + "\n")
     return 0
 
 
