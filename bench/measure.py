@@ -88,7 +88,7 @@ class Problem:
             return fr.count(case.architecture, lengths=case.lengths)
         return fr.count(case.architecture, steps=case.steps, batch=case.batch)
 
-    def bound(self, isa: str | None) -> fr.Bound | None:
+    def bound(self, isa: str | None) -> fr.Roofline | None:
         """The least time that one core of this machine could take, for as many calls as make a cycle.
 
         None where there is no saying: for other engines, for unequal lengths, and where there are no limits.
@@ -235,7 +235,7 @@ class Subject:
             "macs": float(cost.macs_per_step * steps),
             "flops": float(cost.flops_per_step * steps),
             "floor": bound and bound.seconds / self.problem.cycle,
-            "bound": bound and bound.bound,
+            "bound": bound and bound.limited_by,
             "intensity": (
                 sum(part.flops for part in parts) / sum(part.bytes_read for part in parts)
                 if parts

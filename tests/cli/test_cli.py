@@ -89,7 +89,7 @@ def test_every_option_reaches_the_count(capsys: Capture) -> None:
         steps=7,
         batch=3,
         bias="double",
-        dtype="int8",
+        weight_dtype="int8",
         rate=100,
     )
     assert json.loads(capsys.readouterr().out) == expected.to_dict()
