@@ -6,7 +6,20 @@ import os
 import stat
 from pathlib import Path
 
-__all__ = ["write_file"]
+__all__ = ["check_output", "write_file"]
+
+
+def check_output(path: Path) -> None:
+    """Raise an OSError if the path could not be written."""
+    target = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        return
+    if not target.parent.is_dir():
+        raise FileNotFoundError(2, "No such file or directory", str(path))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(path))
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -91,6 +91,9 @@ def guarded(run: Callable[[], int]) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["bench"]:
+        return _bench(words[1:])
     try:
         arguments = _parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
     except SystemExit:  # argparse has printed the help or the version
@@ -129,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         "  fusedrnn verify\n"
         "  fusedrnn roofline lstm --input 128 --hidden 256 --steps 100\n"
         "  fusedrnn info\n"
-        "  fusedrnn bench --quick --report report\n",
+        "  fusedrnn bench run --quick --report report\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -142,7 +145,6 @@ def _parser() -> argparse.ArgumentParser:
         _add_verify,
         _add_roofline,
         _add_info,
-        _add_bench,
         _add_demo,
     ):
         add(subcommands)
@@ -480,58 +482,18 @@ def _listing(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str
             yield f"{indent}{name}", f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _add_bench(subcommands: Subcommands) -> None:
-    text = "measure the kernels on this machine"
-    parser = subcommands.add_parser(
-        "bench",
-        help=text,
-        description=f"{text.capitalize()}. How: docs/measuring.md.",
-        epilog="examples:\n"
-        "  fusedrnn bench --quick --report report\n"
-        "  fusedrnn bench --peers --report report\n"
-        "  fusedrnn bench --peers --cases 'gru-*-B1-*' --threads 1\n"
-        "  fusedrnn bench --compare old.json new.json\n",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
-    parser.add_argument(
-        "--peers",
-        action="store_true",
-        help="beside PyTorch, ONNX Runtime and OpenVINO, as far as they are installed",
-    )
-    parser.add_argument("--long", action="store_true", help="also shapes that take minutes each")
-    parser.add_argument(
-        "--cases", metavar="PATTERN", help="only shapes whose names have this, with * and ?"
-    )
-    parser.add_argument(
-        "--threads",
-        metavar="N",
-        type=int,
-        help="also measure some shapes with N threads (default: 1; with --peers 2)",
-    )
-    parser.add_argument(
-        "--latency",
-        action="store_true",
-        help="only how long single steps take, all of them; with --peers beside the others",
-    )
-    parser.add_argument(
-        "--steps",
-        metavar="N",
-        type=int,
-        help="so many of them (default: 1000000; 100000 with --quick)",
-    )
-    parser.add_argument("--report", metavar="DIR", type=Path, help="write a report to DIR")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the results to FILE")
-    parser.add_argument("--isa", metavar="NAME", help="use this instruction set")
-    parser.add_argument(
-        "--compare",
-        nargs=2,
-        metavar=("OLD.json", "NEW.json"),
-        type=Path,
-        help="compare two results instead of measuring",
-    )
-    parser.set_defaults(run=_later("fusedrnn.bench.run"))
+def _bench(words: list[str]) -> int:
+    import click
+
+    from fusedrnn.cli.bench import bench
+
+    try:
+        with bench.make_context("fusedrnn bench", words) as context:
+            return int(bench.invoke(context) or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        raise ValueError(error.format_message()) from error
 
 
 def _add_demo(subcommands: Subcommands) -> None:
