@@ -43,11 +43,6 @@ class Weight:
     direction: int
     elements: int
 
-    @property
-    def size(self) -> int:
-        """Number of elements that are weights."""
-        return self.elements
-
 
 def checked_size(name: str, value: object, least: int) -> int:
     """An int in range, or the error that says what is wrong with it."""

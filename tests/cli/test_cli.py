@@ -89,7 +89,7 @@ def test_every_option_reaches_the_count(capsys: Capture) -> None:
         steps=7,
         batch=3,
         bias="double",
-        dtype="int8",
+        weight_dtype="int8",
         rate=100,
     )
     assert json.loads(capsys.readouterr().out) == expected.to_dict()
@@ -256,47 +256,19 @@ def test_info_of_this_machine() -> None:
 # The subcommands that live elsewhere
 
 
-@pytest.mark.parametrize(
-    ("module", "line", "expected"),
-    [
-        (
-            "fusedrnn.bench.run",
-            "bench --quick --report out --json new.json --isa avx2",
-            {
-                "quick": True,
-                "report": Path("out"),
-                "json": Path("new.json"),
-                "isa": "avx2",
-                "compare": None,
-            },
-        ),
-        (
-            "fusedrnn.bench.run",
-            "bench --compare old.json new.json",
-            {"quick": False, "compare": (Path("old.json"), Path("new.json")), "report": None},
-        ),
-        (
-            "fusedrnn.demo",
-            "demo --backend numpy --characters 9 --temperature 0.5 --seed 3 --json",
-            {"backend": "numpy", "characters": 9, "temperature": 0.5, "seed": 3, "as_json": True},
-        ),
-    ],
-)
-def test_arguments_reach_the_module(
-    module: str, line: str, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = {}
-    stand_in = types.ModuleType(module)
+def test_arguments_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    stand_in = types.ModuleType("fusedrnn.demo")
 
-    def run(*arguments: object, **keywords: object) -> int:
+    def run(**keywords: object) -> int:
         seen.update(keywords)
-        for each in arguments:
-            seen.update(vars(each))
         return 7
 
     stand_in.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.setitem(sys.modules, "fusedrnn.demo", stand_in)
+    line = "demo --backend numpy --characters 9 --temperature 0.5 --seed 3 --json"
     assert cli.main(line.split()) == 7
+    expected = {"backend": "numpy", "characters": 9, "temperature": 0.5, "seed": 3, "as_json": True}
     assert {name: seen[name] for name in expected} == expected
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from fusedrnn import cli
 from fusedrnn.architecture import Architecture
 from fusedrnn.cells import CELLS
 from fusedrnn.counting.counts import count
-from fusedrnn.counting.network import (
-    CONVENTIONS,
+from fusedrnn.counting.network import CONVENTIONS, Network
+from fusedrnn.counting.network_file import (
     KINDS,
-    MOST_BYTES,
+    MAX_BYTES,
     PUBLISHED_KEYS,
-    Network,
     keys_of,
     load,
     parse,
@@ -383,9 +381,7 @@ def test_an_unprintable_key_is_shown_in_ascii() -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_file_ends_early(text: str, message: str) -> None:
-    start = time.perf_counter()
     assert error(text).startswith(message)
-    assert time.perf_counter() - start < 2
 
 
 def test_the_largest_sizes_are_counted_exactly() -> None:
@@ -401,7 +397,19 @@ def test_the_largest_sizes_are_counted_exactly() -> None:
     json.loads(complexity.to_json())
 
 
-@pytest.mark.parametrize("content", [b" " * (MOST_BYTES + 1), b"\xff\xfe", b"a = '\x00'"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LANGUAGE_MODEL.encode())
+    assert load(path) == parse(LANGUAGE_MODEL) == parse("\ufeff" + LANGUAGE_MODEL)
+
+
+def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(OSError, match="standard input is closed"):
+        load("-")
+
+
+@pytest.mark.parametrize("content", [b" " * (MAX_BYTES + 1), b"\xff\xfe", b"a = '\x00'"])
 def test_a_file_that_is_no_text_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     path.write_bytes(content)
@@ -413,12 +421,10 @@ def test_no_more_of_a_file_is_read_than_a_network_has(tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     with path.open("wb") as file:
         file.truncate(100 * 2**20)
-    start = time.perf_counter()
     with pytest.raises(ValueError, match="larger than 262,144 bytes"):
         load(path)
     with pytest.raises(ValueError, match="larger than 262,144 bytes"):
-        load("/dev/zero")
-    assert time.perf_counter() - start < 1
+        load("/dev/zero")  # which has no end
 
 
 @settings(max_examples=200, deadline=None)

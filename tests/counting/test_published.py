@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fusedrnn import cli
-from fusedrnn.counting.network import load, parse
+from fusedrnn.counting.network_file import load, parse
 from fusedrnn.counting.published import (
     NO_MATCH,
     PUBLISHED,

@@ -23,7 +23,7 @@ from fusedrnn.cli.options import (
     output_options,
 )
 from fusedrnn.cli.output import FAILED, Output
-from fusedrnn.counting.counts import WEIGHT_BYTES
+from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count as count_cell
 
 __all__ = ["compare", "count", "verify"]
@@ -139,7 +139,7 @@ def count(
         complexity: Any = count_cell(
             **cell_network(context, network, given),
             lengths=given["lengths"],
-            dtype=given["weight_dtype"],
+            weight_dtype=given["weight_dtype"],
             backward=given["backward"],
         )
     else:
@@ -148,7 +148,7 @@ def count(
             raise click.UsageError(
                 f"{', '.join(wrong)}: not with a file; {network} says its own sizes", context
             )
-        from fusedrnn.counting.network import load
+        from fusedrnn.counting.network_file import load
 
         complexity = load(network).count(steps=given["steps"], batch=given["batch"], tied=tied)
     output.put(complexity, complexity.explain if explain else None)

@@ -17,7 +17,8 @@ from fusedrnn.cli.options import (
     output_options,
 )
 from fusedrnn.cli.output import FAILED, Output, write, write_json
-from fusedrnn.counting.counts import aligned, count
+from fusedrnn.counting.counts import count
+from fusedrnn.counting.result import aligned
 
 __all__ = ["info", "roofline"]
 
@@ -62,7 +63,8 @@ def roofline(
     The limits of this machine are measured the first time, in about two seconds, and kept in the cache directory.
     FUSEDRNN_ISA names the instruction set.
     """
-    from fusedrnn.machine import limits
+    from fusedrnn.machine.limits import load
+    from fusedrnn.machine.probe import this_machine
     from fusedrnn.machine.roofline import roofline as roofline_of
 
     if machine and again:
@@ -71,7 +73,7 @@ def roofline(
         )
     network = cell_network(context, cell, given)
     count(**network)  # a mistake is found before anything is measured
-    here = limits.load(machine) if machine else limits.this_machine(again=again)
+    here = load(machine) if machine else this_machine(again=again)
     bound = roofline_of(machine=here, **network)
     if measure:
         bound = bound.measure()
@@ -89,7 +91,7 @@ def info(*, as_json: bool) -> None:
     if as_json:
         write_json(facts)
     else:
-        write(aligned(list(_listing(facts)), left=2) + "\n")
+        write(aligned(list(_listing(facts))) + "\n")
 
 
 def _listing(facts: dict[str, Any], indent: str = "") -> Iterator[tuple[str, str]]:
