@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedrnn import cells
 from fusedrnn.architecture import BIASES, Architecture
 from fusedrnn.cells import ACTIVATIONS, CELLS, Cell, Equation, Gate, State
 from fusedrnn.counting.counts import CONVENTIONS, MAX_RATE, Complexity, count
@@ -106,7 +105,7 @@ def first_state(architecture: Architecture, batch: int) -> tuple[Any, ...]:
     """The state of one layer and direction; a count is a plain array of integers."""
     return tuple(
         np.zeros(batch, np.int64)
-        if state.kind == "count"
+        if state.kind == "counter"
         else as_counted(np.zeros(architecture.state_shape(state, batch)[1:]))
         for state in architecture.table.states
     )
@@ -684,12 +683,12 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
         name="made_up",
         title="Made up",
         gates=gates,
-        states=(State("h", "fed back"),),
+        states=(State("h", "hidden"),),
         products=("z * n",),
         sums=("h + n", "h - n"),
         outputs=("h",),
         equations=(Equation("n = tanh(W_n x + R_n (z * h))", "n", ("z",), "state"),),
-        waits=("n",),
+        after_first_product=("n",),
         options=frozenset({"peephole"}),
         own_recurrent_bias=("n",),
     )
@@ -1035,9 +1034,3 @@ def test_a_whole_figure_is_an_int(architecture: Architecture, steps: int, batch:
         assert isinstance(figure, tuple) or type(figure) is int or figure.denominator > 1
     if not architecture.periods:
         assert done.average == done.peak
-
-
-def test_the_cells_of_the_table_have_unique_names_and_forms() -> None:
-    for name, rows in cells.CELLS.items():
-        assert {row.name for row in rows} == {name}
-        assert len({row.form for row in rows}) == len(rows)

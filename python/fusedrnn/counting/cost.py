@@ -283,7 +283,7 @@ class Cost:
         """
         table = self.architecture.table
         gates = len(table.gates)
-        return counts.recurrent_weights * (gates - len(table.waits)) // gates
+        return counts.recurrent_weights * (gates - len(table.after_first_product)) // gates
 
     def _weight_bytes(self, counts: Counts) -> int:
         vectors = counts.peephole_weights + counts.biases

@@ -86,7 +86,7 @@ def _formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
     for name, times in work.activations:
         yield _line(row, name, f"{times // row.D_n}*D_n", times)
     yield _flops("FLOPs per step", work)
-    states = {"fed back": "D_h", "inside": "D_n"}
+    states = {"hidden": "D_h", "cell": "D_n"}
     state = "+".join(states[state.kind] for state in table.states)
     yield _line(row, "state", state, counts.state_size)
     yield _line(row, "values moved", f"D_x+D_h+2*({state})", counts.values_moved)

@@ -200,9 +200,9 @@ def count_layers(architecture: Architecture) -> Iterator[LayerCounts]:
     without = architecture.bias == "none"
     one = stored if without else _elements(replace(architecture, bias="single"))
     two = stored if without else _elements(replace(architecture, bias="double"))
-    widths = {"fed back": architecture.fed_back, "inside": units, "count": 0}
+    widths = {"hidden": architecture.fed_back, "cell": units, "counter": 0}
     state = sum(widths[state.kind] for state in table.states)
-    counters = sum(state.kind == "count" for state in table.states)
+    counters = sum(state.kind == "counter" for state in table.states)
     works: dict[Counts, Work] = {}
     for (layer, direction), elements in stored.items():
         width = architecture.layer_input(layer)

@@ -509,7 +509,7 @@ def _step_latency(architecture: Architecture, limits: Limits) -> float:
             continue
         last = max((ready[name] for name in equation.operands), default=0.0)
         if (
-            equation.result in table.waits
+            equation.result in table.after_first_product
         ):  # a product with what this step has computed: through memory again
             last += exchange
         if equation.role:
