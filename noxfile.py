@@ -268,4 +268,4 @@ def bench(session: nox.Session) -> None:
     """The whole benchmark with its report in report/."""
     session.install(".[bench]")
     os.makedirs("report", exist_ok=True)
-    session.run("fusedrnn", "bench", "--report", "report", *session.posargs)
+    session.run("fusedrnn", "bench", "run", "--report", "report", *session.posargs)

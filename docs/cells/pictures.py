@@ -3,7 +3,7 @@
     python docs/cells/pictures.py
 
 Gates, their functions and what they mean come from the cell table, and so does the grid of the Clockwork RNN.
-Colours are CSS variables, so that a picture is light or dark as its reader is. Needs matplotlib.
+Colours are CSS variables, so that a picture is light or dark as the page around it. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fusedrnn.cells import CELLS, Cell
 
 HERE = Path(__file__).parent
 
-#: Name: (what matplotlib draws and light readers see, what dark readers see).
+#: By name: the colour that matplotlib draws, which is that of the light theme, and the colour of the dark theme.
 COLOURS = {
     "paper": ("#fdfdfb", "#16191d"),
     "ink": ("#22262b", "#e4e7ea"),
@@ -32,18 +32,16 @@ COLOURS = {
     "state": ("#dff0df", "#1f4528"),
     "box": ("#ecebe7", "#30353b"),
     "retained": ("#b0432f", "#f0907c"),
-    "candidate": ("#2c7a3f", "#7fcf90"),
+    "added": ("#2c7a3f", "#7fcf90"),
     "output": ("#2a5fa8", "#86b4ee"),
 }
-PAPER, INK, LINE, GATE, STATE, BOX, RETAINED, CANDIDATE, OUTPUT = (
-    light for light, _ in COLOURS.values()
-)
+PAPER, INK, LINE, GATE, STATE, BOX, RETAINED, ADDED, OUTPUT = (light for light, _ in COLOURS.values())
 
 Point = tuple[float, float]
 
 
 class Picture:
-    """A sheet of width x height units, ten of them an inch, with what block diagrams are made of."""
+    """A sheet of width x height units, ten units an inch, and the elements of block diagrams."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width / 10, height / 10), facecolor="none")
@@ -64,7 +62,7 @@ class Picture:
     def box(
         self, at: Point, words: str, below: str = "", colour: str = BOX, width: float = 10
     ) -> None:
-        """A box around a point, with a name and, smaller, what is below it."""
+        """A box around a point, with a name and a smaller line below the name."""
         x, y = at
         height = 5.6 if below else 4.2
         patch = FancyBboxPatch(
@@ -161,7 +159,7 @@ def rnn() -> Picture:
     p.box((19, 8), "W_h x", width=11)
     p.line((25, 18), (34, 18), (34, 14.6))
     p.line((25, 8), (34, 8), (34, 11.4))
-    p.operator((34, 13), "+", CANDIDATE)
+    p.operator((34, 13), "+", ADDED)
     p.text((27, 13), "b_h")
     p.line((29.5, 13), (32.4, 13))
     p.line((35.6, 13), (43, 13))
@@ -170,7 +168,7 @@ def rnn() -> Picture:
     p.text((69, 13), "h'", OUTPUT)
     p.text((60, 16), "output", OUTPUT, 8.5)
     p.text((60, 10.2), "and fed back", OUTPUT, 8.5)
-    p.text((48.2, 18.4), "all of h is new", CANDIDATE, 8.5)
+    p.text((48.2, 18.4), "all of h is computed anew", ADDED, 8.5)
     p.text((4, 3.4), "No gate: nothing of h is retained.", LINE, 7.8, "left")
     return p
 
@@ -181,17 +179,17 @@ def lstm(form: str = "", peephole: bool = False, projection: bool = False) -> Pi
     top, middle, low, bus = 36, 28, 18.5, 11
     f, i, g, o, out = 18, 32, (38 if row.form else 44), 58, 67
 
-    # c: retained, and the candidate
+    # c: retained and added
     p.text((4, top), "c")
     p.line((6, top), (f - 1.6, top))
     p.operator((f, top), "×", RETAINED)
     p.line((f + 1.6, top), (36.4, top))
-    p.operator((38, top), "+", CANDIDATE)
+    p.operator((38, top), "+", ADDED)
     p.line((39.6, top), (72, top))
     p.text((74.5, top), "c'")
-    p.text((f, top + 4), "f * c: what is retained", RETAINED, 8.5)
-    p.text((41.5, top + 4), "+ i * g: of the candidate", CANDIDATE, 8.5)
-    p.operator((38, middle), "×", CANDIDATE)
+    p.text((f, top + 4), "f * c: retained", RETAINED, 8.5)
+    p.text((41.5, top + 4), "+ i * g: added", ADDED, 8.5)
+    p.operator((38, middle), "×", ADDED)
     p.line((38, middle + 1.6), (38, top - 1.6))
 
     # gates
@@ -257,11 +255,11 @@ def gru(form: str) -> Picture:
     p.line((6, top), (z - 1.6, top))
     p.operator((z, top), "×", RETAINED)
     p.line((z + 1.6, top), (out - 1.6, top))
-    p.operator((out, top), "+", CANDIDATE)
+    p.operator((out, top), "+", ADDED)
     p.line((out + 1.6, top), (73, top))
     p.text((75, top), "h'", OUTPUT)
-    p.text((z - 1, top + 4), "z * h: what is retained", RETAINED, 8.5, "right")
-    p.text((75.5, top + 4), "+ (1 - z) * n: candidate", CANDIDATE, 8.5, "right")
+    p.text((z - 1, top + 4), "z * h: retained", RETAINED, 8.5, "right")
+    p.text((75.5, top + 4), "+ (1 - z) * n: added", ADDED, 8.5, "right")
 
     # the candidate, from left to right
     p.dot((8, top))
@@ -281,7 +279,7 @@ def gru(form: str) -> Picture:
         p.text((r, middle + 4), "reset before the product", RETAINED, 8.5)
     gate_box(p, row, "n", (n, middle))
     p.line((n + 5, middle), (out - 1.6, middle))
-    p.operator((out, middle), "×", CANDIDATE)
+    p.operator((out, middle), "×", ADDED)
     p.line((out, middle + 1.6), (out, top - 1.6))
 
     for name, x in (("r", r), ("z", z)):
@@ -317,13 +315,13 @@ def bidirectional() -> Picture:
         p.line((x + 2, 23.6), (x + 2, 27.6))
         p.box((x - 1, 29.8), f"y[{t}]", width=11)
     for left, right in pairwise(columns):
-        p.line((left + 1.5, 13), (right - 5.5, 13), colour=CANDIDATE)
+        p.line((left + 1.5, 13), (right - 5.5, 13), colour=ADDED)
         p.line((right - 1.5, 21.4), (left + 5.5, 21.4), colour=OUTPUT)
-    p.line((6.5, 13), (10.5, 13), colour=CANDIDATE)
+    p.line((6.5, 13), (10.5, 13), colour=ADDED)
     p.line((75, 21.4), (69.5, 21.4), colour=OUTPUT)
-    p.text((5, 13), "h", CANDIDATE)
+    p.text((5, 13), "h", ADDED)
     p.text((76.2, 21.4), "h", OUTPUT)
-    p.text((5.5, 16.6), "forward", CANDIDATE, 8)
+    p.text((5.5, 16.6), "forward", ADDED, 8)
     p.text((73.4, 24.6), "reverse", OUTPUT, 8)
     p.text((4, 33.6), "y[t] = forward h, then reverse h: 2 R wide", LINE, 7.8, "left")
     return p
@@ -343,7 +341,7 @@ def clockwork() -> Picture:
                 (left + t * side + 0.2, y + 0.2),
                 side - 0.4,
                 side - 0.4,
-                fc=CANDIDATE if due else BOX,
+                fc=ADDED if due else BOX,
                 ec=LINE,
                 lw=0.6,
             )
@@ -357,17 +355,17 @@ def clockwork() -> Picture:
         x = left + (t + 0.5) * side
         p.text((x, 22), str(t), LINE, 8)
         p.text((x, 6), str(sum(t % period == 0 for period in periods)), LINE, 8)
-    p.axes.add_patch(Rectangle((3.5, 2.1), 1.6, 1.6, fc=CANDIDATE, ec=LINE, lw=0.6))
-    p.text((6, 2.9), "computed: new, and output", size=8, ha="left")
+    p.axes.add_patch(Rectangle((3.5, 2.1), 1.6, 1.6, fc=ADDED, ec=LINE, lw=0.6))
+    p.text((6, 2.9), "due: computed", size=8, ha="left")
     p.axes.add_patch(Rectangle((34, 2.1), 1.6, 1.6, fc=BOX, ec=LINE, lw=0.6))
-    p.text((36.5, 2.9), "rests: its h is retained, and output", size=8, ha="left")
+    p.text((36.5, 2.9), "not due: its h is retained", size=8, ha="left")
     p.text(
         (3.5, 25.4), "Module 0 runs at every step, module 3 at every eighth.", size=8.5, ha="left"
     )
     return p
 
 
-#: Of a file: what is on it in words, and who draws it.
+#: By file name: the picture in words, and the function that draws it.
 PICTURES: dict[str, tuple[str, Callable[[], Picture]]] = {
     "rnn": ("One step of an RNN", rnn),
     "lstm": ("One step of an LSTM", lstm),

@@ -185,9 +185,9 @@ def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
     """Everything that reads the text, from x to y, by name; made before anything is said."""
     if find_spec("threadpoolctl") is None:
         raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo")
-    from fusedrnn.bench.peers import NaiveLSTM
+    from fusedrnn.bench.peers import naive_lstm
 
-    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": NaiveLSTM(model.weights).run}
+    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": naive_lstm(model.weights).run}
     for backend in reversed(BACKENDS):
         # A layer, not a stream, for all: the numbers are those of the same call.
         engines[backend] = _Continued(fr.LSTM.from_weights(model.weights, backend=backend))

@@ -138,7 +138,9 @@ def equations(page: str) -> list[tuple[str, ...]]:
 @pytest.mark.parametrize("page", ROWS)
 def test_the_equations_are_those_of_the_table(page: str) -> None:
     rows = [row_of(*row) for row in ROWS[page]]
-    assert equations(page)[: len(rows)] == [tuple(each.text for each in row.equations) for row in rows]
+    assert equations(page)[: len(rows)] == [
+        tuple(equation.text for equation in row.equations) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("kind", ("RNN", "LSTM", "GRU"))

@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import click
@@ -29,7 +28,7 @@ COMMANDS = {
     "verify": "count",
     "roofline": "machine",
     "info": "machine",
-    "bench": "bench" if find_spec(f"{__name__}.bench") else "bench_now",
+    "bench": "bench",
     "demo": "demo",
 }
 
@@ -69,7 +68,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "fusedrnn verify",
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn info",
-        "fusedrnn bench --help",
+        "fusedrnn bench run --quick --report report",
     ],
     epilog=f"""\b
 Completion in bash, in ~/.bashrc (zsh: zsh_source; fish: fish_source):

@@ -63,7 +63,8 @@ def roofline(
     The limits of this machine are measured the first time, in about two seconds, and kept in the cache directory.
     FUSEDRNN_ISA names the instruction set.
     """
-    from fusedrnn.machine import limits, probe
+    from fusedrnn.machine.limits import load
+    from fusedrnn.machine.probe import this_machine
     from fusedrnn.machine.roofline import roofline as roofline_of
 
     if machine and again:
@@ -72,7 +73,7 @@ def roofline(
         )
     network = cell_network(context, cell, given)
     count(**network)  # a mistake is found before anything is measured
-    here = limits.load(machine) if machine else probe.this_machine(again=again)
+    here = load(machine) if machine else this_machine(again=again)
     bound = roofline_of(machine=here, **network)
     if measure:
         bound = bound.measure()

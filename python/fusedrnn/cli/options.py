@@ -444,6 +444,8 @@ def output_options(function: Callable[..., Any]) -> Callable[..., Any]:
             raise click.UsageError(
                 f"--explain goes with --format table, not {chosen}", click.get_current_context()
             )
-        return function(*args, output=Output(chosen, path), **rest)
+        output = Output(chosen, path)
+        output.check()
+        return function(*args, output=output, **rest)
 
     return with_output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import click
 
 from fusedrnn.errors import MissingExtraError
-from fusedrnn.files import write_file
+from fusedrnn.files import REPLACING, check_output, encoding_errors, write_file
 
 __all__ = [
     "ERROR",
@@ -35,6 +36,8 @@ FAILED, ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
 #: An error message has at most so many characters: a bad value may have any number.
 MAX_MESSAGE = 600
+#: Characters that steer a terminal instead of being shown: controls, and those that turn the direction of text.
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 class Result(Protocol):
@@ -68,15 +71,22 @@ class Output:
     style: str
     path: Path | None
 
+    def check(self) -> None:
+        """Raise the OSError that writing would end in: before the work whose result it is."""
+        if self.path is not None:
+            check_output(self.path)
+
     def put(self, result: Result, explanation: Callable[[], str] | None = None) -> None:
         """Write a result; under a table also its explanation."""
         text = FORMATS[self.style](result)
         if explanation is not None:
             text += f"\n{explanation()}\n"
+        if self.style == "table":
+            text = visible(text)
         if self.path is None:
             write(text)
         else:
-            write_file(self.path, text.encode())
+            write_file(self.path, text.encode("utf-8", REPLACING))
 
 
 def write(text: str) -> None:
@@ -89,7 +99,7 @@ def write(text: str) -> None:
         sys.stdout.write(text)
         return
     sys.stdout.flush()
-    rest = memoryview(text.encode(sys.stdout.encoding))
+    rest = memoryview(text.encode(sys.stdout.encoding, encoding_errors(sys.stdout)))
     while rest:
         rest = rest[stream.write(rest) :]
 
@@ -168,10 +178,15 @@ def _reason(error: BaseException) -> str:
 
 def one_line(message: str) -> str:
     """A message without line breaks and control characters; the middle of a very long one is left out."""
-    line = " ".join(message.split())
+    line = visible(" ".join(message.split()))
     if len(line) > MAX_MESSAGE:
         line = f"{line[: MAX_MESSAGE * 2 // 3]} ... {line[-MAX_MESSAGE // 4 :]}"
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    return line
+
+
+def visible(text: str) -> str:
+    """Text with its control characters as escapes, but for line breaks: names may be any text."""
+    return CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _flush() -> None:

@@ -173,7 +173,9 @@ class Compiled(Engine):
         plan, a = self.plan, self._architecture
         work = self._step_seconds(batch)
         # Directions side by side need no meetings.
-        meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.dependent_panels else 1)
+        meetings = (
+            0 if a.bidirectional else a.num_layers * (2 if plan.panels.dependent_panels else 1)
+        )
         seconds = {1: work / SHARED_GAIN}
         share = 1.0
         for threads in range(2, min(cores, lib.FR_MAX_THREADS) + 1):
