@@ -498,7 +498,11 @@ class TestRun:
         assert list(tmp_path.iterdir()) == []
 
     def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
-        code = "import sys; from fusedrnn.cli import main; sys.exit(main())"
+        # A background job inherits that SIGINT is ignored.
+        code = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+            "from fusedrnn.cli import main; sys.exit(main())"
+        )
         command = [sys.executable, "-u", "-c", code, "bench", "--report", "report"]
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -513,7 +517,11 @@ class TestRun:
         assert "Traceback" not in err
         assert list((tmp_path / "report").iterdir()) == []
 
-    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(self) -> None:
+    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(
+        self, request: pytest.FixtureRequest
+    ) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         progress = _Progress(console())
         progress.started(2, 1.0)
         with progress.listening():
