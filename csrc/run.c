@@ -14,7 +14,7 @@ static inline int64_t active_rows(const fr_span *s, int64_t t) { return s->activ
 /* The threads that divide the units of a direction wait for each other. */
 static inline void wait_for_units(const fr_span *s, const fr_role *role, fr_barrier_count *counts)
 {
-    if (s->parts > 1)
+    if (s->shares > 1)
         fr_barrier(counts, role->thread, role->first, role->count);
 }
 
@@ -33,14 +33,14 @@ static void keep_state(const fr_panels *w, const fr_span *s)
 static void run_chunk(const fr_panels *w, const fr_span *s, const fr_role *role, fr_barrier_count *counts,
                       int64_t first)
 {
-    const bool ahead = w->projects == FR_ALWAYS || (w->projects == FR_AHEAD && s->chunk > 1);
+    const bool ahead = w->input_product == FR_ALWAYS || (w->input_product == FR_AHEAD && s->chunk > 1);
     const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
     float *z = ahead ? s->scratch : NULL;
     if (z) /* each thread for its own units: no barrier */
-        w->kernel(w, s, FR_PROJECT, first, z);
+        w->kernel(w, s, FR_INPUT, first, z);
     for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
         w->kernel(w, s, FR_STEP, t, z);
-        if (w->second_panels) {
+        if (w->dependent_panels) {
             wait_for_units(s, role, counts);
             w->kernel(w, s, FR_FINISH, t, z);
         }
@@ -54,7 +54,7 @@ void fr_run_span(const fr_panels *w, const fr_span *s, const fr_role *role, fr_b
 {
     for (int64_t first = 0; first < s->steps; first += s->chunk)
         run_chunk(w, s, role, counts, first);
-    if (s->part == 0)
+    if (s->share == 0)
         keep_state(w, s);
 }
 

@@ -105,7 +105,7 @@ static fr_work work_of(const fr_panels *w, int64_t lanes)
             const int64_t read = w->inputs + w->hidden - module->reads;
             work.first += (double)(read * module->units) / (double)module->period;
         }
-    else if (!w->second_panels)
+    else if (!w->dependent_panels)
         work.first = (double)panel_floats(w);
     else if (w->outputs == w->hidden) { /* a GRU that resets before: one gate of h waits */
         work.dependent = (double)(w->blocks * lanes * w->hidden);
@@ -149,9 +149,9 @@ fr_prediction fr_predict(const fr_plan *plan, int64_t steps, int64_t batch, int6
             const fr_work work = work_of(w, plan->lanes);
             const int64_t blocks = w->outputs == w->hidden ? w->blocks : share_of(w->outputs, plan->lanes);
             part += work.first / whole * largest_part(divided_blocks(w), count);
-            if (w->second_panels)
+            if (w->dependent_panels)
                 part += work.dependent / whole * largest_part(blocks, count);
-            waiting += T * (w->second_panels ? 2 : 1) * barrier_seconds[count];
+            waiting += T * (w->dependent_panels ? 2 : 1) * barrier_seconds[count];
         }
         predicted.barrier_threads = count;
     }

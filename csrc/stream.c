@@ -101,7 +101,7 @@ static void step_thread(void *context, int64_t thread, int64_t threads)
         rows[k] = call->x + row * stream->inputs;
     for (int64_t layer = 0; layer < plan->layers; layer++) {
         fr_run_span(&plan->panels[layer], &spans[layer], &role, counts);
-        spans[layer].turn ^= 1;
+        spans[layer].downward ^= 1;
     }
 }
 

@@ -13,8 +13,7 @@
 
 #include <string.h>
 
-#define LINE 16 /* floats in a cache line */
-#define ALIGN(floats) (((floats) + LINE - 1) / LINE * LINE)
+#define ALIGN(floats) (((floats) + FR_LINE_FLOATS - 1) / FR_LINE_FLOATS * FR_LINE_FLOATS)
 #define POINTER (int64_t)(sizeof(void *) / sizeof(float))
 #define COUNT (int64_t)(sizeof(fr_barrier_count) / sizeof(float))
 #define ROWS 5 /* arrays of pointers for each layer and direction: rows of x, y, h, c and t */
@@ -28,7 +27,8 @@ static fr_thread_workspace thread_workspace(const fr_plan *plan, int64_t start, 
     own.scratch_rows = own.active + ALIGN(active_steps * POINTER);
     own.size = own.scratch_rows + ALIGN(chunk * rows * POINTER);
     own.intermediate = ALIGN(chunk * rows * w->blocks * w->block_floats);
-    own.scratch_size = own.intermediate + (w->second_panels ? ALIGN(2 * rows * w->blocks * plan->lanes) : 0);
+    const int64_t arrays = !w->dependent_panels ? 0 : w->outputs < w->hidden ? 1 : 2; /* a projection has one */
+    own.scratch_size = own.intermediate + ALIGN(arrays * rows * w->blocks * plan->lanes);
     return own;
 }
 
@@ -54,7 +54,7 @@ static fr_workspace layout_of(const fr_plan *plan, const fr_sequence *q)
         if (scratch < scratches * at.threads.scratch_size)
             scratch = scratches * at.threads.scratch_size;
     }
-    at.size = at.scratch + scratch + LINE;
+    at.size = at.scratch + scratch + FR_LINE_FLOATS;
     return at;
 }
 
@@ -69,7 +69,7 @@ int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q)
 
 static float *start_of(const fr_sequence *q)
 {
-    const uintptr_t line = LINE * sizeof(float);
+    const uintptr_t line = FR_LINE_FLOATS * sizeof(float);
     return (float *)(((uintptr_t)q->workspace + line - 1) / line * line);
 }
 
@@ -136,8 +136,8 @@ fr_span fr_span_of(const fr_plan *plan, const fr_sequence *q, const fr_role *rol
     return (fr_span){
         .steps = q->steps,
         .batch = batch,
-        .part = by_units ? role->thread - role->first : 0,
-        .parts = by_units ? role->count : 1,
+        .share = by_units ? role->thread - role->first : 0,
+        .shares = by_units ? role->count : 1,
         .active = active,
         .x = x_rows,
         .x_step = sign * x_step,
@@ -148,7 +148,7 @@ fr_span fr_span_of(const fr_plan *plan, const fr_sequence *q, const fr_role *rol
         .t = t_rows,
         .scratch = scratch,
         .scratch_rows = (const float **)(thread + own->scratch_rows),
-        .aside = scratch + own->intermediate,
+        .intermediate = scratch + own->intermediate,
         .chunk = own->chunk,
     };
 }

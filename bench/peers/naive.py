@@ -148,9 +148,9 @@ class Naive:
         self._directions = [
             _Laid(a, weights, end) for end in ("_l0", "_l0_reverse")[: a.directions]
         ]
-        widths = {"fed back": a.fed_back, "inside": a.hidden_size}
+        widths = {"hidden": a.fed_back, "cell": a.hidden_size}
         self._zeros: tuple[Any, ...] = tuple(
-            0 if state.kind == "count" else np.zeros((batch_size, widths[state.kind]), np.float32)
+            0 if state.kind == "counter" else np.zeros((batch_size, widths[state.kind]), np.float32)
             for state in a.table.states
         )
         self._shape = (batch_size, a.fed_back)

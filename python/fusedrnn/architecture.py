@@ -274,7 +274,7 @@ class Architecture:
     def state_shape(self, state: State, batch: int) -> tuple[int, ...]:
         """(L * D, B, width), or (L * D, B) for a count."""
         rows = self.num_layers * self.directions
-        widths = {"fed back": (self.fed_back,), "inside": (self.hidden_size,), "count": ()}
+        widths = {"hidden": (self.fed_back,), "cell": (self.hidden_size,), "counter": ()}
         return (rows, batch, *widths[state.kind])
 
     def weights(self) -> Iterator[Weight]:

@@ -115,11 +115,11 @@ class State:
     Attributes
     ----------
     kind
-        "fed back" (and shown): R floats a row; "inside": H floats a row; "count": one int64 a row.
+        "hidden": R floats a row, also the output; "cell": H floats a row; "counter": one int64 a row.
     """
 
     name: str
-    kind: Literal["fed back", "inside", "count"]
+    kind: Literal["hidden", "cell", "counter"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Cell:
         What goes through the output activation: one per hidden unit and step each.
     own_recurrent_bias
         Gates whose recurrent bias cannot be added to the other one.
-    waits
+    after_first_product
         The last gates, if their recurrent product is of something that the other gates make first.
     equations
         In the names that every kernel uses.
@@ -164,12 +164,17 @@ class Cell:
     form: str = ""
     outputs: tuple[str, ...] = ()
     own_recurrent_bias: tuple[str, ...] = ()
-    waits: tuple[str, ...] = ()
+    after_first_product: tuple[str, ...] = ()
+
+    @property
+    def kernel(self) -> str:
+        """The name of its kernel in C and in Numba: one for each row of the table."""
+        return f"{self.name}_{self.form}" if self.form else self.name
 
 
-_H = State("h", "fed back")
-_C = State("c", "inside")
-_T = State("t", "count")
+_H = State("h", "hidden")
+_C = State("c", "cell")
+_T = State("t", "counter")
 _INPUT_GATE = Gate("i", "gate", "how much of g is written", peephole="c")
 _FORGET_GATE = Gate("f", "gate", "how much of c is kept", peephole="c")
 _CANDIDATE = Gate("g", "state", "what is written")
@@ -264,7 +269,7 @@ _ROWS = (
         states=(_H,),
         products=("r * h", "(1 - z) * n", "z * h"),
         sums=("1 - z", "((1 - z) * n) + (z * h)"),
-        waits=("n",),
+        after_first_product=("n",),
         equations=(
             "r = sigmoid(W_r x + R_r h + b_r)",
             "z = sigmoid(W_z x + R_z h + b_z)",

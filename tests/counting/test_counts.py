@@ -113,7 +113,7 @@ def first_state(architecture: Architecture, batch: int) -> tuple[Any, ...]:
     """The state of one layer and direction; a count is a plain array of integers."""
     return tuple(
         np.zeros(batch, np.int64)
-        if state.kind == "count"
+        if state.kind == "counter"
         else as_counted(np.zeros(architecture.state_shape(state, batch)[1:]))
         for state in architecture.table.states
     )
@@ -686,7 +686,7 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
         name="made_up",
         title="Made up",
         gates=gates,
-        states=(State("h", "fed back"),),
+        states=(State("h", "hidden"),),
         products=("z * n",),
         sums=("h + n", "h - n"),
         outputs=("h",),

@@ -106,10 +106,10 @@ def test_threads_that_divide_rows_or_units_need_little_more_than_one() -> None:
 
 def test_the_intermediate_is_as_large_as_it_says() -> None:
     lanes = lib.fr_isa_lanes(next(iter(isas().values())))
-    for layer in (fr.GRU(8, 40, reset="before"), fr.LSTM(8, 40, proj_size=7)):
+    for layer, arrays in ((fr.GRU(8, 40, reset="before"), 2), (fr.LSTM(8, 40, proj_size=7), 1)):
         for number, rows in ((1, 6), (2, 6), (4, 6)):
             q = bound(layer, 3, 6, number)
-            size = 16 * ceil(2 * rows * ceil(40 / lanes) * lanes / 16)
+            size = 16 * ceil(arrays * rows * ceil(40 / lanes) * lanes / 16)
             division = UNITS if number > 1 else ALONE
             assert q.schedule.division == division
             own = q.layout.threads if number > 1 else q.layout.alone
@@ -134,7 +134,7 @@ def work(layer: fr.Layer) -> list[tuple[float, float]]:
             found.append((sum(widths), 0.0))
             continue
         whole = len(a.table.gates) * padded * (inputs + a.fed_back)
-        if a.table.waits:
+        if a.table.after_first_product:
             waiting = padded * a.hidden_size
             found.append((whole - waiting, waiting))
         elif a.proj_size:
@@ -162,26 +162,26 @@ def seconds_by_hand(
         chunk = min(12, schedule.chunk_alone)
         filled = chunk * step + (steps - chunk) * step * slowest / total
         return filled + ceil(steps / chunk) * barrier[2]
-    team = number // 2 if schedule.division & DIRECTIONS else number
+    count = number // 2 if schedule.division & DIRECTIONS else number
     share, waiting = 1.0, 0.0
     if schedule.division & ROWS:
-        team = min(team, batch // 4)
-        share = ceil(batch / team) / batch
+        count = min(count, batch // 4)
+        share = ceil(batch / count) / batch
     elif schedule.division & UNITS:
         blocks = ceil((a.module_size if a.periods else a.hidden_size) / lanes)
         dependent = ceil(a.proj_size / lanes) if a.proj_size else blocks
-        team = min(team, blocks)
+        count = min(count, blocks)
         share = sum(
-            first * ceil(blocks / team) / blocks + second * ceil(dependent / team) / dependent
+            first * ceil(blocks / count) / blocks + second * ceil(dependent / count) / dependent
             for first, second in layers
         )
         share /= total
-        waiting += steps * a.num_layers * (2 if layers[0][1] else 1) * barrier[team]
+        waiting += steps * a.num_layers * (2 if layers[0][1] else 1) * barrier[count]
     else:
-        team = 1
+        count = 1
     if schedule.division & DIRECTIONS:
         share /= 2
-        waiting += (a.num_layers - 1) * barrier[2 * team]
+        waiting += (a.num_layers - 1) * barrier[2 * count]
     return steps * step * share + waiting
 
 

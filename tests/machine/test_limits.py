@@ -30,6 +30,8 @@ from fusedrnn.machine.limits import (
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-machine.json"
 PROBES = ["fma", "read_1", "read_2", "read_4", "exchange", "sigmoid", "tanh"]
+#: The best instruction set that this CPU has: the first of the build may be one that it lacks.
+BEST = next(iter(isas().values()))
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +53,14 @@ def test_every_probe_measures_something(isa: str, probe: str) -> None:
 
 
 def test_a_probe_that_is_not_there() -> None:
-    assert lib.fr_probe(0, b"nothing", ffi.NULL, 0, 0.0) == -1
+    assert lib.fr_probe(BEST, b"nothing", ffi.NULL, 0, 0.0) == -1
 
 
 @pytest.mark.parametrize("probe", [probe for probe in PROBES if probe.startswith("read")])
 @pytest.mark.parametrize("floats", [0, 1, 11])
 def test_a_buffer_too_small_to_read(probe: str, floats: int) -> None:
     buffer = ffi.from_buffer("float *", np.ones(16, np.float32))
-    assert lib.fr_probe(0, probe.encode(), buffer, floats, 0.0) == 0
+    assert lib.fr_probe(BEST, probe.encode(), buffer, floats, 0.0) == 0
 
 
 def test_other_threads_run_meanwhile() -> None:
@@ -66,7 +68,7 @@ def test_other_threads_run_meanwhile() -> None:
 
     def probe() -> None:
         begun.set()
-        lib.fr_probe(0, b"fma", ffi.NULL, 0, 0.3)
+        lib.fr_probe(BEST, b"fma", ffi.NULL, 0, 0.3)
 
     thread = threading.Thread(target=probe)
     thread.start()

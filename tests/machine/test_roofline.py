@@ -433,8 +433,8 @@ def test_the_formats(capsys: Capture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("", "arguments are required: cell, --input, --hidden"),
-        ("lsmt --input 3 --hidden 4", "invalid choice: 'lsmt'"),
+        ("lstm", "missing --input and --hidden"),
+        ("lsmt --input 3 --hidden 4", "'lsmt' is not one of"),
         ("gru --input 3 --hidden 4 --proj 2", "proj_size is not an option of gru"),
         ("lstm --input 3 --hidden 0", "hidden_size must be at least 1"),
         ("lstm --input 3 --hidden 4 --rate 0", "--rate: must be above 0"),

@@ -812,7 +812,7 @@ class Complexity:
         for name, times in work.activations:
             yield _line(row, name, f"{times // row.D_n}*D_n", times)
         yield _flops("FLOPs per step", work)
-        states = {"fed back": "D_h", "inside": "D_n"}
+        states = {"hidden": "D_h", "cell": "D_n"}
         state = "+".join(states[state.kind] for state in table.states)
         yield _line(row, "state", state, counts.state_size)
         yield _line(row, "values moved", f"D_x+D_h+2*({state})", counts.values_moved)
@@ -1121,9 +1121,9 @@ def _layers(architecture: Architecture) -> Iterator[LayerCounts]:
     without = architecture.bias == "none"
     one = stored if without else _elements(replace(architecture, bias="single"))
     two = stored if without else _elements(replace(architecture, bias="double"))
-    widths = {"fed back": architecture.fed_back, "inside": units, "count": 0}
+    widths = {"hidden": architecture.fed_back, "cell": units, "counter": 0}
     state = sum(widths[state.kind] for state in table.states)
-    counters = sum(state.kind == "count" for state in table.states)
+    counters = sum(state.kind == "counter" for state in table.states)
     works: dict[Counts, Work] = {}
     for (layer, direction), elements in stored.items():
         width = architecture.layer_input(layer)

@@ -51,7 +51,7 @@ class Compiled(Engine):
         self.isa = isa = active_isa()
         self._architecture = architecture
         self._lanes = lib.fr_isa_lanes(isas()[isa])
-        kernel = find_kernel(backend, architecture.cell, isa)
+        kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))
@@ -83,10 +83,9 @@ class Compiled(Engine):
         gate = a.activation_of("gate")
         limits = (a.clip, a.cell_clip)
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
-        panel.form = a.table.form in ("coupled", "before")
-        panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
-        if a.table.waits:  # what waits needs its x-part after the first product
-            panel.projects = lib.FR_ALWAYS
+        panel.input_product = lib.FR_NEVER if a.periods else lib.FR_AHEAD
+        if a.table.after_first_product:  # they need their input product after the first product
+            panel.input_product = lib.FR_ALWAYS
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
             COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
@@ -96,7 +95,7 @@ class Compiled(Engine):
         panel.clip, panel.cell_clip = (inf if limit is None else limit for limit in limits)
         usual = ("sigmoid", "tanh", "tanh")
         asked = (a.gate_activation, a.activation, a.output_activation)
-        panel.plain = (
+        panel.default_activations = (
             asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
         )
 
@@ -113,16 +112,16 @@ class Compiled(Engine):
         panel.x_panels = self._packed(w.W, gates)
         panel.bias = self._packed(w.b[:, None], gates)
         panel.blocks = -(-units // self._lanes)
-        waiting = len(a.table.waits)
+        waiting = len(a.table.after_first_product)
         first = (gates - waiting) * units
         panel.h_panels = self._packed(w.R[:first], gates - waiting)
         if waiting:
-            panel.second_panels = self._packed(w.R[first:], waiting)
+            panel.dependent_panels = self._packed(w.R[first:], waiting)
         if w.P is not None:
-            panel.second_panels = self._packed(w.P, 1)
+            panel.dependent_panels = self._packed(w.P, 1)
         if w.d:
             (own,) = w.d.values()
-            panel.own_bias = self._packed(own[:, None], 1)
+            panel.recurrent_bias = self._packed(own[:, None], 1)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
@@ -192,7 +191,7 @@ class Compiled(Engine):
         x = np.zeros((steps, batch, a.input_size), FLOAT32)
         y = np.zeros((steps, batch, a.output_size), FLOAT32)
         state = [
-            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "count" else FLOAT32)
+            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "counter" else FLOAT32)
             for each in a.table.states
         ]
         call = self._bound(x, y, state, None, 1)
@@ -303,13 +302,13 @@ def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> No
         reads_arrays()
     ):  # one call: eight from Python would take as long as a hundred steps of a small layer
         last = id(state[1]) if second else 0
-        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
+        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "counter")
         return
     item = FLOAT32.itemsize
     q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
     q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
     q.h = pointer(state[0])
-    if second == "count":
+    if second == "counter":
         q.t = ffi.from_buffer("int64_t *", state[1])
     elif second:
         q.c = pointer(state[1])
