@@ -41,6 +41,7 @@ enum fr_floats {
 
 /* The constants of the activations: csrc/cells/activations.h says what they are. */
 static const float FR_SIGMOID_LIMIT = 33.0f;
+static const float FR_FULL_SIGMOID_LIMIT = 88.0f;
 static const float FR_TANH_LIMIT = 10.0f;
 static const float FR_LOG2_E = 0x1.715476p+0f;
 static const float FR_ROUNDING = 12583039.0f; /* 1.5 * 2^23 + 127 */
