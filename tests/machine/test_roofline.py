@@ -279,6 +279,10 @@ def test_bad_arguments() -> None:
         lstm(3, 4, steps=0)
     with pytest.raises(TypeError, match="hidden_size is missing"):
         roofline("lstm", MACHINE, input_size=3)
+    other: dict[str, Any] = {"lengths": [3, 1], "weight_dtype": "int8", "backward": True}
+    for name, value in other.items():
+        with pytest.raises(TypeError, match=f"{name} is not in the model"):
+            lstm(3, 4, **{name: value})
     for rate in (10**400, 1e308, 0, float("nan")):
         with pytest.raises(ValueError, match="^rate must be"):
             lstm(3, 4, rate=rate)
