@@ -20,6 +20,7 @@ from fusedrnn.report.engines import ENGINES, LIBRARIES
 
 __all__ = [
     "FUSED",
+    "LIBRARIES",
     "OWN",
     "Array",
     "Fused",
