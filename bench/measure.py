@@ -102,7 +102,7 @@ class Problem:
         """What an engine is made for."""
         return Setup(self.case, self.weights, threads)
 
-    def roofline(self, isa: str | None) -> fr.Bound | None:
+    def roofline(self, isa: str | None) -> fr.Roofline | None:
         """The least time that one core of this machine could take, for as many calls as make a cycle.
 
         None where there is no saying: for other engines, for unequal lengths, and where there are no limits.

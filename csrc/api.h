@@ -4,180 +4,306 @@
  *
  * Sizes: X inputs, H units, T steps, B rows (sequences side by side), G gate blocks, L lanes of the instruction set,
  * N = ceil(H / L) unit blocks. All arrays are float32. Every field is 8 bytes wide, so that the Numba kernels can read
- * the same structs by offset.
+ * the same structs by offset; they read the constants, too, from here.
  */
 
 struct fr_panels;
 struct fr_span;
 
-/* What a kernel is asked for: the loop over time is its caller's, the loops over units and rows are its own. */
+/* What a kernel is asked for. The loop over time is its caller's, the loops over units and rows are its own. */
 enum fr_phase {
-    FR_PROJECT = 0, /* z of the chunk that begins with step t: bias + W x of every running row of each of its steps */
-    FR_STEP = 1,    /* step t: all of it, or as much as FR_FINISH needs of every unit */
-    FR_FINISH = 2   /* the rest of step t: the product with second_panels, if there are any */
+    FR_INPUT = 0, /* the input product z = bias + W x: of the running rows of each step of the chunk from t on */
+    FR_STEP = 1,  /* step t: all of it, or what FR_FINISH needs of every unit */
+    FR_FINISH = 2 /* the rest of step t: the product with dependent_panels */
 };
 
 /*
- * One phase of one direction of one layer, for the units of span->part. z is the x-projection: of the whole chunk to be
- * written by FR_PROJECT; of step t in the other phases, or NULL where FR_STEP sums over x itself. Reads and writes only
- * what the two structs and z point to, allocates nothing, and may run in several threads at once on one fr_panels. The
- * C kernels and the Numba kernels share this signature: whoever calls it does not know which one it is.
+ * One phase of one direction of one layer, for the units of span->share. z is the input product: in FR_INPUT the whole
+ * chunk, to be written; in the other phases step t, or NULL where FR_STEP sums over x itself. A kernel reads and writes
+ * only what the two structs and z point to, allocates nothing, and may run in several threads at once on one fr_panels.
+ * C kernels and Numba kernels have this one signature, and the caller does not know which of them it calls.
  */
 typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s, int64_t phase, int64_t t, float *z);
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
-enum fr_most { FR_MOST_THREADS = 64 };
-/* When the x-projection is made ahead: never; where there is more than one step; always, because FR_STEP needs it. */
-enum fr_projects { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
+enum fr_max {
+    FR_MAX_THREADS = 64, /* of one call */
+    FR_MAX_ROWS = 8,     /* of a tile */
+    FR_MAX_BLOCKS = 8,   /* of a tile: unit blocks */
+    FR_MAX_SUMS = 24,    /* of a tile of several rows: vectors in registers */
+    FR_MAX_ROW_SUMS = 8  /* of a tile of one row */
+};
+enum fr_floats {
+    FR_LINE_FLOATS = 16,      /* floats in a cache line */
+    FR_FAR_FLOATS = 48 * 1024 /* panels of more floats come from L2 or beyond */
+};
+
+/* The constants of the activations: csrc/cells/activations.h says what they are. */
+static const float FR_SIGMOID_LIMIT = 33.0f;
+static const float FR_FULL_SIGMOID_LIMIT = 88.0f;
+static const float FR_TANH_LIMIT = 10.0f;
+static const float FR_LOG2_E = 0x1.715476p+0f;
+static const float FR_ROUNDING = 12583039.0f; /* 1.5 * 2^23 + 127 */
+static const float FR_EXP2_0 = 0x1.62e430p-1f;
+static const float FR_EXP2_1 = 0x1.ebfbdep-3f;
+static const float FR_EXP2_2 = 0x1.c6afa4p-5f;
+static const float FR_EXP2_3 = 0x1.3b2c3ep-7f;
+static const float FR_EXP2_4 = 0x1.5ef12ap-10f;
+static const float FR_EXP2_5 = 0x1.4296bcp-13f;
+
+/* When FR_INPUT is called: never; where a call has more than one step; always, because FR_STEP cannot sum over x. */
+enum fr_input_product { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
 enum fr_peephole { FR_PEEP_I = 1, FR_PEEP_F = 2, FR_PEEP_O = 4 };
 
 /* A module of a Clockwork RNN: units of one period, in unit blocks of their own. */
 typedef struct fr_module {
-    int64_t period;
+    int64_t period;  /* steps from one update to the next */
     int64_t first;   /* its first unit */
-    int64_t units;   /* how many */
-    int64_t reads;   /* the first unit it reads: from there on, all */
-    int64_t x_start; /* where its panels begin, in floats */
-    int64_t h_start;
-    int64_t block; /* its first unit block */
+    int64_t units;   /* the number of its units */
+    int64_t reads;   /* the first unit of h that it reads; it reads all units from there to the end */
+    int64_t x_start; /* the offset of its panels in x_panels, in floats */
+    int64_t h_start; /* the offset of its panels in h_panels, in floats */
+    int64_t block;   /* its first unit block */
 } fr_module;
 
 /*
- * One direction of one layer, packed for one instruction set. Immutable once filled; owned by Python.
- * R is the width of the h that is fed back and shown: H, or the projection's.
+ * One direction of one layer, packed for one instruction set. Immutable once filled; owned by Python. R is the width
+ * of the output, which is fed back as h: H, or the projection's width. Panels and biases are 64-byte aligned, and their
+ * lanes past H (past R in a projection) are zero.
  */
 typedef struct fr_panels {
-    fr_kernel kernel;
-    int64_t inputs;             /* X */
-    int64_t hidden;             /* H */
-    int64_t outputs;            /* R */
-    int64_t blocks;             /* N; for a Clockwork RNN the sum over its modules */
-    int64_t block_floats;       /* G * L: the gates of one unit block, for one row */
-    const float *x_panels;      /* [N][X][G][L], 64-byte aligned; lanes past H are zero */
-    const float *h_panels;      /* [N][R][G][L], likewise; [N][H][2][L] for a GRU that resets before */
-    const float *second_panels; /* the product that waits for the first: a projection [ceil(R / L)][H][L], or a
-                                   reset-before GRU's R_n [N][H][L]; NULL for other cells */
-    const float *bias;          /* [N][G][L], likewise: the sum of the biases that may be added up */
-    const float *own_bias;      /* [N][L]: d_n of a reset-after GRU; NULL for other cells */
-    const float *peepholes;     /* [N][3][L], for i, f and o; NULL without */
-    int64_t peephole;           /* which of them: bits of fr_peephole */
-    int64_t form;               /* 1: an LSTM with coupled gates, a GRU that resets before; 0: any other */
-    int64_t projects;           /* an fr_projects */
-    int64_t plain;              /* 1: sigmoid, tanh, no limits and no peepholes: the usual cell */
-    int64_t gate_activation;
-    int64_t state_activation;
-    int64_t output_activation;
-    double alpha; /* of the hard sigmoid: max(0, min(1, alpha x + beta)) */
-    double beta;
-    double clip;      /* limits sums of gates; INFINITY for none */
-    double cell_clip; /* limits c, likewise */
-    const fr_module *modules;
-    int64_t module_count;
+    fr_kernel kernel;              /* of the cell table's row, for the instruction set of the panels */
+    int64_t inputs;                /* X */
+    int64_t hidden;                /* H */
+    int64_t outputs;               /* R */
+    int64_t blocks;                /* N; for a Clockwork RNN the sum over its modules */
+    int64_t block_floats;          /* G * L: the sums of one unit block, for one row */
+    const float *x_panels;         /* W, [N][X][G][L] */
+    const float *h_panels;         /* R, [N][R][G][L]; [N][H][2][L] without R_n for a GRU that resets before */
+    const float *dependent_panels; /* the matrix of a product that needs a result of all units first: a projection
+                                      [ceil(R / L)][H][L], or R_n [N][H][L] of a GRU that resets before; else NULL */
+    const float *bias;             /* [N][G][L]: the sum of the biases that may be added up */
+    const float *recurrent_bias;   /* [N][L]: d_n of a GRU that resets after; NULL for other cells */
+    const float *peepholes;        /* [N][3][L], for i, f and o; NULL without peepholes */
+    int64_t peephole;              /* the gates that have peepholes, as bits of fr_peephole */
+    int64_t input_product;         /* an fr_input_product */
+    int64_t default_activations;   /* 1: sigmoid, tanh and tanh, no limits, no peepholes and no projection; else 0 */
+    int64_t gate_activation;       /* an fr_gate_activation */
+    int64_t state_activation;      /* an fr_state_activation: of the candidate */
+    int64_t output_activation;     /* an fr_state_activation: of c in an LSTM's output */
+    double alpha;                  /* the slope of the hard sigmoid max(0, min(1, alpha x + beta)) */
+    double beta;                   /* its value at 0 */
+    double clip;                   /* the limit of the gates' sums; INFINITY for none */
+    double cell_clip;              /* the limit of c; INFINITY for none */
+    const fr_module *modules; /* [module_count], by ascending period; NULL for other cells than the Clockwork RNN */
+    int64_t module_count;     /* the number of modules */
 } fr_panels;
 
 /*
- * What a kernel reads and writes over a whole sequence. Rows are reached by pointers, to their step 0; from step to
- * step by strides in floats, negative for the reverse direction. Rows are sorted by length, the longest first: those
- * still running are the first active[t].
+ * What a kernel reads and writes over a whole sequence. Each row is reached by a pointer to its step 0, and from step
+ * to step by a stride in floats, which is negative in the reverse direction. Rows are sorted by length, the longest
+ * first: those still running at step t are the first active[t].
  */
 typedef struct fr_span {
-    int64_t steps; /* T >= 1 */
-    int64_t batch; /* B >= 1 */
-    int64_t part;  /* of parts: which units are computed, and with which other calls side by side */
-    int64_t parts;
-    int64_t turn;          /* odd: even steps sweep their units downward, else odd steps do */
-    const int64_t *active; /* [T], not ascending; NULL: all rows at every step */
-    const float *const *x; /* [B] rows of X floats; may not overlap y */
-    int64_t x_step;
-    float *const *y; /* [B] rows of R floats, written at every step of the row. Step t reads h from y at t - 1 */
-    int64_t y_step;
-    float *const *h;   /* [B] rows of R floats: in, the state before step 0; out, after the row's own last step */
-    float *const *c;   /* [B] rows of H floats, likewise; NULL for cells that have none */
-    int64_t *const *t; /* [B] counters of steps, likewise; NULL for cells that have none */
-    float *scratch;    /* chunk * B * N * G * L floats for z, 64-byte aligned; contents do not matter before or after */
-    const float **scratch_rows; /* chunk * B pointers, likewise */
-    float *aside;  /* 2 * B * N * L floats, likewise, for cells with a second product; all parts share it */
-    int64_t chunk; /* steps whose x-projection is made at once */
+    int64_t steps;    /* T >= 1 */
+    int64_t batch;    /* B >= 1 */
+    int64_t share;    /* which share of the units is computed, 0 <= share < shares; other threads compute the others */
+    int64_t shares;   /* the number of shares into which the units are divided, >= 1 */
+    int64_t downward; /* odd: steps 0, 2, 4, ... sweep their unit blocks downward; even: steps 1, 3, 5, ... do */
+    const int64_t *active; /* [T], never ascending: the number of rows that are running; NULL: B at every step */
+    const float *const *x; /* [B] pointers to rows of X floats; may not overlap y */
+    int64_t x_step;        /* the stride of x */
+    float *const *y;       /* [B] pointers to rows of R floats, written at each step of a row. Step t reads h from
+                              y at t - 1 */
+    int64_t y_step;        /* the stride of y */
+    float *const *h;       /* [B] pointers to R floats: in, the h before step 0; out, the h after the row's own last
+                              step, which the caller of the kernel writes */
+    float *const *c;       /* [B] pointers to H floats: in, the c before step 0; out, the c after the row's own last
+                              step. The pointers are NULL for cells without c */
+    int64_t *const *t;     /* [B] pointers to counters of steps, which the caller of the kernel advances. The
+                              pointers are NULL for cells without a counter */
+    float *scratch;        /* [chunk * B][N][G][L], 64-byte aligned: for z; no value survives a call */
+    const float **scratch_rows; /* [chunk * B]: for the rows of x of a chunk; no value survives a call */
+    float *intermediate;        /* 64-byte aligned, for cells with dependent_panels: [B][N * L] m of an LSTM with a
+                                   projection, or [2][B][N * L] r * h and z of a GRU that resets before. All shares
+                                   have the same one */
+    int64_t chunk;              /* the number of steps whose input product is made at once, >= 1 */
 } fr_span;
 
 /* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
 typedef struct fr_plan {
     int64_t layers;
-    int64_t directions;
+    int64_t directions;      /* D: 1 or 2 */
+    int64_t lanes;           /* L */
     int64_t hidden;          /* H */
-    int64_t outputs;         /* R: each layer's output is directions * R wide */
+    int64_t outputs;         /* R; the output of a layer is D * R wide */
     const fr_panels *panels; /* [layers][directions] */
 } fr_plan;
 
-/* One call of a plan: whole sequences in, whole sequences out. */
-typedef struct fr_sequence {
-    int64_t steps; /* T >= 0 */
-    int64_t batch; /* B >= 0 */
-    const float *x;
-    int64_t x_step; /* floats from step to step */
-    int64_t x_row;  /* floats from sequence to sequence */
-    float *y;       /* may not overlap x, the states or the workspace; not written past a sequence's length */
-    int64_t y_step;
-    int64_t y_row;
-    float *h;               /* [layers * directions][B][R]: in and out; NULL in a group of streams */
-    float *c;               /* [layers * directions][B][H], likewise, and NULL for cells that have none */
-    int64_t *t;             /* [layers * directions][B], likewise */
-    const int64_t *order;   /* [B]: which sequence is the longest, the next longest, ...; NULL: all have T steps */
-    const int64_t *lengths; /* [B]: their lengths, in that order */
-    const int64_t *active;  /* [T]: how many of them are longer than t */
-    int64_t threads;        /* >= 1: how many compute, the caller's among them */
-    int64_t wakes;          /* 0: too short to wake threads for that sleep; alone is faster then */
-    float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
-} fr_sequence;
+/*
+ * How a call is divided among threads. What a number is computed from, and in which order, is the same in all of these,
+ * and in one thread: so are the bits.
+ */
+enum fr_division {
+    FR_ALONE = 0,      /* not: one thread computes everything */
+    FR_DIRECTIONS = 1, /* each direction has threads of its own, which may divide it further by rows or units; all
+                          threads wait for each other at the end of a layer */
+    FR_ROWS = 2,       /* each thread has sequences of its own, and waits for nobody */
+    FR_UNITS = 4,      /* each thread has units of its own, whose panels stay in its core's L2; after each product that
+                          another product needs, the threads of the direction wait for each other */
+    FR_LAYERS = 8      /* each thread has layers of its own, a few steps behind the layer below: a layer pipeline */
+};
 
-int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
+/* The division of a call of one shape: T steps, B rows and the threads it may have. Filled by fr_bind_shape. */
+typedef struct fr_schedule {
+    int64_t division;      /* bits of fr_division */
+    int64_t threads;       /* number of threads that compute: no more than have work */
+    int64_t groups;        /* number of groups of threads: D under FR_DIRECTIONS, else 1 */
+    int64_t group_threads; /* number of threads in a group */
+    int64_t rows;          /* largest number of rows of a thread */
+    int64_t chunk;         /* number of steps whose input product a thread makes at once */
+    int64_t chunk_alone;   /* number of steps whose input product a thread that computes alone makes at once */
+} fr_schedule;
 
 /*
- * Runs a plan over sequences: the same bits for any number of threads. Where another call has the team of threads, this
- * one computes alone. Denormals are flushed inside and the caller's floating-point mode is restored.
+ * The workspaces of threads that compute side by side, or of one that computes alone, in floats. A thread has pointers
+ * to its rows [spans][5][rows], active [T] and scratch_rows [chunk][rows]. Threads that divide units share a scratch,
+ * any other thread has its own: z [chunk][rows][N][G][L], and the intermediate of that many rows, if any.
+ */
+typedef struct fr_thread_workspace {
+    int64_t start;        /* start of the first one */
+    int64_t size;         /* size of each */
+    int64_t rows;         /* largest number of rows of a thread */
+    int64_t chunk;        /* number of steps of a chunk */
+    int64_t active;       /* start of active in it */
+    int64_t scratch_rows; /* start of scratch_rows in it */
+    int64_t scratch_size; /* size of each scratch */
+    int64_t intermediate; /* start of the intermediate in a scratch */
+} fr_thread_workspace;
+
+/* Where the parts of a call's workspace begin, in floats, and their sizes. Filled by fr_bind_shape. */
+typedef struct fr_workspace {
+    int64_t layer_buffers;  /* number of layer buffers, used in turn: outputs of all layers but the last */
+    int64_t layer_buffer;   /* size of a layer buffer, [T][B][D * R] */
+    int64_t barrier_counts; /* start of the barrier counts, [2][threads]: within a layer, and at the end of a layer */
+    fr_thread_workspace alone;
+    fr_thread_workspace threads;
+    int64_t scratch; /* start of the scratches */
+    int64_t size;    /* size of all, with what it takes to align its start to a cache line */
+} fr_workspace;
+
+/* One call of a plan: whole sequences in, whole sequences out. */
+typedef struct fr_sequence {
+    int64_t steps;          /* T >= 0 */
+    int64_t batch;          /* B >= 0 */
+    const float *x;         /* [T][B][X], with the strides that follow */
+    int64_t x_step;         /* number of floats from step to step */
+    int64_t x_row;          /* number of floats from sequence to sequence */
+    float *y;               /* [T][B][D * R], with the strides that follow; not written past a sequence's length */
+    int64_t y_step;         /* number of floats from step to step */
+    int64_t y_row;          /* number of floats from sequence to sequence */
+    float *h;               /* [layers * D][B][R], read and written; NULL in a group of streams */
+    float *c;               /* [layers * D][B][H], read and written; NULL for cells without it and in a group */
+    int64_t *t;             /* [layers * D][B], read and written; NULL for cells without it and in a group */
+    const int64_t *order;   /* [B] indices of sequences, the longest first; NULL if all have T steps */
+    const int64_t *lengths; /* [B] lengths, in that order */
+    const int64_t *active;  /* [T] numbers of sequences longer than t */
+    int64_t threads;        /* number of threads that may compute, the caller's included: 1 to FR_MAX_THREADS */
+    int64_t wakes;          /* 0 if the call is too short to wake sleeping threads for; one thread is faster then */
+    float *workspace;       /* fr_bind_shape() floats; contents do not matter before or after a call */
+    fr_schedule schedule;
+    fr_workspace layout;
+} fr_sequence;
+
+/*
+ * Binds a call to its shape: fills q->schedule and q->layout from q->steps, q->batch and q->threads, once for all calls
+ * of that shape. Returns the size of its workspace in floats.
+ */
+int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q);
+
+/* What a call of a shape would take, by the model of schedule.c. */
+typedef struct fr_prediction {
+    int64_t threads;         /* number of threads that the call may have */
+    int64_t division;        /* bits of fr_division */
+    double seconds;          /* time of the call */
+    int64_t barrier_threads; /* largest number of threads that wait for each other in it; 0 if none do */
+} fr_prediction;
+
+/*
+ * What a call takes with so many threads. `step_seconds` is the time of a step of all layers on one thread;
+ * `barrier_seconds` [threads + 1] are the times of a barrier, by the number of threads.
+ */
+fr_prediction fr_predict(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, double step_seconds,
+                         const double *barrier_seconds);
+
+/*
+ * The number of threads, from 1 to `cores`, for which fr_predict says the least. More than one thread must be faster by
+ * a quarter, because threads cost caches and power besides; of equal numbers it is the smallest.
+ * `barrier_seconds` is [cores + 1].
+ */
+fr_prediction fr_choose_threads(const fr_plan *plan, int64_t steps, int64_t batch, int64_t cores, double step_seconds,
+                                const double *barrier_seconds);
+
+/*
+ * Runs a plan over sequences, bound by fr_bind_shape: the same bits for any number of threads. Where another call has
+ * the thread pool, this one computes alone. Denormals are flushed inside, rounding is the caller's, and the caller's
+ * floating-point mode is restored.
  */
 void fr_run(const fr_plan *plan, const fr_sequence *q);
 
-/* Ends the team's threads and waits for them; the next call that wants them starts them again. */
-void fr_team_stop(void);
-
-/* The seconds that a meeting of so many threads takes, on average; negative if the team cannot be had. */
-double fr_time_meetings(int64_t threads, int64_t repeats);
+/*
+ * Ends the threads of the pool, after the call that has them; the next call that wants threads starts them again.
+ * Returns false, with nothing done, if that call is not over after so many seconds: a process that wants to end, ends.
+ */
+bool fr_pool_stop(double seconds);
 
 /*
- * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
- * io.x is the bound input buffer; spans are filled by fr_stream_bind. `busy` is nonzero while a thread is inside.
+ * Times barriers of so many threads: in each of [rounds], the seconds of a barrier, on average over `repeats`. Ends the
+ * threads that it had to start. Returns false if the pool is at work or the threads cannot be had.
+ */
+bool fr_time_barriers(int64_t threads, int64_t repeats, int64_t rounds, double *seconds);
+
+/*
+ * A plan with its own state, fed one step at a time.
  *
  * A group is a stream whose rows are those of other streams of the plan, in their order: a weight that is read serves
  * several of them. The state of a row is that of its stream; io has none. To take a group is to take all its streams.
  */
 typedef struct fr_stream {
     const fr_plan *plan;
-    fr_sequence io;
-    fr_span *spans; /* [1 + threads][layers]: what each kernel is called with, alone and in a team */
+    fr_sequence
+        io; /* a bound call of one step. Its arrays live as long as the stream; io.x is the bound input buffer */
+    fr_span *spans; /* [1 + io.threads][layers] arguments of the kernels: of a thread alone, then of each thread */
     int64_t inputs; /* X */
-    int64_t busy;
-    struct fr_stream *const *streams; /* [stream_count], bound before; NULL unless this is a group */
-    int64_t stream_count;
+    int64_t busy;   /* nonzero while a thread is inside */
+    struct fr_stream *const *streams; /* [stream_count] streams of a group, bound before it; NULL unless this is one */
+    int64_t stream_count;             /* number of streams of a group */
 } fr_stream;
 
-/* Fills stream->spans, once, so that a step need not. */
+/* Fills stream->spans, once for all steps. */
 void fr_stream_bind(fr_stream *stream);
 
-/* One step from the bound input buffer. False; or true, and nothing done, if another thread is inside. */
-bool fr_step(fr_stream *stream);
+/* What a call on a stream did. Such calls return it as an int: cffi makes Python's int from that at once. */
+enum fr_status {
+    FR_OK = 0,
+    FR_BUSY = 1,       /* nothing: another thread is inside */
+    FR_OTHER_ARRAY = 2 /* nothing: the array is not one that C reads */
+};
 
-/* One step from x: [B][X] floats side by side, aligned to a float. Likewise. */
-bool fr_step_from(fr_stream *stream, const float *x);
+/* One step from the bound input buffer: FR_OK or FR_BUSY. */
+int fr_step(fr_stream *stream);
+
+/* One step from x, [B][X] floats without gaps: FR_OK or FR_BUSY. */
+int fr_step_from(fr_stream *stream, const float *x);
 
 /*
- * One step from a NumPy array, given by its id(). It must be a numpy.ndarray that the caller holds. True, and nothing
- * done, if another thread is inside, or unless it is exactly a C-contiguous, aligned float32 array of shape (B, X)
- * apart from y: Python's gate then says what is wrong with it, or copies it. A check here costs nanoseconds; the same
- * one in Python costs more than a small step.
+ * One step from a NumPy array, given by its id(): a numpy.ndarray that the caller holds. FR_OK, FR_BUSY, or
+ * FR_OTHER_ARRAY unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) that does not overlap y:
+ * Python then says what is wrong with the array, or copies it. This check costs nanoseconds; the same check in Python
+ * costs more than a small step.
  */
-bool fr_step_array(fr_stream *stream, uintptr_t array);
+int fr_step_array(fr_stream *stream, uintptr_t array);
 
 /*
  * Points q to NumPy arrays given by their id(), that Python has checked: x (T, B, X) and y (T, B, D R), float32 side by
@@ -189,14 +315,14 @@ void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y, uintptr_t h, uintp
 /* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
 bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);
 
-/* For what else reads or writes a stream's state: false, and the stream is taken; or true, and another thread has it.
- */
-bool fr_stream_take(fr_stream *stream);
+/* Takes a stream for whatever else reads or writes its state: FR_OK, or FR_BUSY if another thread has it. */
+int fr_stream_take(fr_stream *stream);
 void fr_stream_release(fr_stream *stream);
 
 /*
- * The seconds that `repeats` steps from the bound input buffer take, looped here. For benchmarks. Each step waits for
- * the one before to finish, as it must for a caller who uses the output: side by side, two small steps overlap.
+ * The seconds that `repeats` steps from the bound input buffer take, looped here; negative, with nothing done, if
+ * another thread is inside. For benchmarks. Each step waits until the one before has finished, as a caller who uses the
+ * output must: side by side, two small steps overlap.
  */
 double fr_time_steps(fr_stream *stream, int64_t repeats);
 
@@ -208,8 +334,15 @@ const char *fr_isa_name(int64_t isa);
 bool fr_isa_runs_here(int64_t isa); /* true if this CPU and its operating system have it */
 int64_t fr_isa_lanes(int64_t isa);  /* L */
 
-/* The kernel of a cell, or NULL if there is none of that name. */
-fr_kernel fr_find_kernel(int64_t isa, const char *cell);
+/* The kernel of a row of the cell table, by Cell.kernel of python/fusedrnn/cells.py; NULL if there is none of that
+ * name. */
+fr_kernel fr_find_kernel(int64_t isa, const char *name);
+
+/*
+ * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in
+ * csrc/cells/product.h. For tests: Numba has the same rules.
+ */
+void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling);
 
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);

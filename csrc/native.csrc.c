@@ -39,17 +39,17 @@ static bool is_float32(const fr_array *x, int64_t rows, int64_t columns)
            x->dtype->number == FR_FLOAT32 && x->dtype->byte_order == '=';
 }
 
-bool fr_step_array(fr_stream *stream, uintptr_t array)
+int fr_step_array(fr_stream *stream, uintptr_t array)
 {
     const fr_array *x = (const fr_array *)array;
     if (!is_float32(x, stream->io.batch, stream->inputs))
-        return true;
+        return FR_OTHER_ARRAY;
     /* y = step(y): the kernel reads x while it writes y. */
     const uintptr_t x_at = (uintptr_t)x->data, y_at = (uintptr_t)stream->io.y;
     const uintptr_t x_bytes = (uintptr_t)(stream->io.batch * stream->inputs) * sizeof(float);
     const uintptr_t y_bytes = (uintptr_t)(stream->io.batch * stream->io.y_row) * sizeof(float);
     if (x_at < y_at + y_bytes && y_at < x_at + x_bytes)
-        return true;
+        return FR_OTHER_ARRAY;
     return fr_step_from(stream, (const float *)x->data);
 }
 

@@ -36,16 +36,14 @@ if TYPE_CHECKING:
     from fusedrnn.layers import rnn_step as rnn_step
     from fusedrnn.machine.info import info as info
     from fusedrnn.machine.limits import Machine as Machine
-    from fusedrnn.machine.limits import this_machine as this_machine
-    from fusedrnn.machine.roofline import Bound as Bound
-    from fusedrnn.machine.roofline import floor_seconds as floor_seconds
+    from fusedrnn.machine.probe import this_machine as this_machine
+    from fusedrnn.machine.roofline import Roofline as Roofline
     from fusedrnn.machine.roofline import roofline as roofline
     from fusedrnn.stream import Stream as Stream
     from fusedrnn.stream import StreamGroup as StreamGroup
 
 _HOME = {
     "Architecture": "architecture",
-    "Bound": "machine.roofline",
     "Complexity": "counting.counts",
     "ClockworkRNN": "layers",
     "ClockworkState": "layers",
@@ -58,19 +56,19 @@ _HOME = {
     "MissingExtraError": "errors",
     "RNN": "layers",
     "RNNState": "layers",
+    "Roofline": "machine.roofline",
     "Stream": "stream",
     "StreamBusyError": "errors",
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "layers",
     "count": "counting.counts",
-    "floor_seconds": "machine.roofline",
     "gru_step": "layers",
     "info": "machine.info",
     "lstm_step": "layers",
     "rnn_step": "layers",
     "roofline": "machine.roofline",
-    "this_machine": "machine.limits",
+    "this_machine": "machine.probe",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

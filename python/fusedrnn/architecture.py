@@ -43,11 +43,6 @@ class Weight:
     direction: int
     elements: int
 
-    @property
-    def size(self) -> int:
-        """Number of elements that are weights."""
-        return self.elements
-
 
 def checked_size(name: str, value: object, least: int) -> int:
     """An int in range, or the error that says what is wrong with it."""
@@ -274,7 +269,7 @@ class Architecture:
     def state_shape(self, state: State, batch: int) -> tuple[int, ...]:
         """(L * D, B, width), or (L * D, B) for a count."""
         rows = self.num_layers * self.directions
-        widths = {"fed back": (self.fed_back,), "inside": (self.hidden_size,), "count": ()}
+        widths = {"hidden": (self.fed_back,), "cell": (self.hidden_size,), "counter": ()}
         return (rows, batch, *widths[state.kind])
 
     def weights(self) -> Iterator[Weight]:

@@ -405,7 +405,7 @@ class Layer(Generic[StateT]):
         return [np.zeros((shape[0], batch, *shape[2:]), dtype) for _, shape, dtype in self._states]
 
     def _state_dtype(self, state: State) -> np.dtype[Any]:
-        return np.dtype(np.int64) if state.kind == "count" else self._dtype
+        return np.dtype(np.int64) if state.kind == "counter" else self._dtype
 
     def _given_state(self, state: Sequence[Array] | None, batch: int) -> list[Array]:
         if state is None:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream", "StreamGroup"]
 
+# Bound here because an attribute of the C extension costs more than a global name.
+FR_OK: int = lib.FR_OK
+FR_BUSY: int = lib.FR_BUSY
+FR_OTHER_ARRAY: int = lib.FR_OTHER_ARRAY
+
 
 class _Stepped:
     """What has a bound input, an output, and a step from the one to the other."""
@@ -44,8 +49,8 @@ class _Stepped:
         self._entry = entry(self._input[None], y)
         # Bound here because an attribute of an attribute costs as much as a check.
         self._handle: Any = self._entry.handle
-        self._step: Callable[[Any], bool] = self._entry.step
-        self._step_array: Callable[[Any, int], bool] = self._entry.step_array
+        self._step: Callable[[Any], int] = self._entry.step
+        self._step_array: Callable[[Any, int], int] = self._entry.step_array
 
     @property
     def batch_size(self) -> int:
@@ -85,7 +90,11 @@ class _Stepped:
         if x is None:
             if self._step(self._handle):
                 raise StreamBusyError(self._busy)
-        elif type(x) is not ndarray or self._step_array(self._handle, id(x)):
+        elif type(x) is not ndarray:
+            self._step_otherwise(x)
+        elif status := self._step_array(self._handle, id(x)):
+            if status == FR_BUSY:
+                raise StreamBusyError(self._busy)
             self._step_otherwise(x)
         return self._output
 
@@ -97,7 +106,7 @@ class _Stepped:
                 f"x must be C-contiguous, got strides {x.strides}; use numpy.ascontiguousarray(x)"
             )
         # A subclass, a misaligned array, or one that shares memory with the output (y = step(y)).
-        if self._entry.step_from(np.array(array)):
+        if self._entry.step_from(np.array(array)) != FR_OK:
             raise StreamBusyError(self._busy)
 
     def __reduce__(self) -> Any:
@@ -152,7 +161,7 @@ class Stream(_Stepped):
             y, shaped like x but R wide: a new array, the same bits as T calls of :meth:`step`.
         """
         x, y, result = self._layer._sequences(x, None, self.batch_size)
-        if self._entry.take():
+        if self._entry.take() != FR_OK:
             raise StreamBusyError(self._busy)
         try:
             self._layer._engine.run(x, y, self._state)
@@ -163,7 +172,7 @@ class Stream(_Stepped):
     def reset(self, state: Sequence[Array] | None = None) -> None:
         """Set the state: to zeros, or to a state tuple such as a layer returns or :attr:`state` gives."""
         values = self._layer._given_state(state, self.batch_size)
-        if self._entry.take():
+        if self._entry.take() != FR_OK:
             raise StreamBusyError(self._busy)
         try:
             for array, value in zip(self._state, values, strict=True):
@@ -174,7 +183,7 @@ class Stream(_Stepped):
     @property
     def state(self) -> Any:
         """A copy of the state: the layer's named tuple, each (L * D, B, ·)."""
-        if self._entry.take():
+        if self._entry.take() != FR_OK:
             raise StreamBusyError(self._busy)
         try:
             return self._layer.state_type(*(array.copy() for array in self._state))
@@ -274,7 +283,7 @@ def _checked(streams: Any) -> tuple[Stream, ...]:
 class _Compiled:
     """The way into a compiled engine: functions of the C API and the struct they take.
 
-    What returns a bool returns True if it did nothing: another thread is inside.
+    Steps and ``take`` return an ``enum fr_status`` of ``csrc/api.h``.
     """
 
     def __init__(
@@ -298,16 +307,16 @@ class _Compiled:
             self.handle.io.h = self.handle.io.c = self.handle.io.t = ffi.NULL
         lib.fr_stream_bind(self.handle)
         self._alive = (engine, x, y, call, spans, streams, entries)
-        self.step: Callable[[Any], bool] = lib.fr_step
-        self.step_array: Callable[[Any, int], bool] = (
-            lib.fr_step_array if reads_arrays() else lambda handle, array: True
+        self.step: Callable[[Any], int] = lib.fr_step
+        self.step_array: Callable[[Any, int], int] = (
+            lib.fr_step_array if reads_arrays() else lambda handle, array: FR_OTHER_ARRAY
         )
 
-    def step_from(self, x: Array) -> bool:
-        return bool(lib.fr_step_from(self.handle, ffi.from_buffer("float[]", x)))
+    def step_from(self, x: Array) -> int:
+        return int(lib.fr_step_from(self.handle, ffi.from_buffer("float[]", x)))
 
-    def take(self) -> bool:
-        return bool(lib.fr_stream_take(self.handle))
+    def take(self) -> int:
+        return int(lib.fr_stream_take(self.handle))
 
     def release(self) -> None:
         lib.fr_stream_release(self.handle)
@@ -321,23 +330,23 @@ class _Python:
         self._engine, self._x, self._y, self._state = engine, x, y, state
         self._lock = threading.Lock()
 
-    def step(self, handle: None) -> bool:
+    def step(self, handle: None) -> int:
         return self.step_from(self._x[0])
 
-    def step_array(self, handle: None, array: int) -> bool:
-        return True
+    def step_array(self, handle: None, array: int) -> int:
+        return FR_OTHER_ARRAY
 
-    def step_from(self, x: Array) -> bool:
-        if self.take():
-            return True
+    def step_from(self, x: Array) -> int:
+        if self.take() != FR_OK:
+            return FR_BUSY
         try:
             self._engine.run(x[None], self._y, self._state)
         finally:
             self.release()
-        return False
+        return FR_OK
 
-    def take(self) -> bool:
-        return not self._lock.acquire(blocking=False)
+    def take(self) -> int:
+        return FR_OK if self._lock.acquire(blocking=False) else FR_BUSY
 
     def release(self) -> None:
         self._lock.release()
@@ -350,9 +359,9 @@ class _PythonGroup(_Python):
         super().__init__(engine, x, y, [])
         self._entries = entries
 
-    def step_from(self, x: Array) -> bool:
-        if self.take():
-            return True
+    def step_from(self, x: Array) -> int:
+        if self.take() != FR_OK:
+            return FR_BUSY
         try:
             parts = zip(*(entry._state for entry in self._entries), strict=True)
             state = [np.concatenate(arrays, axis=1) for arrays in parts]
@@ -365,16 +374,16 @@ class _PythonGroup(_Python):
                 first = rows.stop
         finally:
             self.release()
-        return False
+        return FR_OK
 
-    def take(self) -> bool:
-        if super().take():
-            return True
+    def take(self) -> int:
+        if super().take() != FR_OK:
+            return FR_BUSY
         for number, entry in enumerate(self._entries):
-            if entry.take():
+            if entry.take() != FR_OK:
                 self._release(number)
-                return True
-        return False
+                return FR_BUSY
+        return FR_OK
 
     def release(self) -> None:
         self._release(len(self._entries))

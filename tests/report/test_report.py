@@ -536,7 +536,9 @@ class TestRun:
         assert list(tmp_path.iterdir()) == []
 
     def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
-        code = "import sys; from fusedrnn.cli import main; sys.exit(main())"
+        # A shell starts its background jobs deaf to Ctrl-C, and this suite may be one.
+        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        code += "from fusedrnn.cli import main; sys.exit(main())"
         command = [sys.executable, "-u", "-c", code, "bench", "run", "--report", "report"]
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -551,7 +553,11 @@ class TestRun:
         assert "Traceback" not in err
         assert list((tmp_path / "report").iterdir()) == []
 
-    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(self) -> None:
+    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(
+        self, request: pytest.FixtureRequest
+    ) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         progress = _Progress(make_console())
         progress.started(2, 1.0)
         with progress.listening():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import inf
 from time import perf_counter
@@ -18,14 +17,7 @@ from fusedrnn.cells import COMPILED_ACTIVATIONS
 from fusedrnn.engines.base import Engine, Lengths, by_direction
 from fusedrnn.engines.native import active_isa, find_kernel, isas, pointer, reads_arrays, strided
 from fusedrnn.engines.packing import aligned, packed
-from fusedrnn.engines.threads import (
-    LONG_STEP_SECONDS,
-    SHARED_GAIN,
-    WAKING_SECONDS,
-    Model,
-    Threads,
-    meeting_seconds,
-)
+from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
@@ -36,6 +28,16 @@ PEEPHOLES = {"i": 1, "f": 2, "o": 4}
 
 #: How much of a stack's sequence is run through all its layers at a time.
 PIECE_FLOATS = 2**18
+
+#: How much work is done before an interrupt is heard: a tenth of a second or two, up to a second where weights come
+#: from memory.
+PIECE_MULTIPLY_ADDS = 2**31
+
+#: Steps so long are timed once: beside them barriers do not count, whatever the caches hold.
+LONG_STEP_SECONDS = 1e-3
+
+#: The numbers of shapes for which "auto" remembers its choice.
+MAX_CHOSEN = 256
 
 
 class Compiled(Engine):
@@ -49,7 +51,7 @@ class Compiled(Engine):
         self.isa = isa = active_isa()
         self._architecture = architecture
         self._lanes = lib.fr_isa_lanes(isas()[isa])
-        kernel = find_kernel(backend, architecture.cell, isa)
+        kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))
@@ -62,25 +64,28 @@ class Compiled(Engine):
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
+        self.plan.lanes = self._lanes
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
         self.plan.panels = panels
+        self._multiply_adds = sum(weight.size for weight in weights.values() if weight.ndim == 2)
         self._threads = threads
-        self._models: dict[int, Model] = {}
+        self._step_time: dict[int, float] = {}
+        self._chosen: dict[tuple[int, int], int] = {}
         self._idle: list[_Call] = []
         self._second = "".join(each.kind for each in architecture.table.states[1:])
-        # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
-        self._in_pieces = architecture.num_layers > 1 and not architecture.bidirectional
+        # A long sequence is run in pieces, with the same bits: what goes from layer to layer is then no longer than
+        # a piece, and an interrupt is heard between two of them. The reverse direction cannot be cut.
+        self._in_pieces = not architecture.bidirectional
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
         gate = a.activation_of("gate")
         limits = (a.clip, a.cell_clip)
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
-        panel.form = a.table.form in ("coupled", "before")
-        panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
-        if a.table.waits:  # what waits needs its x-part after the first product
-            panel.projects = lib.FR_ALWAYS
+        panel.input_product = lib.FR_NEVER if a.periods else lib.FR_AHEAD
+        if a.table.after_first_product:  # they need their input product after the first product
+            panel.input_product = lib.FR_ALWAYS
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
             COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
@@ -90,7 +95,7 @@ class Compiled(Engine):
         panel.clip, panel.cell_clip = (inf if limit is None else limit for limit in limits)
         usual = ("sigmoid", "tanh", "tanh")
         asked = (a.gate_activation, a.activation, a.output_activation)
-        panel.plain = (
+        panel.default_activations = (
             asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
         )
 
@@ -107,16 +112,16 @@ class Compiled(Engine):
         panel.x_panels = self._packed(w.W, gates)
         panel.bias = self._packed(w.b[:, None], gates)
         panel.blocks = -(-units // self._lanes)
-        waiting = len(a.table.waits)
+        waiting = len(a.table.after_first_product)
         first = (gates - waiting) * units
         panel.h_panels = self._packed(w.R[:first], gates - waiting)
         if waiting:
-            panel.second_panels = self._packed(w.R[first:], waiting)
+            panel.dependent_panels = self._packed(w.R[first:], waiting)
         if w.P is not None:
-            panel.second_panels = self._packed(w.P, 1)
+            panel.dependent_panels = self._packed(w.P, 1)
         if w.d:
             (own,) = w.d.values()
-            panel.own_bias = self._packed(own[:, None], 1)
+            panel.recurrent_bias = self._packed(own[:, None], 1)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
@@ -155,47 +160,38 @@ class Compiled(Engine):
         self._alive.append(array)
         return pointer(array)
 
-    def threads(self, batch: int) -> int:
-        """How many threads compute a batch of that size; for "auto" it is measured the first time."""
-        return self._model(batch).threads if self._threads == "auto" else self._threads
-
-    def _model(self, batch: int) -> Model:
-        model = self._models.get(batch) or self._measured(batch)
-        if model is None:  # the team is at work for somebody else: measured another time
-            return Model(1, 0.0)
-        self._models[batch] = model
-        return model
-
-    def _measured(self, batch: int) -> Model | None:
-        """The number of threads for which a model says the least: the work of a step is shared, its meetings are not."""
-        cores = len(os.sched_getaffinity(0))
-        if cores == 1 or batch == 0:
-            return Model(1, 0.0)
-        plan, a = self.plan, self._architecture
-        work = self._step_seconds(batch)
-        # Directions side by side need no meetings.
-        meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.second_panels else 1)
-        seconds = {1: work / SHARED_GAIN}
-        share = 1.0
-        for threads in range(2, min(cores, lib.FR_MOST_THREADS) + 1):
-            parts = threads // a.directions if a.bidirectional else threads
-            largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
-            if largest >= share:  # no less work for anybody than with fewer threads
-                continue
-            share = largest
-            meeting = meeting_seconds(threads)
-            if meeting is None:
-                return None
-            seconds[threads] = work * largest + meetings * meeting
-        return Model(min(seconds, key=seconds.__getitem__), work)
+    def threads(self, steps: int, batch: int) -> int:
+        """How many threads compute a call of that shape; for "auto" it is measured the first time."""
+        if self._threads != "auto":
+            return self._threads if self._threads == 1 else min(self._threads, usable_cores())
+        if steps == 0 or batch == 0 or usable_cores() == 1:
+            return 1
+        chosen = self._chosen.get((steps, batch))
+        if chosen is None:
+            chosen = choose_threads(self.plan, steps, batch, self._step_seconds(batch))
+            if chosen is None:  # the pool is at work for somebody else: measured another time
+                return 1
+            if len(self._chosen) >= MAX_CHOSEN:
+                self._chosen.clear()
+            self._chosen[steps, batch] = chosen
+        return min(chosen, usable_cores())
 
     def _step_seconds(self, batch: int) -> float:
+        """What a step takes one thread; measured the first time."""
+        seconds = self._step_time.get(batch)
+        if seconds is None:
+            if len(self._step_time) >= MAX_CHOSEN:
+                self._step_time.clear()
+            seconds = self._step_time[batch] = self._measured_step(batch)
+        return seconds
+
+    def _measured_step(self, batch: int) -> float:
         """What a step takes one thread, of a short sequence of zeros."""
         a, steps = self._architecture, 2
         x = np.zeros((steps, batch, a.input_size), FLOAT32)
         y = np.zeros((steps, batch, a.output_size), FLOAT32)
         state = [
-            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "count" else FLOAT32)
+            np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "counter" else FLOAT32)
             for each in a.table.states
         ]
         call = self._bound(x, y, state, None, 1)
@@ -212,7 +208,7 @@ class Compiled(Engine):
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
     ) -> _Call:
         """A call over these arrays, to be run as often as wanted, while they live."""
-        return self._bound(x, y, state, lengths, self.threads(x.shape[1]))
+        return self._bound(x, y, state, lengths, self.threads(*x.shape[:2]))
 
     def _bound(
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
@@ -228,8 +224,8 @@ class Compiled(Engine):
             q.steps, q.batch, q.threads = steps, batch, threads
             # Threads that were asked for are used; those of a model only where it is faster.
             auto = threads > 1 and self._threads == "auto"
-            q.wakes = not auto or steps * self._model(batch).step_seconds > WAKING_SECONDS
-            floats = lib.fr_workspace_floats(self.plan, steps, batch, threads)
+            q.wakes = not auto or steps * self._step_seconds(batch) > WAKING_SECONDS
+            floats = lib.fr_bind_shape(self.plan, q)
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
                 q.workspace = pointer(call.workspace)
@@ -255,7 +251,7 @@ class Compiled(Engine):
         length = len(x)
         steps = length
         if self._in_pieces and lengths is None:
-            steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
+            steps = self._piece_steps(x.shape[1], y.shape[2])
         if length <= steps:
             self._run(x, y, state, lengths)
             return
@@ -268,6 +264,13 @@ class Compiled(Engine):
             for array, values in zip(state, before, strict=True):
                 array[...] = values
             raise
+
+    def _piece_steps(self, batch: int, outputs: int) -> int:
+        """How many steps a piece of a long sequence has."""
+        steps = max(PIECE_MULTIPLY_ADDS // max(batch * self._multiply_adds, 1), 1)
+        if self.plan.layers > 1:
+            steps = min(steps, max(PIECE_FLOATS // max(batch * outputs, 1), 64))
+        return steps
 
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
@@ -299,13 +302,13 @@ def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> No
         reads_arrays()
     ):  # one call: eight from Python would take as long as a hundred steps of a small layer
         last = id(state[1]) if second else 0
-        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "count")
+        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "counter")
         return
     item = FLOAT32.itemsize
     q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
     q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
     q.h = pointer(state[0])
-    if second == "count":
+    if second == "counter":
         q.t = ffi.from_buffer("int64_t *", state[1])
     elif second:
         q.c = pointer(state[1])
