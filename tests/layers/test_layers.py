@@ -294,19 +294,6 @@ def test_error_stays_bounded_over_ten_thousand_steps(make_compiled: Maker, draw:
     assert error.max() <= TOLERANCE, "errors must not build up with T"
 
 
-def test_step_function(make: Maker, draw: Draw) -> None:
-    layer = make(5, 9, seed=18)
-    x, h, c = draw(3, 5), draw(3, 9), draw(3, 9)
-    for weights in (layer, layer.weights):
-        h_new, c_new = fr.lstm_step(x, h, c, weights)
-        true_h, true_c = fr.lstm_step(*(a.astype(np.float64) for a in (x, h, c)), exact(layer))
-        assert h_new.shape == c_new.shape == (3, 9)
-        np.testing.assert_allclose(h_new, true_h, rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(c_new, true_c, rtol=0, atol=TOLERANCE)
-    with pytest.raises(ValueError, match="one LSTM layer in one direction"):
-        fr.lstm_step(x, h, c, make(5, 9, 2))
-
-
 def test_weights_are_private_and_read_only(make: Maker, draw: Draw) -> None:
     given = {name: array.copy() for name, array in fr.LSTM(3, 5, seed=19).weights.items()}
     layer = make.from_weights(given)
