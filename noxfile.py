@@ -18,6 +18,14 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+#: What shows that the package works at all, in seconds: not the kernels that Numba would have to compile first.
+SMOKE = [
+    "-k",
+    "not numba",
+    "tests/layers/test_recorded.py",
+    "tests/counting/test_counts.py",
+    "tests/cli/test_cli.py",
+]
 
 
 @nox.session(python=PYTHONS)
@@ -25,6 +33,31 @@ def tests(session: nox.Session) -> None:
     """The tests against the installed package, on every interpreter that is here."""
     session.install(".[test]")
     session.run("pytest", *session.posargs)
+
+
+def runs(python: str) -> bool:
+    """Whether this interpreter is here; what pyenv puts on the path may be a command that only fails."""
+    command = [f"python{python}", "-c", ""]
+    return (
+        bool(shutil.which(command[0]))
+        and not subprocess.run(command, check=False, capture_output=True).returncode
+    )
+
+
+def others() -> list[str]:
+    """The oldest and the newest interpreter that is here, but for the one that runs this: CI has tested with that."""
+    found = [python for python in PYTHONS if runs(python)]
+    own = ".".join(platform.python_version_tuple()[:2])
+    return [python for python in dict.fromkeys((*found[:1], *found[-1:])) if python != own]
+
+
+@nox.session(python=others() or False)
+def smoke(session: nox.Session) -> None:
+    """A short set on the oldest and the newest interpreter that is here: import, bits, counts, the command line."""
+    if not others():
+        session.skip("there is no other interpreter here than the one that runs the whole")
+    session.install(".[test]")
+    session.run("pytest", "-q", *(session.posargs or SMOKE))
 
 
 @nox.session
@@ -159,7 +192,9 @@ def cross(session: nox.Session) -> None:
     tools = nox.project.load_toml("pyproject.toml")["build-system"]["requires"]
     session.install(".[test]", *tools, "cmake", "ninja", "ziglang")
     if platform.machine() == "x86_64" and not session.posargs:
-        session.run("pytest", "tests/kernels/test_cpu_models.py", env={"FUSEDRNN_REQUIRE_QEMU": "1"})
+        session.run(
+            "pytest", "tests/kernels/test_cpu_models.py", env={"FUSEDRNN_REQUIRE_QEMU": "1"}
+        )
 
     python, version, site = aarch64_python(session)
     folder = Path(session.create_tmp()).resolve()
@@ -233,4 +268,4 @@ def bench(session: nox.Session) -> None:
     """The whole benchmark with its report in report/."""
     session.install(".[bench]")
     os.makedirs("report", exist_ok=True)
-    session.run("fusedrnn", "bench", "--report", "report", *session.posargs)
+    session.run("fusedrnn", "bench", "run", "--report", "report", *session.posargs)

@@ -17,7 +17,8 @@ from fusedrnn.architecture import Architecture
 __all__ = [
     "CASES",
     "GROUPS",
-    "RUNS",
+    "SINGLE_STEPS",
+    "SUMMARY_LIBRARIES",
     "Case",
     "Group",
     "Run",
@@ -27,27 +28,19 @@ __all__ = [
     "networks",
 ]
 
-Group = Literal["step", "sequence", "batch", "ragged"]
+#: What is timed: a step of a stream; a step of a layer, whose state goes in and comes out; a step of several streams at
+#: once; one sequence; a batch of sequences; a batch of sequences of unequal lengths.
+Group = Literal["step", "call", "streams", "sequence", "batch", "ragged"]
 
-#: The groups, and what is timed in each, for people.
-GROUPS: dict[Group, str] = {
-    "step": "one time step",
-    "sequence": "one sequence, whole",
-    "batch": "a batch of sequences, whole",
-    "ragged": "a batch of sequences of unequal lengths, whole",
-}
+#: In the order of the list.
+GROUPS: tuple[Group, ...] = ("step", "call", "streams", "sequence", "batch", "ragged")
 
-Run = Literal["quick", "default", "peers", "quick peers", "threads", "long"]
+#: Which runs measure a case: `fusedrnn bench run` and its --quick, `fusedrnn bench peers`, its --quick and its --summary,
+#: --threads of either, and --long of either.
+Run = Literal["quick", "default", "peers", "quick peers", "summary", "threads", "long"]
 
-#: The runs, and the command for each.
-RUNS: dict[Run, str] = {
-    "quick": "fusedrnn bench --quick",
-    "default": "fusedrnn bench",
-    "peers": "fusedrnn bench --peers",
-    "quick peers": "fusedrnn bench --peers --quick",
-    "threads": "fusedrnn bench --threads N",
-    "long": "fusedrnn bench --long",
-}
+#: Groups that are about one step.
+SINGLE_STEPS = ("step", "call", "streams")
 
 #: Of a cell, as keywords; a tuple, so that a case can be a key.
 Options = tuple[tuple[str, Any], ...]
@@ -60,13 +53,13 @@ class Case:
     Attributes
     ----------
     group
-        What is timed: one step, one sequence, or a batch of them.
+        What is timed.
     runs
-        Which runs measure it, of :data:`RUNS`.
+        Which runs measure it.
     cell, options
-        What is run: a cell of the table, and its options.
+        A cell of the table, and its options.
     lengths
-        Of the sequences, where they are not all T steps long.
+        The lengths of the sequences, where they are not all T steps long.
     """
 
     group: Group
@@ -97,7 +90,9 @@ class Case:
         words = [self.cell, *(_word(name, value) for name, value in self.options)]
         if self.lengths is not None:
             words.append("ragged")
-        elif self.group == "sequence" and self.steps == 1:  # one call, and not a stream's step
+        elif self.group == "streams":
+            words.append("streams")
+        elif self.group != "step" and self.steps == 1 == self.batch:  # a call, not a stream's step
             words.append("call")
         sizes = f"T{self.steps}-B{self.batch}-X{self.input}-H{self.hidden}"
         return "-".join([*words, sizes])
@@ -125,8 +120,8 @@ class Case:
             else f"H={self.hidden}, X={self.input}"
         )
         longest = "T≤" if self.lengths else "T="
-        times = [] if self.group == "step" else [f"{longest}{self.steps}"]
-        rows = [f"B={self.batch}"] if self.group in ("batch", "ragged") else []
+        times = [] if self.group in SINGLE_STEPS else [f"{longest}{self.steps}"]
+        rows = [f"B={self.batch}"] if self.group in ("streams", "batch", "ragged") else []
         return ", ".join([units, *times, *rows])
 
 
@@ -225,10 +220,34 @@ def _family() -> Iterator[Case]:
         yield Case("ragged", 100, 16, 128, 128, frozenset(runs), cell, options, lengths)
 
 
-# ---- beside other libraries ----------------------------------------------------------------------
+def _calls() -> Iterator[Case]:
+    """A step of a layer, beside the stream's in the same sizes; and a step of several streams at once."""
+    for hidden in (32, 128, 512):
+        yield Case("call", 1, 1, hidden, hidden, _EVERYWHERE)
+    yield Case("call", 1, 1, 64, 64, _EVERYWHERE, "gru", (("reset", "after"),))
+    for streams in (4, 16):
+        yield Case("streams", 1, streams, 128, 128, frozenset({"quick", "default", "peers"}))
 
 
-def _beside_peers() -> Iterator[Case]:
+_EVERYWHERE: frozenset[Run] = frozenset({"quick", "default", "peers", "quick peers"})
+
+
+# ---- versus other libraries ----------------------------------------------------------------------
+
+
+#: The libraries in that table: those that most people have.
+SUMMARY_LIBRARIES = ("torch", "onnxruntime")
+
+
+def _summary() -> Iterator[Case]:
+    """The few shapes of one small table: a step, a sequence and a batch."""
+    for hidden in (32, 128, 512):
+        yield _step(hidden, hidden, ("summary",))
+        yield _sequences(100, 1, hidden, hidden, ("summary",))
+        yield _sequences(100, 32, hidden, hidden, ("summary",))
+
+
+def _versus_peers() -> Iterator[Case]:
     """The shapes that the figures to reach are about."""
     both: tuple[Run, ...] = ("peers", "quick peers")
     for hidden in (32, 64, 128, 256, 512):
@@ -314,7 +333,10 @@ def _deepbench() -> Iterator[Case]:
 def _once() -> Iterator[Case]:
     """Every case once, in all its runs; the smaller shape of a network before the larger."""
     cases: dict[str, Case] = {}
-    for several in (_lstm, _family, _beside_peers, _threads, _audio, _odd, _deepbench):
+    for several in (
+        *(_lstm, _family, _calls, _summary),
+        *(_versus_peers, _threads, _audio, _odd, _deepbench),
+    ):
         for case in several():
             known = cases.get(case.id, case)
             cases[case.id] = replace(known, runs=known.runs | case.runs)
@@ -322,7 +344,7 @@ def _once() -> Iterator[Case]:
     yield from sorted(
         cases.values(),
         key=lambda case: (
-            list(GROUPS).index(case.group),
+            GROUPS.index(case.group),
             names.index(case.network),
             case.batch,
             case.hidden,

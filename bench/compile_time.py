@@ -40,7 +40,7 @@ def compile_seconds(cell: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="fusedrnn-numba-") as folder:
         for name in ("compile", "cached"):
             done = subprocess.run(
-                [sys.executable, "-c", _CODE, cell],
+                [sys.executable, "-c", _CODE, CELLS[cell][0].kernel],
                 env={**os.environ, "NUMBA_CACHE_DIR": folder},
                 capture_output=True,
                 text=True,

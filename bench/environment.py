@@ -1,4 +1,4 @@
-"""What a result depends on besides the code: the machine, its load, versions, the commit.
+"""What a result depends on apart from the code: the machine, its load, versions, the commit.
 
 Nothing here names the host, the user or a path.
 """
@@ -33,7 +33,6 @@ def environment() -> dict[str, Any]:
         "isas": info["isas"],
         "caches": info["caches"],
         "cores": info["cores"],
-        "threads": info["threads"],
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": info["python"],
         "versions": {

@@ -2,12 +2,12 @@
 
 Ratios of one run are compared with recorded ones: naive NumPy's time by a kernel's, row by row, which says the same on a
 fast machine and on a slow one. All are shown; only one below half of what was recorded fails, with exit code 1.
-``--record`` records those of this run instead, for its instruction set.
+``--record`` records those of this run instead, for its instruction set; ``--json`` prints lines as JSON; ``--ratios=FILE``
+is another record.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,10 @@ from typing import Any
 from fusedrnn.cli import guarded
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.files import write_file
-from fusedrnn.report.results import BASELINE, Results, load, parse
+from fusedrnn.report.engines import BASELINE
+from fusedrnn.report.results import Results, load, parse
 
-__all__ = ["ALLOWED", "RECORD", "Line", "compare", "main", "ratios"]
+__all__ = ["ALLOWED", "RECORD", "Line", "compare", "guard", "main", "ratios"]
 
 #: The recorded ratios, by instruction set.
 RECORD = Path(__file__).with_name("ratios.toml")
@@ -99,7 +100,7 @@ def read(path: Path) -> dict[str, dict[str, float]]:
 def written(recorded: Mapping[str, Mapping[str, float]]) -> str:
     """The same as TOML."""
     lines = [
-        "# Naive NumPy's time by each kernel's in fusedrnn bench --quick, by instruction set. Written by",
+        "# Naive NumPy's time by each kernel's in fusedrnn bench run --quick, by instruction set. Written by",
         "# python -m fusedrnn.bench.guard --record RESULTS.json",
     ]
     for isa in sorted(recorded):
@@ -108,42 +109,62 @@ def written(recorded: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fusedrnn.bench.guard",
-        description="Compare the ratios of a run, kernel by naive NumPy, with recorded ones; exit code 1 if one is "
-        "below half.",
-    )
-    parser.add_argument(
-        "results", type=Path, metavar="RESULTS.json", help="of fusedrnn bench --quick"
-    )
-    parser.add_argument("--record", action="store_true", help="record them instead")
-    parser.add_argument(
-        "--ratios", type=Path, metavar="FILE", default=RECORD, help=f"default: {RECORD.name}"
-    )
-    parser.add_argument("--json", action="store_true", help="print lines as JSON")
-    args = parser.parse_args(arguments)
-    results = parse(load(args.results))
-    isa: str = results.environment["isa"]
-    now = ratios(results)
+def guard(results: Path, record: bool = False, file: Path = RECORD, as_json: bool = False) -> int:
+    """Compare the ratios of a run with recorded ones, or record them.
+
+    Parameters
+    ----------
+    results
+        Of ``fusedrnn bench run --quick``.
+    record
+        Record them instead.
+    file
+        The record.
+    as_json
+        Print lines as JSON.
+
+    Returns
+    -------
+    int
+        1 if a ratio is below half of what was recorded, else 0.
+    """
+    parsed = parse(load(results))
+    isa: str = parsed.environment["isa"]
+    now = ratios(parsed)
     if not now:
-        raise ValueError(f"{args.results}: no kernel was measured beside naive NumPy in it")
-    recorded = read(args.ratios)
-    if args.record:
-        write_file(args.ratios, written({**recorded, isa: now}).encode())
-        print(f"{args.ratios}: {len(now)} ratios recorded for {isa}")
+        raise ValueError(f"{results}: no kernel was measured in it together with naive NumPy")
+    recorded = read(file)
+    if record:
+        write_file(file, written({**recorded, isa: now}).encode())
+        print(f"{file}: {len(now)} ratios recorded for {isa}")
         return 0
     lines = compare(now, recorded.get(isa, {}))
     if isa in recorded and not any(line.verdict in ("as recorded", "FAILED") for line in lines):
         raise ValueError(
-            f"{args.results}: none of its rows is recorded for {isa} in {args.ratios}; record them with --record"
+            f"{results}: none of its rows is recorded for {isa} in {file}; record them with --record"
         )
-    if args.json:
+    if as_json:
         print(json.dumps([_plain(line) for line in lines], indent=1))
     else:
         _show(lines, isa, isa in recorded)
     return 1 if any(line.verdict == "FAILED" for line in lines) else 0
+
+
+def main(words: Sequence[str]) -> int:
+    """The command line."""
+    flags = {"--record", "--json"} & set(words)
+    files = [word.partition("=")[2] for word in words if word.startswith("--ratios=")]
+    results = [word for word in words if not word.startswith("--")]
+    if len(results) != 1 or len(flags) + len(files) + 1 != len(words):
+        raise ValueError(
+            "run this as: python -m fusedrnn.bench.guard RESULTS.json [--record] [--json] [--ratios=FILE]"
+        )
+    return guard(
+        Path(results[0]),
+        "--record" in flags,
+        Path(files[0]) if files else RECORD,
+        "--json" in flags,
+    )
 
 
 def _plain(line: Line) -> dict[str, Any]:
@@ -156,7 +177,7 @@ def _show(lines: list[Line], isa: str, known: bool) -> None:
     except ImportError as missing:
         raise MissingExtraError("rich", "bench", "this table") from missing
 
-    from fusedrnn.bench.console import console
+    from fusedrnn.report.console import make_console, show_table
     from fusedrnn.report.text import ratio
 
     table = Table(box=None)
@@ -167,8 +188,8 @@ def _show(lines: list[Line], isa: str, known: bool) -> None:
     for line in lines:
         part = f"{line.now / line.recorded:.0%}" if line.now and line.recorded else ""
         table.add_row(line.name, ratio(line.now), ratio(line.recorded), part, line.verdict)
-    out = console(width=None if sys.stdout.isatty() else 120)
-    out.print(table)
+    out = make_console()
+    show_table(out, table)
     out.print(
         f"naive NumPy's time by the kernel's, {isa}; below {ALLOWED:.0%} of what was recorded it fails."
     )
@@ -177,4 +198,4 @@ def _show(lines: list[Line], isa: str, known: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(guarded(lambda: main(sys.argv[1:])))

@@ -5,12 +5,11 @@ Needs the packages of the extra ``bench``.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from math import ceil, lcm
+from math import lcm
 from statistics import median
 from typing import Any
 
@@ -18,29 +17,40 @@ import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.arrays import FLOAT32
-from fusedrnn.bench.cases import Case, find
-from fusedrnn.bench.clock import clock, wall
-from fusedrnn.bench.interleave import calls, interleaved
-from fusedrnn.bench.peers import LIBRARIES, Array, Fused, Peer, layer, ways
+from fusedrnn.bench.cases import SINGLE_STEPS, Case, find
+from fusedrnn.bench.peers import LIBRARIES, Array, Fused, Peer, Setup, layer, variants
+from fusedrnn.bench.timing import (
+    Clock,
+    Timer,
+    calls,
+    clock,
+    empty_loop,
+    interleaved,
+    looped_in_c,
+    no_collection,
+    plan_repeats,
+    wall,
+)
 from fusedrnn.weights import initialise
 
 __all__ = [
+    "MAX_ERROR",
+    "Benchmark",
     "Problem",
-    "Subject",
     "WrongResultError",
+    "benchmark",
     "check",
     "computes_here",
     "fastest",
-    "forget",
+    "free",
     "limits",
-    "pose",
+    "make_problem",
     "problem",
-    "subject",
 ]
 
 #: The largest error of an h, which is in [-1, 1], that a timed engine may have against float64: above what rounding
 #: does to the trained model over its whole text (3e-5 in C, 1.4e-5 in NumPy), far below what a wrong gate does.
-LARGEST_ERROR = 1e-4
+MAX_ERROR = 1e-4
 
 #: A step is checked over this many, each with an input of its own.
 CHECKED_STEPS = 20
@@ -50,7 +60,7 @@ ROUND_SECONDS = 1e-3
 
 #: The rounds of one row in one pass over all rows fill this time: at least one, and not too many.
 PASS_SECONDS = 0.015
-MOST_ROUNDS = 15
+MAX_ROUNDS = 15
 
 #: How long several threads rest before they are timed, so that those of the engine before have gone to sleep: they
 #: spin for a while, waiting for more work, and would take the cores of this one.
@@ -88,7 +98,11 @@ class Problem:
             return fr.count(case.architecture, lengths=case.lengths)
         return fr.count(case.architecture, steps=case.steps, batch=case.batch)
 
-    def bound(self, isa: str | None) -> fr.Bound | None:
+    def setup(self, threads: int = 1) -> Setup:
+        """What an engine is made for."""
+        return Setup(self.case, self.weights, threads)
+
+    def roofline(self, isa: str | None) -> fr.Roofline | None:
         """The least time that one core of this machine could take, for as many calls as make a cycle.
 
         None where there is no saying: for other engines, for unequal lengths, and where there are no limits.
@@ -114,7 +128,7 @@ def limits() -> fr.Machine | None:
         return None
 
 
-def pose(case: Case, title: str, weights: Mapping[str, Array], x: Array) -> Problem:
+def make_problem(case: Case, title: str, weights: Mapping[str, Array], x: Array) -> Problem:
     """A problem, with its solution."""
     exact = {name: array.astype(np.float64) for name, array in weights.items()}
     oracle = layer(case.architecture, exact, backend="numpy", dtype="float64")
@@ -125,10 +139,10 @@ def pose(case: Case, title: str, weights: Mapping[str, Array], x: Array) -> Prob
 @cache
 def problem(case: Case) -> Problem:
     """The problem of a case of the list: random weights, and standard normal inputs."""
-    steps = CHECKED_STEPS if case.group == "step" else case.steps
+    steps = CHECKED_STEPS if case.group in SINGLE_STEPS else case.steps
     random = np.random.default_rng(1)
     x = random.standard_normal((steps, case.batch, case.input), np.float32)
-    return pose(case, case.title, initialise(case.architecture, 0, FLOAT32), x)
+    return make_problem(case, case.title, initialise(case.architecture, 0, FLOAT32), x)
 
 
 def check(what: str, peer: Peer, problem: Problem) -> float:
@@ -137,24 +151,38 @@ def check(what: str, peer: Peer, problem: Problem) -> float:
     Raises
     ------
     WrongResultError
-        If it is above :data:`LARGEST_ERROR`, or not a number.
+        If it is above :data:`MAX_ERROR`, or not a number.
     """
     peer.reset()
-    if problem.case.group == "step":
-        y = np.stack([peer.step(x).copy() for x in problem.x])
+    group = problem.case.group
+    if group == "call":
+        y = np.concatenate([peer.run(row[None]).copy() for row in problem.x])
+    elif group in SINGLE_STEPS:
+        y = np.stack([peer.step(row).copy() for row in problem.x])
     else:
         y = peer.run(problem.x)
-    error = float(np.max(np.abs(y - problem.expected)))
-    if not error <= LARGEST_ERROR:
+    return checked_error(what, y, problem.expected)
+
+
+def checked_error(what: str, y: Array, expected: Array) -> float:
+    """The largest error of y, if it is small enough to time what made y.
+
+    Raises
+    ------
+    WrongResultError
+        If it is above :data:`MAX_ERROR`, or not a number.
+    """
+    error = float(np.max(np.abs(y - expected)))
+    if not error <= MAX_ERROR:
         raise WrongResultError(
             f"{what} is wrong and was not timed: max error {error:.3g} against float64, "
-            f"allowed is {LARGEST_ERROR:g}"
+            f"allowed is {MAX_ERROR:g}"
         )
     return error
 
 
 @dataclass(eq=False)
-class Subject:
+class Benchmark:
     """An engine on a problem, made once and kept for all passes.
 
     Attributes
@@ -172,42 +200,48 @@ class Subject:
     threads: int | None = None
     plan: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def time_calls(self, benchmark: Any, call: Callable[[Array], object], x: Array) -> None:
-        """Check the peer, then time calls from Python, looped as often as the clock needs."""
+    def time_calls(self, fixture: Any) -> None:
+        """Check the peer, then time calls from Python, looped as often as the clock needs.
+
+        Parameters
+        ----------
+        fixture
+            pytest-benchmark's.
+        """
         now = clock if self.threads is None else wall
+        call, x = _call(self.peer, self.problem)
         with self.peer.ready():
             if self.threads is not None:
                 time.sleep(REST_SECONDS)
             error = self._check()
-            repeats, rounds = self._plan(
-                "calls", lambda times: seconds(call, x, times=times, now=now)
-            )
-            benchmark.extra_info.update(
+            repeats, rounds = self._plan("calls", calls(call, x, now=now))
+            fixture.extra_info.update(
                 self._facts(), max_error=error, repeats=repeats, empty_loop=empty_loop(x)
             )
-            benchmark.pedantic(call, (x,), rounds=rounds, iterations=repeats)
+            fixture.pedantic(call, (x,), rounds=rounds, iterations=repeats)
 
-    def time_kernel(self, benchmark: Any) -> None:
+    def time_kernel(self, fixture: Any) -> None:
         """Check the peer, then time its kernel alone: steps from the bound input, looped in C."""
         assert isinstance(self.peer, Fused)
         error = self._check()
         steps = self.peer.run_steps
-        repeats, rounds = self._plan("kernel", lambda times: seconds(steps, times))
+        repeats, rounds = self._plan("kernel", looped_in_c(steps))
         # The loop is in C, where it costs next to nothing.
-        benchmark.extra_info.update(self._facts(), max_error=error, repeats=repeats, empty_loop=0.0)
-        benchmark.pedantic(steps, (repeats,), rounds=rounds)
-        if benchmark.stats is not None:  # None with --benchmark-disable
+        fixture.extra_info.update(self._facts(), max_error=error, repeats=repeats, empty_loop=0.0)
+        fixture.pedantic(steps, (repeats,), rounds=rounds)
+        if fixture.stats is not None:  # None with --benchmark-disable
             # pytest-benchmark knows loops that it runs itself; this one ran inside the call.
-            benchmark.stats.iterations = repeats
-            data = benchmark.stats.stats.data
+            fixture.stats.iterations = repeats
+            data = fixture.stats.stats.data
             data[:] = [each / repeats for each in data]
 
     def _check(self) -> float:
         return check(_named(self.engine, self.problem), self.peer, self.problem)
 
-    def _plan(self, what: str, round_seconds: Callable[[int], float]) -> tuple[int, int]:
+    def _plan(self, what: str, timer: Timer) -> tuple[int, int]:
         if what not in self.plan:
-            self.plan[what] = plan_rounds(round_seconds, self.problem.cycle)
+            with no_collection():
+                self.plan[what] = plan_rounds(timer, self.problem.cycle)
         return self.plan[what]
 
     def _facts(self) -> dict[str, Any]:
@@ -216,17 +250,18 @@ class Subject:
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
         # It is that of one core.
-        bound = self.problem.bound(isa) if self.threads in (None, 1) else None
-        parts = bound.parts if bound else ()
+        roofline = self.problem.roofline(isa) if self.threads in (None, 1) else None
+        parts = roofline.parts if roofline else ()
         return {
             "case": case.id,
+            "cell": case.cell,
+            "options": dict(case.options),
             "network": case.network,
             "title": self.problem.title,
             "engine": self.engine,
-            "way": self.peer.way,
+            "variant": self.peer.variant,
             "threads": self.threads,
             "isa": isa,
-            "cell": case.cell,
             "T": case.steps,
             "B": case.batch,
             "X": case.input,
@@ -234,8 +269,7 @@ class Subject:
             "lengths": case.lengths,
             "macs": float(cost.macs_per_step * steps),
             "flops": float(cost.flops_per_step * steps),
-            "floor": bound and bound.seconds / self.problem.cycle,
-            "bound": bound and bound.bound,
+            "floor": roofline and roofline.seconds / self.problem.cycle,
             "intensity": (
                 sum(part.flops for part in parts) / sum(part.bytes_read for part in parts)
                 if parts
@@ -245,22 +279,22 @@ class Subject:
 
 
 @cache
-def subject(case_id: str, engine: str, threads: int | None = None) -> Subject:
+def benchmark(case_id: str, engine: str, threads: int | None = None) -> Benchmark:
     """The engine on that case of the list, called in the way that is fastest."""
-    posed = problem(find(case_id))
-    several = ways(engine, posed.case, posed.weights, threads or 1)
-    peer = fastest(several, posed, clock if threads is None else wall)
-    if threads is None and engine in LIBRARIES and not computes_here(peer, posed):
+    this = problem(find(case_id))
+    several = variants(engine, this.setup(threads or 1))
+    peer = fastest(several, this, clock if threads is None else wall)
+    if threads is None and engine in LIBRARIES and not computes_here(peer, this):
         raise RuntimeError(
             f"{engine} does not compute in the thread that calls it: the clock of that thread "
             "would not count its work, and it was not timed"
         )
-    return Subject(posed, engine, peer, threads)
+    return Benchmark(this, engine, peer, threads)
 
 
-def forget() -> None:
-    """Let go of all problems and engines: they hold their weights."""
-    subject.cache_clear()
+def free() -> None:
+    """Free all problems and engines: they hold their weights."""
+    benchmark.cache_clear()
     problem.cache_clear()
 
 
@@ -269,25 +303,29 @@ def _named(engine: str, problem: Problem) -> str:
 
 
 def _call(peer: Peer, problem: Problem) -> tuple[Callable[[Array], object], Array]:
-    """What is timed, and on what."""
-    return (peer.step, problem.x[0]) if problem.case.group == "step" else (peer.run, problem.x)
+    """What is timed, and its argument."""
+    if problem.case.group == "call":
+        return peer.run, problem.x[:1]
+    if problem.case.group in SINGLE_STEPS:
+        return peer.step, problem.x[0]
+    return peer.run, problem.x
 
 
-def fastest(several: Sequence[Peer], problem: Problem, now: Callable[[], float]) -> Peer:
-    """Of several ways to call an engine the one that takes the least time; each must be right."""
+def fastest(several: Sequence[Peer], problem: Problem, now: Clock) -> Peer:
+    """Of several variants of an engine the one that takes the least time; each must be right."""
     if len(several) == 1:
         return several[0]
     timers = {}
     for number, peer in enumerate(several):
         with peer.ready():
-            check(f"{_named(peer.name, problem)} ({peer.way})", peer, problem)
+            check(f"{_named(peer.name, problem)} ({peer.variant})", peer, problem)
         timers[str(number)] = _timer(peer, problem, now)
-    rounds = 5 if problem.case.group == "step" else 3  # the ways of a step differ most
+    rounds = 5 if problem.case.group in SINGLE_STEPS else 3  # the variants of a step differ most
     taken = interleaved(timers, rounds, ROUND_SECONDS)
     return several[int(min(taken, key=lambda number: median(taken[number])))]
 
 
-def _timer(peer: Peer, problem: Problem, now: Callable[[], float]) -> Callable[[int], float]:
+def _timer(peer: Peer, problem: Problem, now: Clock) -> Timer:
     timer = calls(*_call(peer, problem), now=now)
 
     def ready(repeats: int) -> float:
@@ -313,47 +351,7 @@ def computes_here(peer: Peer, problem: Problem) -> bool:
     return max(shares) > 0.9
 
 
-def seconds(
-    call: Callable[..., object],
-    *args: object,
-    times: int = 1,
-    now: Callable[[], float] = clock,
-) -> float:
-    """For a loop of calls without garbage collection: the loop that pytest-benchmark has."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        start = now()
-        for _ in range(times):
-            call(*args)
-        return now() - start
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def plan_rounds(round_seconds: Callable[[int], float], multiple: int = 1) -> tuple[int, int]:
-    """How many repeats make a round of :data:`ROUND_SECONDS`, and how many rounds one pass.
-
-    Parameters
-    ----------
-    round_seconds
-        What a round of so many repeats takes.
-    multiple
-        Repeats are a multiple of this.
-    """
-    repeats = multiple
-    while (took := round_seconds(repeats)) < ROUND_SECONDS:
-        # A short round is a poor guess: never more than ten times as many on the word of one.
-        factor = min(10, max(2, 1.2 * ROUND_SECONDS / took))
-        repeats = multiple * ceil(repeats // multiple * factor)
-    return repeats, min(MOST_ROUNDS, max(1, round(PASS_SECONDS / took)))
-
-
-def empty_loop(*args: object, times: int = 2_000) -> float:
-    """Seconds for one turn of the timing loop around a Python function that does nothing."""
-
-    def nothing(*_: object) -> None:
-        pass
-
-    return median(seconds(nothing, *args, times=times) / times for _ in range(5))
+def plan_rounds(timer: Timer, multiple: int = 1) -> tuple[int, int]:
+    """How many repeats make a round of :data:`ROUND_SECONDS`, and how many rounds one pass."""
+    repeats, took = plan_repeats(timer, ROUND_SECONDS, multiple)
+    return repeats, min(MAX_ROUNDS, max(1, round(PASS_SECONDS / took)))

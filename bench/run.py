@@ -1,16 +1,16 @@
-"""``fusedrnn bench``: measure, show, and write a report; or compare two results."""
+"""What the verbs of ``fusedrnn bench`` do: measure, show, and write a report; or compare two results."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
@@ -18,15 +18,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import MissingExtraError, UnsupportedError
+from fusedrnn.files import check_output, write_file
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from fusedrnn.bench.session import Selection
-    from fusedrnn.report.results import Group, Results, Row
 
-__all__ = ["run"]
+__all__ = ["Outputs", "diff", "latency", "peers", "run", "stages"]
 
 #: What the extra ``bench`` brings, as modules.
 PACKAGES = (
@@ -44,18 +43,134 @@ PACKAGES = (
 INTERRUPTED = 130
 
 #: Of fewer, a percentile of 99.9 would not tell anything.
-LEAST_STEPS = 1000
+MIN_STEPS = 1000
 
 
-def run(args: argparse.Namespace) -> int:
-    """Do what ``fusedrnn bench`` was asked for.
+@dataclass(frozen=True)
+class Outputs:
+    """Where results are written.
+
+    Attributes
+    ----------
+    report
+        A folder; None for no report.
+    json
+        A file; None for none.
+    """
+
+    report: Path | None = None
+    json: Path | None = None
+
+    @property
+    def json_is_stdout(self) -> bool:
+        """Whether the JSON goes where tables are printed otherwise."""
+        if self.json is None:
+            return False
+        try:
+            return os.path.samestat(self.json.stat(), os.fstat(sys.stdout.fileno()))
+        except (OSError, ValueError):  # no such file yet, or no file behind standard output
+            return False
+
+    def console(self) -> Console:
+        """Where tables and progress are printed: not into the JSON."""
+        from fusedrnn.report.console import make_console
+
+        return make_console(sys.stderr if self.json_is_stdout else None)
+
+    def check(self) -> None:
+        """Find out whether everything can be written, while nothing has been measured yet.
+
+        Raises
+        ------
+        ValueError
+            If something cannot be written; the message names the option.
+        """
+        if self.report:
+            with _named("--report", self.report):
+                self.report.mkdir(parents=True, exist_ok=True)
+                for name in ("report.md", "index.html", "results.json"):
+                    check_output(self.report / name)
+        if self.json:
+            if self.json.is_dir():
+                raise ValueError(f"--json: {self.json} is a folder")
+            with _named("--json", self.json):
+                check_output(self.json)
+
+    def write(self, console: Console, results: dict[str, Any]) -> None:
+        """Write everything; what cannot be written is kept in a temporary file, and the error says where.
+
+        Raises
+        ------
+        ValueError
+            If something could not be written.
+        """
+        from fusedrnn.report import render
+
+        content = (json.dumps(results, indent=1) + "\n").encode()
+        try:
+            if self.json:
+                with _named("--json", self.json):
+                    write_file(self.json, content)
+                console.print(f"results: {self.json}", soft_wrap=True)
+            if self.report:
+                with _named("--report", self.report):
+                    for name, page in render(results).items():
+                        write_file(self.report / name, page)
+                console.print(f"report: {self.report / 'index.html'}", soft_wrap=True)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            raise type(error)(f"{error}; the results are in {_kept(content)}") from error
+
+
+@contextmanager
+def _named(option: str, path: Path) -> Iterator[None]:
+    """What the system says about a path becomes an error that names the option."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"{option}: cannot write to {path}: {reason}") from error
+
+
+def _kept(content: bytes) -> str:
+    """The name of a temporary file with that content."""
+    number, name = tempfile.mkstemp(prefix="fusedrnn-results-", suffix=".json")
+    with os.fdopen(number, "wb") as file:
+        file.write(content)
+    return name
+
+
+# ---- the verbs -----------------------------------------------------------------------------------
+
+
+def run(
+    *,
+    quick: bool = False,
+    long: bool = False,
+    cases: str | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    outputs: Outputs = Outputs(),
+) -> int:
+    """Measure our kernels and naive NumPy: ``fusedrnn bench run``.
 
     Parameters
     ----------
-    args
-        ``quick``, ``peers``, ``long`` and ``latency`` (bools), ``report`` (a folder or None), ``json`` (a file or
-        None), ``isa`` (a name or None), ``threads`` and ``steps`` (ints or None), ``cases`` (a pattern or None),
-        ``compare`` (two files or None).
+    quick
+        Fewer shapes and passes.
+    long
+        Also shapes that take minutes each.
+    cases
+        Only cases whose names match; see :func:`~fusedrnn.bench.cases.matches`.
+    threads
+        Measure some cases with so many threads as well as with one; None for one only.
+    isa
+        The instruction set; None for the best one.
+    outputs
+        Where results are written.
 
     Returns
     -------
@@ -73,130 +188,336 @@ def run(args: argparse.Namespace) -> int:
     MissingExtraError
         If a package of the extra is not installed.
     """
+    console = _prepared("fusedrnn bench run", outputs)
+    selection = _selection(quick, None, long, cases, threads)
+
+    def measure() -> dict[str, Any] | None:
+        results = _session(console, selection)
+        if results is not None and not (quick or cases):
+            results["fusedrnn"]["compile"] = _compile(console, results["fusedrnn"]["failures"])
+        return results
+
+    return _finished(console, outputs, _measured(isa, measure))
+
+
+def peers(
+    *,
+    quick: bool = False,
+    long: bool = False,
+    summary: bool = False,
+    cases: str | None = None,
+    threads: int | None = None,
+    steps: int | None = None,
+    isa: str | None = None,
+    outputs: Outputs = Outputs(),
+) -> int:
+    """Measure our kernels and the other libraries that are installed: ``fusedrnn bench peers``.
+
+    Parameters
+    ----------
+    quick, long, cases, isa, outputs
+        As in :func:`run`.
+    summary
+        Measure a few shapes only, and print one small table in Markdown.
+    threads
+        As in :func:`run`, but None for two, if there are two cores: what a second thread brings is part of the answer.
+    steps
+        How many single steps are timed; None for the usual number.
+
+    Returns
+    -------
+    int
+        As in :func:`run`.
+    """
+    others = {
+        "--quick": quick,
+        "--long": long,
+        "--cases": cases is not None,
+        "--threads": threads is not None,
+        "--steps": steps is not None,
+    }
+    if summary and any(others.values()):
+        given = ", ".join(option for option, is_given in others.items() if is_given)
+        raise ValueError(f"--summary has its own shapes and passes: it does not take {given}")
+    _check_steps(steps)
+    console = _prepared("fusedrnn bench peers", outputs, progress_only=summary)
+    from fusedrnn.engines.native import isas
+    from fusedrnn.report.console import summary as small_table
+
+    libraries = _libraries(console)
+    if summary:
+        from fusedrnn.bench.cases import SUMMARY_LIBRARIES
+
+        libraries = tuple(name for name in libraries if name in SUMMARY_LIBRARIES)
+    elif threads is None:
+        threads = min(2, _cores())
+    selection = _selection(quick, libraries, long, cases, threads, summary)
+
+    def measure() -> dict[str, Any] | None:
+        results = _session(console, selection)
+        if results is None or summary or cases:
+            return results
+        failures = results["fusedrnn"]["failures"]
+        results["fusedrnn"]["latency"] = _latency(console, selection, steps, failures)
+        if not quick:
+            results["fusedrnn"]["compile"] = _compile(console, failures)
+        return results
+
+    results = _measured(isa, measure)
+    if summary and results is not None:
+        from fusedrnn.report import parse
+
+        # Tables of Markdown are for a file or a page: they alone are on standard output.
+        options = f" --isa {isa}" * (isa not in (None, next(iter(isas()))))
+        print(small_table(parse(results), f"fusedrnn bench peers --summary{options}"), end="")
+    return _finished(console, outputs, results, show=not summary)
+
+
+def latency(
+    *,
+    versus: bool = False,
+    quick: bool = False,
+    steps: int | None = None,
+    isa: str | None = None,
+    outputs: Outputs = Outputs(),
+) -> int:
+    """Measure what a call costs above its kernel, and how long each of many single steps takes.
+
+    Parameters
+    ----------
+    versus
+        Also other libraries, as far as they are installed.
+    quick
+        Fewer steps.
+    steps
+        How many steps; None for the usual number.
+    isa, outputs
+        As in :func:`run`.
+
+    Returns
+    -------
+    int
+        As in :func:`run`.
+    """
+    _check_steps(steps)
+    console = _prepared("fusedrnn bench latency", outputs)
+    selection = _selection(quick, _libraries(console) if versus else None)
+
+    def measure() -> dict[str, Any]:
+        from fusedrnn.bench import overhead
+        from fusedrnn.bench.peers import FUSED
+
+        results = _nothing(selection)
+        console.print("calls of single steps, and their kernels")
+        rounds = overhead.QUICK_ROUNDS if quick else overhead.ROUNDS
+        results["fusedrnn"]["overhead"] = overhead.measure(FUSED, rounds)
+        failures = results["fusedrnn"]["failures"]
+        results["fusedrnn"]["latency"] = _latency(console, selection, steps, failures)
+        return results
+
+    return _finished(console, outputs, _measured(isa, measure))
+
+
+def stages(
+    *,
+    hidden: Sequence[int] | None = None,
+    rounds: int | None = None,
+    outputs: Outputs = Outputs(),
+) -> int:
+    """Measure an LSTM from naive NumPy to several threads, stage after stage.
+
+    Parameters
+    ----------
+    hidden
+        Sizes; None for the usual ones.
+    rounds
+        How many rounds of each stage; None for the usual number.
+    outputs
+        As in :func:`run`.
+
+    Returns
+    -------
+    int
+        As in :func:`run`.
+    """
+    if rounds is not None and rounds < 1:
+        raise ValueError(f"--rounds must be at least 1, got {rounds}")
+    if hidden and min(hidden) < 1:
+        raise ValueError(f"--hidden must be at least 1, got {min(hidden)}")
+    console = _prepared("fusedrnn bench stages", outputs)
+
+    def measure() -> dict[str, Any]:
+        from fusedrnn.bench import stages as module
+
+        results = _nothing(_selection(False, None))
+        results["fusedrnn"]["stages"] = module.measure(
+            hidden or module.HIDDEN, rounds or module.ROUNDS, console.print
+        )
+        return results
+
+    return _finished(console, outputs, _measured(None, measure))
+
+
+def diff(old: Path, new: Path) -> int:
+    """Show what changed from one result to another: ``fusedrnn bench diff``.
+
+    Parameters
+    ----------
+    old, new
+        Files, as ``--json`` writes them.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    ValueError
+        If one of them is not a result, or there are no rows in it.
+    """
+    if find_spec("rich") is None:
+        raise MissingExtraError("rich", "bench", "fusedrnn bench diff")
+    from fusedrnn.report import compare, load
+    from fusedrnn.report.console import make_console, show_changes
+
+    console = make_console()
+    results = [load(path) for path in (old, new)]
+    for path, each in zip((old, new), results, strict=True):
+        if not each["benchmarks"]:
+            raise ValueError(f"{path}: there are no rows in it to compare")
+    for fact in ("cpu", "isa"):
+        values = [each["fusedrnn"]["environment"][fact] for each in results]
+        if values[0] != values[1]:
+            console.print(f"Not alike: {fact} was {values[0]} and is {values[1]}.")
+    show_changes(console, compare(*results))
+    return 0
+
+
+# ---- what they share -----------------------------------------------------------------------------
+
+
+def _prepared(command: str, outputs: Outputs, progress_only: bool = False) -> Console:
+    """The console of a verb, after everything that it needs has been found."""
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise MissingExtraError(package, "bench", "fusedrnn bench")
-    from fusedrnn.bench.console import console as make_console
+            raise MissingExtraError(package, "bench", command)
+    outputs.check()
+    from fusedrnn.report.console import make_console
 
-    # Where nobody sees a terminal, tables are as wide as these are.
-    console = make_console(width=None if sys.stdout.isatty() or not args.peers else 120)
-    if args.compare:
-        if any(value for name, value in vars(args).items() if name not in ("compare", "run")):
-            raise ValueError("--compare measures nothing: it takes no other option")
-        old, new = map(Path, args.compare)
-        _show_comparison(console, old, new)
-        return 0
+    return make_console(sys.stderr) if progress_only else outputs.console()
 
-    report = Path(args.report) if args.report else None
-    file = Path(args.json) if args.json else None
-    if report:
-        _make_folder("--report", report)
-        _writable_folder("--report", report)
-    if file:
-        if file.is_dir():
-            raise ValueError(f"--json: {file} is a folder")
-        if file.is_file() or not file.exists():  # a pipe or device is not replaced
-            _writable_folder("--json", Path(os.path.realpath(file)).parent)
-    libraries = _libraries(console) if args.peers else None
-    try:
-        results = _measured(console, _selection(args, libraries), args)
-    except KeyboardInterrupt:  # outside pytest, which has its own way to say so
-        results = None
+
+def _finished(
+    console: Console, outputs: Outputs, results: dict[str, Any] | None, show: bool = True
+) -> int:
+    """Show and write results; the exit status."""
     if results is None:
         console.print("interrupted: nothing was written")
         return INTERRUPTED
-    _show_results(console, results)
+    from fusedrnn.report import parse
+    from fusedrnn.report.console import show_results
+
+    if show:
+        show_results(console, parse(results))
     try:
-        _write(console, results, report, file)
+        outputs.write(console, results)
     except KeyboardInterrupt:
         console.print("interrupted")
         return INTERRUPTED
     return 1 if results["fusedrnn"]["failures"] else 0
 
 
-# ---- measuring -----------------------------------------------------------------------------------
-
-
 def _libraries(console: Console) -> tuple[str, ...]:
     """The other libraries that are installed; of the rest it is said that they are left out."""
-    from fusedrnn.bench.peers import LIBRARIES, installed, missing
-    from fusedrnn.report.results import LABELS
+    from fusedrnn.bench.peers import installed, missing
+    from fusedrnn.report.engines import ENGINES, LIBRARIES
 
     found = tuple(installed())
     if not found:
-        module, extra = next((modules[0], extra) for modules, extra in LIBRARIES.values())
-        raise MissingExtraError(module, "peers,torch", "fusedrnn bench --peers")
-    for library, (_, extra) in LIBRARIES.items():
+        module = ENGINES[LIBRARIES[0]].modules[0]
+        raise MissingExtraError(module, "peers,torch", "measuring other libraries")
+    for library in LIBRARIES:
         if library not in found:
             console.print(
-                f"{LABELS[library]} is left out, because {missing(library)!r} is not installed: "
-                f"pip install 'fusedrnn[{extra}]'",
-                markup=False,
+                f"{ENGINES[library].label} is left out, because {missing(library)!r} is not installed: "
+                f"pip install 'fusedrnn[{ENGINES[library].extra}]'",
                 soft_wrap=True,
             )
     return found
 
 
-def _selection(args: argparse.Namespace, libraries: tuple[str, ...] | None) -> Selection:
+def _cores() -> int:
+    import fusedrnn as fr
+
+    cores: int = fr.info()["cores"]
+    return cores
+
+
+def _check_steps(steps: int | None) -> None:
+    if steps is not None and steps < MIN_STEPS:
+        raise ValueError(f"--steps must be at least {MIN_STEPS}, got {steps}")
+
+
+def _selection(
+    quick: bool,
+    libraries: tuple[str, ...] | None,
+    long: bool = False,
+    cases: str | None = None,
+    threads: int | None = None,
+    summary: bool = False,
+) -> Selection:
     """What is to be measured, of the list of cases."""
     from fusedrnn.bench.cases import CASES, matches
     from fusedrnn.bench.session import Selection
-    from fusedrnn.engines.native import isas
 
-    cores = len(os.sched_getaffinity(0))
-    threads = args.threads
-    if threads is None:
-        # Beside others, what a second thread brings is part of the answer.
-        threads = min(2, cores) if args.peers else 1
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise ValueError(f"--threads must be at least 1, got {threads}")
-    if threads > cores:
+    if threads is not None and threads > _cores():
         raise ValueError(
-            f"--threads must be at most {cores}, the cores of this machine, got {threads}"
+            f"--threads must be at most {_cores()}, the cores of this machine, got {threads}"
         )
-    if args.steps is not None and not (args.latency or args.peers):
-        raise ValueError("--steps is about --latency: it goes with that, or with --peers")
-    if args.steps is not None and args.steps < LEAST_STEPS:
-        raise ValueError(f"--steps must be at least {LEAST_STEPS}, got {args.steps}")
-    if args.latency and (args.cases is not None or args.long or args.threads):
+    if cases is not None and not any(matches(case.id, cases) for case in CASES):
         raise ValueError(
-            "--latency has its own sizes: it takes neither --cases nor --long nor --threads"
-        )
-    if args.isa is not None and args.isa not in isas():
-        raise UnsupportedError(
-            f"--isa must be one of {', '.join(isas())} on this machine, got {args.isa!r}"
-        )
-    if args.cases is not None and not any(matches(case.id, args.cases) for case in CASES):
-        raise ValueError(
-            f"--cases: no case is called {args.cases!r}; their names are like {CASES[0].id}, and * and ? stand for "
+            f"--cases: no case is called {cases!r}; their names are like {CASES[0].id}, and * and ? stand for "
             "the rest"
         )
-    return Selection(args.quick, libraries, args.long, args.cases, threads if threads > 1 else None)
+    several = threads if threads is not None and threads > 1 else None
+    return Selection(quick, libraries, long, cases, several, summary)
 
 
 def _measured(
-    console: Console, selection: Selection, args: argparse.Namespace
+    isa: str | None, measure: Callable[[], dict[str, Any] | None]
 ) -> dict[str, Any] | None:
-    """The JSON of a benchmark session; None after Ctrl-C."""
+    """What a measurement gives with that instruction set; None after Ctrl-C."""
+    from fusedrnn.engines.native import isas
+
+    if isa is not None and isa not in isas():
+        raise UnsupportedError(
+            f"--isa must be one of {', '.join(isas())} on this machine, got {isa!r}"
+        )
+    # pytest is told everything by this command, and nothing by anybody's environment.
     changes = {
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_ADDOPTS": None,
         "PYTEST_PLUGINS": None,
     }
-    if args.isa:
-        changes["FUSEDRNN_ISA"] = args.isa
-    everything = not (args.latency or args.cases)
+    if isa is not None:
+        changes["FUSEDRNN_ISA"] = isa
     # Numba and the layers read the instruction set when they are first used: not before this.
     with _environment(changes):
-        results = _nothing(selection) if args.latency else _session(console, selection)
-        if results is None:
+        try:
+            results = measure()
+        except KeyboardInterrupt:  # outside pytest, which has its own way to say so
             return None
-        if args.latency or (args.peers and everything):
-            results["fusedrnn"]["latency"] = _latency(console, selection, args.steps, results)
-        if everything and not args.quick:
-            results["fusedrnn"]["compile"] = _compile(console, results["fusedrnn"]["failures"])
-    if not (results["benchmarks"] or results["fusedrnn"]["latency"]["rows"]):
-        raise RuntimeError(_reasons(results["fusedrnn"]["failures"]))
+    if results is not None:
+        about = results["fusedrnn"]
+        if not (
+            results["benchmarks"]
+            or (about["latency"] and about["latency"]["rows"])
+            or about["stages"]
+        ):
+            raise RuntimeError(_reasons(about["failures"]))
     return results
 
 
@@ -212,13 +533,12 @@ def _reasons(failures: dict[str, str]) -> str:
 
 
 def _latency(
-    console: Console, selection: Selection, steps: int | None, results: dict[str, Any]
+    console: Console, selection: Selection, steps: int | None, failures: dict[str, str]
 ) -> dict[str, Any]:
     """The distribution of single steps."""
     from fusedrnn.bench import latency
 
     usual = latency.QUICK_STEPS if selection.quick else latency.STEPS
-    failures = results["fusedrnn"]["failures"]
     return latency.measure(selection.engines, steps or usual, failures, console.print)
 
 
@@ -330,15 +650,15 @@ class _Progress:
         self._start = monotonic()
         self._print(f"{tests} measurements, {_about(seconds)}")
 
-    def finished(self, turn: int, done: float) -> None:
+    def finished(self, pass_: int, done: float) -> None:
         """Called after each test, with the part of all of them that is done."""
         self._done += 1
         left = _about((monotonic() - self._start) * (1 / done - 1))
         self.bar.update(self._task, completed=done, description=f"{left} left")
         self.bar.refresh()
-        if turn != self._pass and not self._console.is_terminal:
-            self._pass = turn
-            self._print(f"pass {turn + 1}: {self._done - 1} of {self._tests} done, {left} left")
+        if pass_ != self._pass and not self._console.is_terminal:
+            self._pass = pass_
+            self._print(f"pass {pass_ + 1}: {self._done - 1} of {self._tests} done, {left} left")
         if self.reader_gone or self.interrupted:
             # What else is raised here is a fault to pytest, with a traceback; this ends it.
             raise KeyboardInterrupt
@@ -372,195 +692,3 @@ def _about(seconds: float) -> str:
     if seconds < 100:
         return f"about {max(1, round(seconds))} s"
     return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"
-
-
-# ---- writing -------------------------------------------------------------------------------------
-
-
-def _make_folder(option: str, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write to {folder}: {error.strerror}") from error
-
-
-def _writable_folder(option: str, folder: Path) -> None:
-    """Try to write into the folder, while nothing has been measured yet."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write to {folder}: {error.strerror}") from error
-
-
-def _write(
-    console: Console, results: dict[str, Any], report: Path | None, file: Path | None
-) -> None:
-    from fusedrnn.files import write_file
-    from fusedrnn.report import render
-
-    if file:
-        write_file(file, (json.dumps(results, indent=1) + "\n").encode())
-        console.print(f"results: {file}", soft_wrap=True)
-    if report:
-        for name, content in render(results).items():
-            write_file(report / name, content)
-        console.print(f"report: {report / 'index.html'}", soft_wrap=True)
-
-
-# ---- showing -------------------------------------------------------------------------------------
-
-
-def _show_results(console: Console, results: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from fusedrnn.report.results import BASELINE, GROUPS, NOT_SLOWER, PLAIN, SHORT, parse
-    from fusedrnn.report.text import duration, error, ratio
-
-    parsed = parse(results)
-    facts = parsed.environment
-    console.print(f"{facts['cpu']}, {facts['isa']}, {parsed.passes} passes\n")
-    for group in GROUPS:
-        rows = parsed.in_group(group.name)
-        if not rows:
-            continue
-        if parsed.libraries:
-            console.print(_beside_libraries(parsed, group, rows), "")
-            continue
-        engines = [name for name in parsed.engines if any(name in row.measures for row in rows)]
-        table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
-        table.add_column(PLAIN)
-        network = PLAIN
-        for engine in engines:
-            table.add_column(SHORT[engine], justify="right", no_wrap=True)
-            table.add_column("IQR", justify="right", no_wrap=True)
-            if engine != BASELINE:
-                table.add_column("gain", justify="right", no_wrap=True)
-        for row in rows:
-            if row.network != network:
-                network = row.network
-                table.add_row(f"[bold]{network}[/bold]")
-            cells = [row.title]
-            for engine in engines:
-                measure = row.measures.get(engine)
-                cells += (
-                    [duration(measure.median), f"{measure.spread:.0%}"] if measure else ["", ""]
-                )
-                if engine != BASELINE:
-                    cells.append(ratio(row.speedup(engine)))
-            table.add_row(*cells)
-        worst = max(measure.error for row in rows for measure in row.measures.values())
-        console.print(table, f"max error against float64: {error(worst)}", "")
-    if parsed.latencies:
-        console.print(_latency_table(parsed), "")
-    if not parsed.rows:
-        console.print(f"Reading the clock takes {duration(parsed.clock)}, which is in each time.")
-    elif parsed.libraries:
-        console.print(
-            "Medians of C, and how many times as long the others take, pass by pass, with quartiles; below "
-            f"{NOT_SLOWER} it is C that is slower."
-        )
-    else:
-        console.print(
-            "Medians. IQR: the middle half of the rounds, in percent of the median; gain: over naive NumPy."
-        )
-    if facts["busy"]:
-        console.print(
-            f"The machine was busy (load {facts['load']:.2f} at the start): an idle one is faster."
-        )
-    for reason, names in parsed.reasons.items():
-        console.print(f"not measured: {', '.join(names)}: {reason}", markup=False, soft_wrap=True)
-
-
-def _beside_libraries(results: Results, group: Group, rows: list[Row]) -> Table:
-    """Our time, and the ratio of every other engine to it."""
-    from rich.table import Table
-
-    from fusedrnn.report.results import OURS, PLAIN, SHORT
-    from fusedrnn.report.text import duration, error, quartiles
-
-    colours = {"faster": "green", "even": "default", "slower": "bold red"}
-    others = [
-        name
-        for name in results.engines
-        if name != OURS and any(name in row.measures for row in rows)
-    ]
-    table = Table(title=group.title, title_justify="left", title_style="bold", box=None)
-    table.add_column(PLAIN)
-    table.add_column(SHORT[OURS], justify="right", no_wrap=True)
-    table.add_column("error", justify="right", no_wrap=True)
-    for name in others:
-        table.add_column(SHORT[name], justify="right", no_wrap=True)
-    network = PLAIN
-    for row in rows:
-        if row.network != network:
-            network = row.network
-            table.add_row(f"[bold]{network}[/bold]")
-        ours = row.measures.get(OURS)
-        cells = [row.title, *((duration(ours.median), error(ours.error)) if ours else ("", ""))]
-        for name in others:
-            against = row.ratio(name)
-            colour = colours[against.verdict] if against else "default"
-            cells.append(f"[{colour}]{quartiles(against)}[/{colour}]" if against else "-")
-        table.add_row(*cells)
-    return table
-
-
-def _latency_table(results: Results) -> Table:
-    """Percentiles of single steps."""
-    from rich.table import Table
-
-    from fusedrnn.report.results import LABELS
-    from fusedrnn.report.text import duration, error
-
-    table = Table(
-        title="How long single steps take", title_justify="left", title_style="bold", box=None
-    )
-    table.add_column("LSTM")
-    table.add_column("")
-    for name in ("steps", *results.latencies[0].percentiles, "error"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for each in results.latencies:
-        times = [duration(seconds) for seconds in each.percentiles.values()]
-        name = LABELS[each.engine]
-        table.add_row(f"H=X={each.hidden}", name, f"{each.steps:,}", *times, error(each.error))
-    return table
-
-
-def _show_comparison(console: Console, old: Path, new: Path) -> None:
-    from rich.table import Table
-
-    from fusedrnn.report import compare, load
-    from fusedrnn.report.results import PLAIN
-    from fusedrnn.report.text import duration, ratio
-
-    results = {"old": load(old), "new": load(new)}
-    for fact in ("cpu", "isa"):
-        values = [each["fusedrnn"]["environment"][fact] for each in results.values()]
-        if values[0] != values[1]:
-            console.print(f"Not alike: {fact} was {values[0]} and is {values[1]}.")
-    changes = compare(results["old"], results["new"])
-    for group in dict.fromkeys(change.group for change in changes):
-        table = Table(title=group, title_justify="left", title_style="bold", box=None)
-        network = PLAIN
-        table.add_column(PLAIN, no_wrap=True)
-        table.add_column("engine", no_wrap=True)
-        for name in ("old", "new", "old / new"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("verdict", no_wrap=True)
-        for change in changes:
-            if change.group == group:
-                times = [duration(each.median) if each else "" for each in (change.old, change.new)]
-                quotient = ratio(change.ratio) if change.ratio else ""
-                if change.network != network:
-                    network = change.network
-                    table.add_row(f"[bold]{network}[/bold]")
-                table.add_row(change.title, change.engine, *times, quotient, change.verdict)
-        console.print(table, "")
-    console.print(
-        "Medians; old / new above 1 is faster now. Within noise: the middle halves of the rounds overlap."
-    )
-
-
-if __name__ == "__main__":
-    sys.exit("run this as: fusedrnn bench")

@@ -1,9 +1,9 @@
 """A benchmark session of pytest: several passes over all rows, merged into one result.
 
 pytest-benchmark runs the rounds of one benchmark one after another. On a machine whose speed drifts, two
-engines would then be measured in different weather. Here every row is a test with a parameter ``turn``: a
-pass over all rows is one turn, the engines take turns within it, and in the JSON the turns of a row are one
-benchmark again, its statistics those of all its rounds.
+engines would then be measured under a different machine load. Here every row is a test with a parameter ``pass_``:
+the session passes over all rows several times, with another engine first each time, and in the JSON the passes of a
+row are one benchmark again, its statistics those of all its rounds.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import pytest
 from pytest_benchmark.stats import Stats
 
 from fusedrnn.bench.cases import CASES, Case, Run, find, matches
-from fusedrnn.bench.clock import clock
 from fusedrnn.bench.environment import commit, environment, versions
-from fusedrnn.bench.measure import LARGEST_ERROR, forget, limits
-from fusedrnn.bench.peers import ENGINES, LIBRARIES, offers, one_thread
+from fusedrnn.bench.measure import MAX_ERROR, free, limits
+from fusedrnn.bench.peers import OWN, offers, one_thread
+from fusedrnn.bench.timing import Clock, clock
+from fusedrnn.report.engines import BASELINE, ENGINES, OURS
+from fusedrnn.report.results import SCHEMA
 
 __all__ = [
     "FULL_PASSES",
@@ -38,13 +40,15 @@ __all__ = [
 QUICK_PASSES, FULL_PASSES = 8, 15
 
 _ORDER = {case.id: position for position, case in enumerate(CASES)}
-_ENGINES = (*ENGINES, *LIBRARIES)
+_ENGINES = tuple(ENGINES)
+#: What one small table compares.
+_SUMMARY = (BASELINE, OURS)
 
-#: For the time that is left: what a measurement takes beside its calls, and operations a second in it.
+#: For the time that is left: what a measurement takes apart from its calls, and operations a second in it.
 _OVERHEAD_SECONDS, _FLOPS = 0.03, 2e10
 
 
-def timed(group: str, timer: Callable[[], float] = clock) -> pytest.MarkDecorator:
+def timed(group: str, timer: Clock = clock) -> pytest.MarkDecorator:
     """A benchmark of that group, timed by one of our clocks and without garbage collection."""
     return pytest.mark.benchmark(group=group, disable_gc=True, timer=timer)
 
@@ -78,14 +82,15 @@ class Selection:
     quick
         The short run.
     libraries
-        Those of :data:`~fusedrnn.bench.peers.LIBRARIES` that fusedrnn is measured beside; None where it is not
-        about them.
+        The other libraries that are measured too; None where the session is not about them.
     long
         Also what takes minutes for one row.
     pattern
         Only cases whose name has this; see :func:`~fusedrnn.bench.cases.matches`.
     threads
-        Some cases are measured with so many threads beside one; None for none.
+        Some cases are measured with so many threads as well as with one; None for none.
+    summary
+        The few shapes of one small table, without Numba.
     """
 
     quick: bool = False
@@ -93,6 +98,7 @@ class Selection:
     long: bool = False
     pattern: str | None = None
     threads: int | None = None
+    summary: bool = False
 
     @property
     def passes(self) -> int:
@@ -101,7 +107,9 @@ class Selection:
 
     @property
     def run(self) -> Run:
-        """Whose cases they are."""
+        """The run whose cases are measured."""
+        if self.summary:
+            return "summary"
         if self.libraries is None:
             return "quick" if self.quick else "default"
         return "quick peers" if self.quick else "peers"
@@ -109,7 +117,7 @@ class Selection:
     @property
     def engines(self) -> tuple[str, ...]:
         """Everything that is measured."""
-        return (*ENGINES, *(self.libraries or ()))
+        return (*(_SUMMARY if self.summary else OWN), *(self.libraries or ()))
 
     def cases(self, group: str | None) -> list[Case]:
         """Those of a group, or for None those of several threads."""
@@ -171,7 +179,7 @@ class Session:
         self,
         selection: Selection | None = None,
         started: Callable[[int, float], None] = lambda tests, seconds: None,
-        finished: Callable[[int, float], None] = lambda turn, done: None,
+        finished: Callable[[int, float], None] = lambda pass_, done: None,
     ) -> None:
         self.selection = selection or Selection()
         self.failures: dict[str, str] = {}
@@ -180,7 +188,7 @@ class Session:
         with one_thread():  # before anything is measured: also how busy the machine is
             self._environment = environment()
             limits()
-        self._turns: dict[str, int] = {}
+        self._passes: dict[str, int] = {}
         self._rows: dict[str, str] = {}
         self._left = _Left()
 
@@ -196,14 +204,14 @@ class Session:
             metafunc.parametrize(("case", "engine", "threads"), several)
         else:
             metafunc.parametrize(("case", "engine"), parameters)
-        metafunc.parametrize("turn", range(chosen.passes))
+        metafunc.parametrize("pass_", range(chosen.passes))
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         # A benchmark without rows is one item to pytest, whose parameters are not set.
         named = [item for item in items if _parameters(item)["engine"] in _ENGINES]
         items[:] = sorted(named, key=self._position)
-        self._turns = {item.nodeid: _parameters(item)["turn"] for item in items}
+        self._passes = {item.nodeid: _parameters(item)["pass_"] for item in items}
         self._rows = {item.nodeid: _row(item.nodeid, _parameters(item)) for item in items}
         self._left.of_each = {item.nodeid: _expected(_parameters(item)["case"]) for item in items}
         self._left.all = sum(self._left.of_each.values())
@@ -215,17 +223,17 @@ class Session:
         What takes long comes at the end, all passes of a case together: so much memory is in use only once.
         """
         parameters = _parameters(item)
-        turn: int = parameters["turn"]
+        pass_: int = parameters["pass_"]
         engine = _ENGINES.index(parameters["engine"])
         case = _ORDER.get(parameters["case"], len(_ORDER))
         long = case if _is_long(parameters["case"]) else -1
-        place = (engine + turn) % len(_ENGINES)
-        return long, turn, case, _function(item.nodeid), parameters.get("threads", 1), place
+        place = (engine + pass_) % len(_ENGINES)
+        return long, pass_, case, _function(item.nodeid), parameters.get("threads", 1), place
 
     def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> None:
         case = _parameters(item)["case"]
         if _is_long(case) and (nextitem is None or _parameters(nextitem)["case"] != case):
-            forget()
+            free()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
@@ -234,7 +242,7 @@ class Session:
             self.failures.setdefault(self._rows[report.nodeid], reason.strip().splitlines()[0])
         if report.when == "teardown":
             self._left.done += self._left.of_each[report.nodeid]
-            self._finished(self._turns[report.nodeid], self._left.done / self._left.all)
+            self._finished(self._passes[report.nodeid], self._left.done / self._left.all)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_benchmark_generate_commit_info(self) -> dict[str, Any]:
@@ -259,55 +267,62 @@ class Session:
 
 
 def about(selection: Selection, failures: dict[str, str]) -> dict[str, Any]:
-    """What a result says beside its rows."""
+    """What a result says apart from its rows."""
     with one_thread():  # as nearly everything is measured
         machine = limits()
         return {
+            "schema": SCHEMA,
             "passes": selection.passes,
-            "largest_error": LARGEST_ERROR,
+            "max_error": MAX_ERROR,
             "quick": selection.quick,
+            "summary": selection.summary,
             "libraries": versions(selection.libraries or ()),
             "threads": selection.threads,
             "environment": environment(),
             "machine": machine.to_dict() if machine else None,
             "failures": failures,
+            # What single steps take, and what is above their kernels; the stages of an explanation; what Numba compiles.
+            "latency": None,
+            "overhead": None,
+            "stages": None,
+            "compile": None,
         }
 
 
 def merged(benchmarks: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One benchmark for all turns of a row, with the statistics of all their rounds.
+    """One benchmark for all passes of a row, with the statistics of all their rounds.
 
-    The schema is pytest-benchmark's, and so are the formulas. Benchmarks without a turn stay as they are.
+    The schema is pytest-benchmark's, and so are the formulas. Benchmarks without a pass stay as they are.
     """
     rows: dict[str, list[dict[str, Any]]] = {}
     for benchmark in benchmarks:
-        rows.setdefault(_without_turn(benchmark["fullname"], benchmark["params"]), []).append(
+        rows.setdefault(_without_pass(benchmark["fullname"], benchmark["params"]), []).append(
             benchmark
         )
-    return [_one(fullname, turns) for fullname, turns in rows.items()]
+    return [_one(fullname, passes) for fullname, passes in rows.items()]
 
 
-def _one(fullname: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
+def _one(fullname: str, passes: list[dict[str, Any]]) -> dict[str, Any]:
     stats: Any = Stats()  # type: ignore[no-untyped-call]
-    for turn in turns:
-        stats.data += turn["stats"]["data"]
-    first = turns[0]
+    for each in passes:
+        stats.data += each["stats"]["data"]
+    first = passes[0]
     name = fullname.partition("::")[2]
-    infos = [turn["extra_info"] for turn in turns]
+    infos = [each["extra_info"] for each in passes]
     info = dict(infos[0])
     if "max_error" in info:
         info["max_error"] = max(each["max_error"] for each in infos)
-    if "turn" in first["params"]:
+    if "pass_" in first["params"]:
         # What others are paired with: passes in which another engine was measured at the same time.
-        several = sorted(turns, key=lambda each: int(each["params"]["turn"]))
-        info["turns"] = [median(each["stats"]["data"]) for each in several]
+        several = sorted(passes, key=lambda each: int(each["params"]["pass_"]))
+        info["passes"] = [median(each["stats"]["data"]) for each in several]
     if "empty_loop" in info:
         info["empty_loop"] = median(each["empty_loop"] for each in infos)
     return {
         **first,
         "name": name,
         "fullname": fullname,
-        "params": {key: value for key, value in first["params"].items() if key != "turn"},
+        "params": {key: value for key, value in first["params"].items() if key != "pass_"},
         "param": name.partition("[")[2].rstrip("]"),
         "extra_info": info,
         "stats": {
@@ -318,16 +333,16 @@ def _one(fullname: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _without_turn(fullname: str, parameters: dict[str, Any]) -> str:
-    """The full name without the turn, and without the folder of whoever ran it."""
+def _without_pass(fullname: str, parameters: dict[str, Any]) -> str:
+    """The full name without the pass, and without the folder of whoever ran it."""
     path, _, name = fullname.partition("::")
-    if "turn" in parameters:
+    if "pass_" in parameters:
         name = _row(fullname, parameters)
     return f"{Path(path).name}::{name}"
 
 
 def _row(nodeid: str, parameters: dict[str, Any]) -> str:
-    """The name of what all turns of a test measure."""
+    """The name of what all passes of a test measure."""
     threads = f"-{parameters['threads']}" if "threads" in parameters else ""
     return f"{_function(nodeid)}[{parameters['case']}-{parameters['engine']}{threads}]"
 

@@ -36,14 +36,19 @@ bool fr_isa_runs_here(int64_t isa)
 #endif
 }
 
-fr_kernel fr_find_kernel(int64_t isa, const char *cell)
+fr_kernel fr_find_kernel(int64_t isa, const char *name)
 {
-#define FR_CASE(name)                                                                                                  \
-    if (strcmp(cell, #name) == 0)                                                                                      \
-        return tables[isa]->name;
+#define FR_CASE(kernel)                                                                                                \
+    if (strcmp(name, #kernel) == 0)                                                                                    \
+        return tables[isa]->kernel;
     FR_CELLS(FR_CASE)
 #undef FR_CASE
     return NULL;
+}
+
+void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling)
+{
+    tables[isa]->tiling(gates, count, tiling);
 }
 
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n)

@@ -1,14 +1,14 @@
 /*
  * The table type, the list of cells and the list of instruction sets: everything else in C follows from these.
- * A new cell is a body in cells/ and a name in FR_CELLS; a new instruction set is a vocabulary in simd/, a thin file in
- * isa/ and a name in FR_ISAS.
+ * A new cell is a body in cells/ and a name in FR_CELLS, one for each row of the table in python/fusedrnn/cells.py; a
+ * new instruction set is a vocabulary in simd/, a thin file in isa/ and a name in FR_ISAS.
  */
 #ifndef FR_KERNEL_TABLE_H
 #define FR_KERNEL_TABLE_H
 
 #include "fusedrnn.h"
 
-#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(gru) DO(clockwork)
+#define FR_CELLS(DO) DO(rnn) DO(lstm) DO(lstm_coupled) DO(gru_after) DO(gru_before) DO(clockwork)
 
 #define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
 
@@ -33,6 +33,7 @@ typedef int64_t (*fr_probe_loop)(int64_t repeats, const float *from, int64_t flo
 typedef struct {
     const char *isa;
     int64_t lanes;
+    void (*tiling)(int64_t gates, int64_t count, int64_t *tiling);
 #define FR_MEMBER(cell) fr_kernel cell;
     FR_CELLS(FR_MEMBER)
 #undef FR_MEMBER

@@ -88,7 +88,7 @@ static fr_layout layout_of(const fr_plan *plan, int64_t steps, int64_t batch, in
     at.scratch = at.active + (threads > 1 ? ALIGN(steps * POINTER) : 0);
     at.scratch_rows = at.scratch + ALIGN(chunk * z_step_floats(w, batch));
     at.aside = at.scratch_rows + ALIGN(chunk * batch * POINTER);
-    at.seat = at.aside + (w->second_panels ? ALIGN(2 * z_step_floats(w, batch)) : 0);
+    at.seat = at.aside + (w->dependent_panels ? ALIGN(2 * z_step_floats(w, batch)) : 0);
     at.end = at.seats + (threads > 1 ? 1 + threads : 1) * at.seat;
     return at;
 }
@@ -208,8 +208,8 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_role 
     return (fr_span){
         .steps = q->steps,
         .batch = batch,
-        .part = place->by_rows ? 0 : place->member - place->first,
-        .parts = place->by_rows ? 1 : place->count,
+        .share = place->by_rows ? 0 : place->member - place->first,
+        .shares = place->by_rows ? 1 : place->count,
         .active = active,
         .x = x_rows,
         .x_step = sign * x_step,
@@ -220,7 +220,7 @@ static fr_span span_of(const fr_plan *plan, const fr_sequence *q, const fr_role 
         .t = t_rows,
         .scratch = seat + at.scratch,
         .scratch_rows = (const float **)(seat + at.scratch_rows),
-        .aside = (place->by_rows ? seat : first_seat) + at.aside,
+        .intermediate = (place->by_rows ? seat : first_seat) + at.aside,
         .chunk = place->by_layers && chunk > WAVE_STEPS ? WAVE_STEPS : chunk,
     };
 }
@@ -232,7 +232,7 @@ static inline int64_t active_rows(const fr_span *s, int64_t t) { return s->activ
 /* The members that divide the units of a direction wait for each other. */
 static inline void meet(const fr_span *s, const fr_role *place)
 {
-    if (s->parts > 1)
+    if (s->shares > 1)
         fr_meet(place->steps, place->member, place->first, place->count);
 }
 
@@ -250,14 +250,14 @@ static void keep_state(const fr_panels *w, const fr_span *s)
 /* The steps of a chunk, from `first` on. */
 static void run_chunk(const fr_panels *w, const fr_span *s, const fr_role *place, int64_t first)
 {
-    const bool ahead = w->projects == FR_ALWAYS || (w->projects == FR_AHEAD && s->chunk > 1);
+    const bool ahead = w->input_product == FR_ALWAYS || (w->input_product == FR_AHEAD && s->chunk > 1);
     const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
     float *z = ahead ? s->scratch : NULL;
     if (z) /* each member for its own units: nobody waits */
-        w->kernel(w, s, FR_PROJECT, first, z);
+        w->kernel(w, s, FR_INPUT, first, z);
     for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
         w->kernel(w, s, FR_STEP, t, z);
-        if (w->second_panels) {
+        if (w->dependent_panels) {
             meet(s, place);
             w->kernel(w, s, FR_FINISH, t, z);
         }
@@ -271,7 +271,7 @@ static void run_span(const fr_panels *w, const fr_span *s, const fr_role *place)
 {
     for (int64_t first = 0; first < s->steps; first += s->chunk)
         run_chunk(w, s, place, first);
-    if (s->part == 0)
+    if (s->share == 0)
         keep_state(w, s);
 }
 
@@ -427,7 +427,7 @@ static void step_member(void *about, int64_t member, int64_t members)
         rows[k] = call->x + row * stream->inputs;
     for (int64_t layer = 0; layer < plan->layers; layer++) {
         run_span(&plan->panels[layer], &spans[layer], &place);
-        spans[layer].turn ^= 1;
+        spans[layer].downward ^= 1;
         layer_done(plan, &place, layer);
     }
 }

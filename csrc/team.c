@@ -90,7 +90,7 @@ static struct {
     fr_job job;      /* NULL: to end */
     void *about;
     int64_t members;
-    fr_worker worker[FR_MOST_THREADS]; /* worker[m] is member m; 0 is never used: it is the caller */
+    fr_worker worker[FR_MAX_THREADS]; /* worker[m] is member m; 0 is never used: it is the caller */
 } team;
 
 static bool take_team(void) { return !__atomic_exchange_n(&team.taken, true, __ATOMIC_ACQUIRE); }
@@ -244,7 +244,7 @@ void fr_team_stop(void)
 /* ---- what a meeting costs --------------------------------------------------------------------------------------- */
 
 typedef struct {
-    fr_met met[FR_MOST_THREADS];
+    fr_met met[FR_MAX_THREADS];
     int64_t repeats;
 } fr_meetings;
 

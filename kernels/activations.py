@@ -10,6 +10,8 @@ from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fusedrnn._native import lib
+
 if TYPE_CHECKING:
     from fusedrnn.kernels.simd import Vector
 
@@ -44,17 +46,10 @@ class Power(NamedTuple):
     p: Vector
 
 
-SIGMOID_LIMIT = 33.0
-TANH_LIMIT = 10.0
-LOG2_E = float.fromhex("0x1.715476p+0")
-#: Adding 1.5 * 2^23 rounds to an integer, left in the low bits; 127 more biases the exponent.
-MAGIC = 12582912.0 + 127.0
-P0 = float.fromhex("0x1.62e430p-1")
-P1 = float.fromhex("0x1.ebfbdep-3")
-P2 = float.fromhex("0x1.c6afa4p-5")
-P3 = float.fromhex("0x1.3b2c3ep-7")
-P4 = float.fromhex("0x1.5ef12ap-10")
-P5 = float.fromhex("0x1.4296bcp-13")
+SIGMOID_LIMIT, TANH_LIMIT, LOG2_E, ROUNDING = (
+    getattr(lib, f"FR_{name}") for name in ("SIGMOID_LIMIT", "TANH_LIMIT", "LOG2_E", "ROUNDING")
+)
+P0, P1, P2, P3, P4, P5 = (getattr(lib, f"FR_EXP2_{power}") for power in range(6))
 
 
 @cache
@@ -77,7 +72,7 @@ def functions(isa: str) -> ModuleType:
     @inlined
     def exp2(x, limit, factor):
         """2^(factor x), for x within +-limit."""
-        magic = vf.set1(MAGIC)
+        magic = vf.set1(ROUNDING)
         x = vf.maximum(vf.set1(-limit), vf.minimum(vf.set1(limit), x))
         t = vf.fma(x, vf.set1(factor), magic)
         r = vf.fma(x, vf.set1(factor), vf.sub(magic, t))

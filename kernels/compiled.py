@@ -1,4 +1,4 @@
-"""The Numba kernels, compiled on first use: ``build(cell, isa).address`` is an ``fr_kernel``.
+"""The Numba kernels, compiled on first use: ``build(name, isa).address`` is an ``fr_kernel``.
 
 The address is bound as ``fr_panels.kernel`` and called by ``fr_run`` in C, as a C kernel is:
 layers, directions, streams, the flushing of denormals and the cost of a call are the same for both.
@@ -31,7 +31,7 @@ class CompiledKernel:
     Attributes
     ----------
     name
-        The cell or the activation.
+        :attr:`fusedrnn.cells.Cell.kernel`, or the activation.
     isa
         The instruction set whose vocabulary it is written in.
     address
@@ -47,32 +47,34 @@ class CompiledKernel:
     owner: Any = field(repr=False)
 
 
+_ROWS = {row.kernel: row for rows in CELLS.values() for row in rows}
 _built: dict[tuple[str, str, str], CompiledKernel] = {}
 _lock = threading.Lock()
 
 
-def build(cell: str, isa: str) -> CompiledKernel:
-    """The kernel of a cell for an instruction set that this CPU has.
+def build(name: str, isa: str) -> CompiledKernel:
+    """The kernel of a row of the cell table, for an instruction set that this CPU has.
 
     The first call compiles, in seconds, or reads the cache; every call returns the same object.
 
     Parameters
     ----------
-    cell
-        A name of :data:`fusedrnn.cells.CELLS`: its kernel is in the module of that name.
+    name
+        A :attr:`fusedrnn.cells.Cell.kernel`. The kernels of all forms of a cell are in the module of the
+        cell's name; only the one that is asked for is compiled.
     isa
         A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
 
     Raises
     ------
     ValueError
-        If there is no such cell or instruction set.
+        If there is no such kernel or instruction set.
     MissingExtraError
         If Numba is not installed.
     UnsupportedError
         If Numba is told not to compile, by ``NUMBA_DISABLE_JIT``.
     """
-    return _memoised("cell", tuple(CELLS), cell, isa, _compile_cell)
+    return _memoised("kernel", tuple(_ROWS), name, isa, _compile_cell)
 
 
 def activation(name: str, isa: str) -> CompiledKernel:
@@ -118,7 +120,7 @@ def _memoised(
     return kernel
 
 
-def _compile_cell(cell: str, isa: str) -> Any:
+def _compile_cell(name: str, isa: str) -> Any:
     from numba import types
 
     from fusedrnn.kernels.memory import floats, struct
@@ -126,7 +128,8 @@ def _compile_cell(cell: str, isa: str) -> Any:
 
     w, s = struct("fr_panels"), struct("fr_span")
     signature = types.void(w, s, types.int64, types.int64, floats)
-    function = import_module(f"fusedrnn.kernels.{cell}").kernel(isa)
+    row = _ROWS[name]
+    function = import_module(f"fusedrnn.kernels.{row.name}").kernel(isa, row.form)
     return compile_kernel(function, signature, isa)
 
 

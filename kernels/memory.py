@@ -86,8 +86,8 @@ def struct(name: str) -> Pointer:
     return Pointer(Struct(name))
 
 
-def constants() -> dict[str, int]:
-    """The enumerations of ``csrc/api.h``, by their C names."""
+def constants() -> dict[str, Any]:
+    """The constants of ``csrc/api.h``, by their C names: ints, and floats of the activations."""
     return {name: getattr(lib, name) for name in sorted(dir(lib)) if name.startswith("FR_")}
 
 

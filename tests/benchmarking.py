@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import numpy as np
 
+from fusedrnn.cli import main
 
-def arguments(**given: Any) -> argparse.Namespace:
-    """What ``fusedrnn bench`` was asked for: nothing but what is given."""
-    flags = dict.fromkeys(("quick", "peers", "long", "latency"), False)
-    others = ("report", "json", "isa", "compare", "threads", "cases", "steps")
-    return argparse.Namespace(**{**flags, **dict.fromkeys(others), **given})
+
+def bench(*words: object) -> int:
+    """The exit status of ``fusedrnn bench`` with these words."""
+    return main(["bench", *map(str, words)])
 
 
 def swapped(weights: Any, blocks: int) -> dict[str, Any]:

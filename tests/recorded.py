@@ -75,6 +75,7 @@ def count(member: str) -> dict[str, Any]:
     cell, options = FAMILY[member]
     layer = cell(INPUTS, UNITS, LAYERS, bidirectional=True, seed=0, **options)
     counts: dict[str, Any] = json.loads(fr.count(layer, steps=STEPS, batch=BATCH).to_json())
+    del counts["conventions"]  # words
     return counts
 
 

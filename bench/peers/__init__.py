@@ -11,91 +11,68 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from fusedrnn.architecture import Architecture
 from fusedrnn.bench.cases import Case
 from fusedrnn.bench.peers.fused import Fused, layer
-from fusedrnn.bench.peers.interface import Array, Peer, Weights, blas_threads
-from fusedrnn.bench.peers.naive import Naive
+from fusedrnn.bench.peers.interface import Array, Peer, Setup, Weights, blas_threads
+from fusedrnn.bench.peers.naive import Naive, naive_lstm
+from fusedrnn.formats.layouts import find
+from fusedrnn.report.engines import ENGINES, LIBRARIES
 
 __all__ = [
-    "ENGINES",
     "FUSED",
-    "LIBRARIES",
+    "OWN",
     "Array",
     "Fused",
     "Naive",
-    "NaiveLSTM",
     "Peer",
+    "Setup",
     "Weights",
     "installed",
     "layer",
     "make",
     "missing",
+    "naive_lstm",
     "offers",
     "one_thread",
-    "ways",
+    "variants",
 ]
 
-#: What each engine of the benchmark is, for people. The first is what the others are compared with.
-ENGINES = {
-    "naive": "NumPy, written the way people write it",
-    "numba": "fusedrnn, Numba kernels",
-    "c": "fusedrnn, C kernels",
-}
+#: The engines that are not other people's libraries.
+OWN = tuple(name for name in ENGINES if name not in LIBRARIES)
 
 #: Those of fusedrnn: their loop over steps can run without Python.
-FUSED = ("numba", "c")
-
-#: Other people's libraries: the modules that each needs, and the extra that brings them.
-LIBRARIES: dict[str, tuple[tuple[str, ...], str]] = {
-    "torch": (("torch",), "torch"),
-    "onnxruntime": (("onnxruntime", "onnx"), "peers"),
-    "openvino": (("openvino",), "peers"),
-}
-
-#: As ``fusedrnn demo`` knows it: without an architecture it is an LSTM.
-NaiveLSTM = Naive
+FUSED = tuple(name for name in OWN if name != Naive.name)
 
 
 def missing(library: str) -> str | None:
-    """The module that one of :data:`LIBRARIES` needs and that is not installed; None if all are."""
-    modules, _ = LIBRARIES[library]
+    """The module that a library needs and that is not installed; None if all are."""
+    modules = ENGINES[library].modules
     return next((module for module in modules if find_spec(module) is None), None)
 
 
 def installed() -> list[str]:
-    """Those of :data:`LIBRARIES` that can be measured here."""
+    """The libraries that can be measured here."""
     return [library for library in LIBRARIES if missing(library) is None]
 
 
 def offers(engine: str, case: Case) -> bool:
     """Whether an engine has the cell of a case, with its options: one that has not is not asked."""
-    if engine in ENGINES:
+    if engine in OWN:
         return True
-    offered: bool = _module(engine).offers(case.architecture)
-    return offered
+    return find(_module(engine).FRAMEWORK, case.architecture) is not None
 
 
-def ways(engine: str, case: Case, weights: Weights, threads: int = 1) -> Sequence[Peer]:
-    """An engine on a case, once for each way in which it can be called: which is fastest is for the clock to say."""
-    if engine in ENGINES:
-        return [make(engine, weights, case.batch, case.architecture, case.lengths, threads)]
-    several: Sequence[Peer] = _module(engine).ways(case, weights, threads)
+def variants(engine: str, setup: Setup) -> Sequence[Peer]:
+    """An engine, once for each way in which it can be called: which is fastest is for the clock to say."""
+    if engine in OWN:
+        return [make(engine, setup)]
+    several: Sequence[Peer] = _module(engine).variants(setup)
     return several
 
 
-def make(
-    engine: str,
-    weights: Weights,
-    batch_size: int = 1,
-    architecture: Architecture | None = None,
-    lengths: Sequence[int] | None = None,
-    threads: int = 1,
-) -> Naive | Fused:
-    """The peer of that name, one of :data:`ENGINES`; the rest as in :class:`Naive`."""
-    if engine == Naive.name:
-        return Naive(weights, batch_size, architecture, lengths, threads)
-    return Fused(weights, engine, batch_size, architecture, lengths, threads)
+def make(engine: str, setup: Setup) -> Naive | Fused:
+    """The peer of that name, one of :data:`OWN`."""
+    return Naive(setup) if engine == Naive.name else Fused(setup, engine)
 
 
 def one_thread() -> AbstractContextManager[Any]:

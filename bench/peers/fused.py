@@ -2,62 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.bench.peers.interface import Array, Weights
+from fusedrnn.bench.peers.interface import Array, Setup, Weights
 from fusedrnn.cells import CELLS
-from fusedrnn.weights import infer
 
-__all__ = ["Fused", "layer"]
+__all__ = ["Fused", "layer", "layer_class"]
+
+
+def layer_class(cell: str) -> Any:
+    """The class of fusedrnn's layers of that cell."""
+    import fusedrnn as fr
+
+    return {kind.cell: kind for kind in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}[cell]
 
 
 def layer(architecture: Architecture, weights: Weights, **options: Any) -> Any:
     """The layer of fusedrnn with that architecture and these weights."""
-    import fusedrnn as fr
-
-    kinds = {kind.cell: kind for kind in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}
     # The width of a projection follows from the weights.
     names = CELLS[architecture.cell][0].options - {"proj_size"}
     chosen = {name: getattr(architecture, name) for name in names}
-    return kinds[architecture.cell].from_weights(weights, **chosen, **options)
+    return layer_class(architecture.cell).from_weights(weights, **chosen, **options)
 
 
 class Fused:
-    """A layer of fusedrnn as a peer: its methods are those of its stream where it has one.
+    """A layer of fusedrnn as a peer: called, or by its stream, or by a group of streams, as the case says.
 
     Parameters
     ----------
-    weights, batch_size, architecture, lengths, threads
-        As in :class:`~fusedrnn.bench.peers.naive.Naive`.
+    setup
+        The case, the weights and the threads.
     backend
         "c" or "numba".
     """
 
-    way = ""
+    variant = ""
 
-    def __init__(
-        self,
-        weights: Weights,
-        backend: str,
-        batch_size: int = 1,
-        architecture: Architecture | None = None,
-        lengths: Sequence[int] | None = None,
-        threads: int = 1,
-    ) -> None:
-        a = infer("lstm", weights, {}) if architecture is None else architecture
+    def __init__(self, setup: Setup, backend: str) -> None:
         self.name = backend
-        self._layer = layer(a, weights, backend=backend, threads=threads)
-        if a.bidirectional or lengths is not None:
-            of_each = None if lengths is None else np.array(lengths)
-            self.run: Callable[[Array], Array] = lambda x: self._layer(x, None, of_each)[0]
-            self.reset = lambda: None
+        case = setup.case
+        self._layer = layer(
+            setup.architecture, setup.weights, backend=backend, threads=setup.threads
+        )
+        if not setup.keeps_state or case.group == "call":
+            self._lengths = None if case.lengths is None else np.array(case.lengths)
+            self._keeps = setup.keeps_state
+            self._state: Any = None
+            self.step, self.run, self.reset = self._step, self._call, self._forget
             return
-        self.stream = self._layer.stream(batch_size)
+        if case.group == "streams":
+            self.stream = _Streams(self._layer, case.batch)
+        else:
+            self.stream = self._layer.stream(case.batch)
         self.step = self.stream.step
         self.run = self.stream.run
         self.reset = self.stream.reset
@@ -77,3 +77,34 @@ class Fused:
         from fusedrnn._native import lib
 
         lib.fr_time_steps(self.stream._handle, repeats)
+
+    def _step(self, x: Array) -> Array:
+        h: Array = self._call(x[None])[0]
+        return h
+
+    def _call(self, x: Array) -> Array:
+        y: Array
+        y, state = self._layer(x, self._state, self._lengths)
+        if self._keeps:
+            self._state = state
+        return y
+
+    def _forget(self) -> None:
+        self._state = None
+
+
+class _Streams:
+    """A group of streams of one layer, with a stream's methods."""
+
+    def __init__(self, layer: Any, number: int) -> None:
+        import fusedrnn as fr
+
+        self._streams = [layer.stream() for _ in range(number)]
+        self.step = fr.StreamGroup(self._streams).step
+
+    def run(self, x: Array) -> Array:
+        return np.stack([self.step(row).copy() for row in x])
+
+    def reset(self) -> None:
+        for stream in self._streams:
+            stream.reset()

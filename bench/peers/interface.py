@@ -4,16 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Peer", "Weights", "blas_threads"]
+from fusedrnn.architecture import Architecture
+from fusedrnn.bench.cases import Case
+from fusedrnn.formats.layouts import Layout, find, suffix, to_layout
+
+__all__ = ["Array", "Peer", "Setup", "Weights", "blas_threads"]
 
 Array = npt.NDArray[np.floating[Any]]
 Weights = Mapping[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What an engine is made for.
+
+    Attributes
+    ----------
+    case
+        The cell and the shape.
+    weights
+        The canonical arrays of one layer, see :mod:`fusedrnn.weights`.
+    threads
+        How many threads may compute.
+    """
+
+    case: Case
+    weights: Weights
+    threads: int = 1
+
+    @property
+    def architecture(self) -> Architecture:
+        """The architecture of the layer."""
+        return self.case.architecture
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """The ends of the canonical names, one for each direction."""
+        return tuple(suffix(0, direction) for direction in range(self.architecture.directions))
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether one call goes on from where the last one ended: not in two directions, nor with lengths."""
+        return not self.architecture.bidirectional and self.case.lengths is None
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of the states that are kept."""
+        if not self.keeps_state:
+            return ()
+        return tuple(state.name for state in self.architecture.table.states)
+
+    def layout(self, framework: str) -> Layout:
+        """How a framework lays out the weights."""
+        found = find(framework, self.architecture)
+        assert found is not None  # it offers the cell
+        return found
+
+    def arrays(self, framework: str) -> list[dict[str, Array]]:
+        """The weights as a framework lays them out, for each direction."""
+        layout, gates = self.layout(framework), self.architecture.peephole_gates
+        return [to_layout(layout, self.weights, end, gates) for end in self.ends]
 
 
 class Peer(Protocol):
@@ -24,13 +81,13 @@ class Peer(Protocol):
     Attributes
     ----------
     name
-        Of the engine.
-    way
+        The name of the engine.
+    variant
         How the library is called, where it can be called in several ways; else "".
     """
 
     name: str
-    way: str
+    variant: str
 
     def step(self, x: Array) -> Array:
         """From x (B, X) to h (B, R), which the next step may overwrite."""

@@ -8,17 +8,17 @@ Importing this module needs NumPy only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.bench.peers.interface import Array, Weights, blas_threads
-from fusedrnn.weights import infer
+from fusedrnn.bench.cases import Case
+from fusedrnn.bench.peers.interface import Array, Setup, Weights, blas_threads
 
-__all__ = ["Naive"]
+__all__ = ["Naive", "naive_lstm"]
 
 
 class _Laid:
@@ -118,44 +118,23 @@ NAIVE: dict[tuple[str, str], Callable[[Array, tuple[Any, ...], _Laid], tuple[Any
 class Naive:
     """A layer in NumPy: one of the functions above in a loop over time, in one direction or two.
 
-    Parameters
-    ----------
-    weights
-        The canonical arrays of one layer; see :mod:`fusedrnn.weights`.
-    batch_size
-        B: how many sequences advance together.
-    architecture
-        What they are the weights of; None for an LSTM.
-    lengths
-        Of the sequences, where they differ: all steps of all sequences are computed, and masked.
-    threads
-        Of NumPy's BLAS.
+    Where sequences have lengths, all steps of all of them are computed, and masked.
     """
 
     name = "naive"
-    way = ""
+    variant = ""
 
-    def __init__(
-        self,
-        weights: Weights,
-        batch_size: int = 1,
-        architecture: Architecture | None = None,
-        lengths: Sequence[int] | None = None,
-        threads: int = 1,
-    ) -> None:
-        a = infer("lstm", weights, {}) if architecture is None else architecture
+    def __init__(self, setup: Setup) -> None:
+        a, case = setup.architecture, setup.case
         self._cell = NAIVE[a.cell, a.table.form]
-        self._directions = [
-            _Laid(a, weights, end) for end in ("_l0", "_l0_reverse")[: a.directions]
-        ]
-        widths = {"hidden": a.fed_back, "cell": a.hidden_size}
+        self._directions = [_Laid(a, setup.weights, end) for end in setup.ends]
         self._zeros: tuple[Any, ...] = tuple(
-            0 if state.kind == "counter" else np.zeros((batch_size, widths[state.kind]), np.float32)
-            for state in a.table.states
+            np.zeros(shape[1:], np.float32) if len(shape) == 3 else 0
+            for shape in (a.state_shape(state, case.batch) for state in a.table.states)
         )
-        self._shape = (batch_size, a.fed_back)
-        self._lengths: Any = None if lengths is None else np.array(lengths)[:, None]
-        self._threads = threads
+        self._shape = (case.batch, a.fed_back)
+        self._lengths: Any = None if case.lengths is None else np.array(case.lengths)[:, None]
+        self._threads = setup.threads
         self.reset()
 
     def ready(self) -> AbstractContextManager[Any]:
@@ -207,3 +186,10 @@ class Naive:
             state = tuple(np.where(going, *pair) for pair in zip(new, state, strict=True))
             y[t] = np.where(going, state[0], 0)
         return y
+
+
+def naive_lstm(weights: Weights) -> Naive:
+    """An LSTM in NumPy with these weights, for one sequence of any length."""
+    (rows, inputs), units = weights["weight_ih_l0"].shape, weights["weight_hh_l0"].shape[1]
+    assert rows == 4 * units
+    return Naive(Setup(Case("sequence", 1, 1, inputs, units), weights))

@@ -8,82 +8,41 @@ from typing import Any
 
 import numpy as np
 
-from fusedrnn.architecture import Architecture
-from fusedrnn.bench.cases import Case
-from fusedrnn.bench.peers.interface import Array, Peer, Weights
+from fusedrnn.bench.peers.interface import Array, Peer, Setup
 
-__all__ = ["model", "offers", "ways"]
+__all__ = ["FRAMEWORK", "model", "variants"]
 
-#: ONNX's orders of the gates. Its i is the gate that a coupled LSTM computes, and f what that leaves.
-_ORDERS = {"rnn": ("h", "h"), "lstm": ("ifgo", "iofg"), "gru": ("rzn", "zrn")}
+#: Whose layouts its weights have.
+FRAMEWORK = "onnx"
 
 
-def offers(architecture: Architecture) -> bool:
-    """Not projections, nor Clockwork."""
-    return architecture.cell in _ORDERS and not architecture.proj_size
-
-
-def ways(case: Case, weights: Weights, threads: int) -> Sequence[Peer]:
+def variants(setup: Setup) -> Sequence[Peer]:
     """By ``run`` and by ``run_with_iobinding``."""
-    return [_Run(case, weights, threads), _Bound(case, weights, threads)]
+    return [_Run(setup), _Bound(setup)]
 
 
 # ---- the model -----------------------------------------------------------------------------------
 
 
-def _node_weights(a: Architecture, weights: Weights, end: str) -> dict[str, Array]:
-    """W, R, B and perhaps P of one direction, as ONNX lays them out."""
-    coupled = a.table.form == "coupled"
-    ours, theirs = _ORDERS[a.cell]
-
-    def laid(array: Array) -> Array:
-        if not coupled:
-            blocks = dict(zip(ours, np.split(array, len(ours)), strict=True))
-        else:
-            # ONNX has f = 1 - i, and 1 - sigmoid(x) = sigmoid(-x): its i is our f with every sign turned.
-            f, g, o = np.split(array, 3)
-            blocks = {"i": -f, "f": np.zeros_like(f), "g": g, "o": o}
-        return np.concatenate([blocks[gate] for gate in theirs])
-
-    W, R = weights[f"weight_ih{end}"], weights[f"weight_hh{end}"]
-    of_input: Array = weights.get(f"bias_ih{end}", np.zeros(len(W), np.float32))
-    of_h: Array = weights.get(f"bias_hh{end}", np.zeros(len(R), np.float32)).copy()
-    own = weights.get(f"bias_hn{end}")
-    if own is not None:
-        of_h[-len(own) :] += own
-    arrays = {"W": laid(W), "R": laid(R), "B": np.concatenate([laid(of_input), laid(of_h)])}
-    if a.peephole:
-        given = weights[f"weight_peephole{end}"].reshape(-1, a.hidden_size)
-        p = dict(zip(str(a.peephole), given, strict=True))
-        if coupled and "f" in p:
-            p["i"] = -p.pop("f")
-        zero = np.zeros(a.hidden_size, np.float32)
-        arrays["P"] = np.concatenate([p.get(gate, zero) for gate in "iof"])
-    return arrays
-
-
-def model(case: Case, weights: Weights) -> bytes:
+def model(setup: Setup) -> bytes:
     """An ONNX model of one layer: x (T, B, X), and h and c if the state is carried -> y, h, c."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    a = case.architecture
-    ends = ("_l0", "_l0_reverse")[: a.directions]
-    parts = [_node_weights(a, weights, end) for end in ends]
+    a, case, layout = setup.architecture, setup.case, setup.layout(FRAMEWORK)
+    parts = setup.arrays(FRAMEWORK)
     constants = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     attributes: dict[str, Any] = {
         "hidden_size": a.hidden_size,
         "direction": "bidirectional" if a.bidirectional else "forward",
+        **dict(layout.options),
     }
-    if a.cell == "gru":
-        attributes["linear_before_reset"] = int(a.table.form == "after")
-    if a.table.form == "coupled":
-        attributes["input_forget"] = 1
     if case.lengths is not None:
         constants["lengths"] = np.array(case.lengths, np.int32)
 
-    states = _states(case)
     # Inputs by position, "" for one that is not given: x W R B lengths h c P.
-    given = ["x", "W", "R", "B", "lengths" if case.lengths is not None else "", *states]
+    given = ["x", "W", "R"]
+    given += [name if name in constants else "" for name in ("B", "lengths")]
+    given += setup.states
     if "P" in constants:
         given += [""] * (7 - len(given)) + ["P"]
 
@@ -93,12 +52,12 @@ def model(case: Case, weights: Weights) -> bytes:
     def state(name: str) -> Any:
         return value(name, a.directions, case.batch, a.hidden_size)
 
-    outputs = [f"{name}_next" for name in states]
+    outputs = [f"{name}_next" for name in setup.states]
     steps, batch = case.steps, case.batch
     graph = helper.make_graph(
-        [helper.make_node(a.cell.upper(), given, ["y", *outputs], **attributes)],
+        [helper.make_node(layout.layer_class, given, ["y", *outputs], **attributes)],
         "layer",
-        [value("x", steps, batch, a.input_size), *map(state, states)],
+        [value("x", steps, batch, a.input_size), *map(state, setup.states)],
         [value("y", steps, a.directions, batch, a.hidden_size), *map(state, outputs)],
         [
             numpy_helper.from_array(np.ascontiguousarray(array), name)
@@ -112,33 +71,26 @@ def model(case: Case, weights: Weights) -> bytes:
     return bytes(made.SerializeToString())
 
 
-def _states(case: Case) -> tuple[str, ...]:
-    """The states that are carried: none where a sequence does not go on."""
-    if case.architecture.bidirectional or case.lengths is not None:
-        return ()
-    return ("h", "c") if case.architecture.cell == "lstm" else ("h",)
-
-
 # ---- calling it ----------------------------------------------------------------------------------
 
 
 class _Session:
-    """What both ways have in common."""
+    """What both variants have in common."""
 
     name = "onnxruntime"
 
-    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
+    def __init__(self, setup: Setup) -> None:
         import onnxruntime
 
-        a = case.architecture
+        a, case = setup.architecture, setup.case
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = setup.threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         self._session = onnxruntime.InferenceSession(
-            model(case, weights), options, providers=["CPUExecutionProvider"]
+            model(setup), options, providers=["CPUExecutionProvider"]
         )
-        self._names = _states(case)
+        self._names = setup.states
         self._state_shape = (a.directions, case.batch, a.hidden_size)
         self._y_shape = (case.steps, a.directions, case.batch, a.hidden_size)
 
@@ -157,10 +109,10 @@ def _joined(y: Array) -> Array:
 class _Run(_Session):
     """As most people call it: arrays in, arrays out."""
 
-    way = "run"
+    variant = "run"
 
-    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
-        super().__init__(case, weights, threads)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         self._run = self._session.run
         self.reset()
 
@@ -179,40 +131,40 @@ class _Run(_Session):
 
 
 class _Bound(_Session):
-    """Through bound buffers; two bindings take turns, so that no state is copied.
+    """Through bound buffers; two bindings alternate, so that no state is copied.
 
     A step's input is copied into its buffer, as fusedrnn reads a new array in each; a sequence is bound itself.
     """
 
-    way = "io-binding"
+    variant = "io-binding"
 
-    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
-        super().__init__(case, weights, threads)
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
         from onnxruntime import OrtValue
 
         self._wrapped: Callable[[Array], Any] = OrtValue.ortvalue_from_numpy
         self._call = self._session.run_with_iobinding
-        self._x = np.zeros((1, case.batch, case.input), np.float32)
+        self._x = np.zeros((1, setup.case.batch, setup.case.input), np.float32)
         self._y = np.zeros(self._y_shape, np.float32)
         self._states = [
             [np.zeros(self._state_shape, np.float32) for _ in self._names] for _ in range(2)
         ]
         y = self._wrapped(self._y)
         values = [[self._wrapped(array) for array in arrays] for arrays in self._states]
-        self._values = (y, values)  # what the bindings point to
-        self._turns = []
+        self._values = (y, values)  # which the bindings point to
+        self._bindings = []
         for now, after in (values, values[::-1]):
             binding = self._session.io_binding()
             binding.bind_ortvalue_output("y", y)
             for name, given, made in zip(self._names, now, after, strict=True):
                 binding.bind_ortvalue_input(name, given)
                 binding.bind_ortvalue_output(f"{name}_next", made)
-            self._turns.append(binding)
-        self._turn = 0
+            self._bindings.append(binding)
+        self._now = 0
         self._bound: Array | None = None
 
     def reset(self) -> None:
-        self._turn = 0
+        self._now = 0
         for array in self._states[0]:
             array[...] = 0
 
@@ -230,10 +182,10 @@ class _Bound(_Session):
 
     def _bind(self, x: Array) -> None:
         self._bound, self._value = x, self._wrapped(x)
-        for binding in self._turns:
+        for binding in self._bindings:
             binding.bind_ortvalue_input("x", self._value)
 
     def _next(self) -> Array:
-        self._call(self._turns[self._turn])
-        self._turn ^= 1
+        self._call(self._bindings[self._now])
+        self._now ^= 1
         return _joined(self._y)

@@ -9,75 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from fusedrnn.architecture import Architecture
-from fusedrnn.bench.cases import Case
-from fusedrnn.bench.peers.interface import Array, Peer, Weights
+from fusedrnn.bench.peers.interface import Array, Peer, Setup
 
-__all__ = ["offers", "ways"]
+__all__ = ["FRAMEWORK", "variants"]
 
-#: OpenVINO's orders of the gates, and ours.
-_ORDERS = {"rnn": ("h", "h"), "lstm": ("ifgo", "figo"), "gru": ("rzn", "zrn")}
+#: Whose layouts its weights have.
+FRAMEWORK = "openvino"
 
 
-def offers(architecture: Architecture) -> bool:
-    """Not peepholes, coupled gates, projections, nor Clockwork."""
-    return (
-        architecture.cell in _ORDERS
-        and architecture.table.form != "coupled"
-        and not architecture.peephole
-        and not architecture.proj_size
-    )
-
-
-def ways(case: Case, weights: Weights, threads: int) -> Sequence[Peer]:
+def variants(setup: Setup) -> Sequence[Peer]:
     """State inside the model: faster than tensors that are exchanged from call to call."""
-    return [_Request(case, weights, threads)]
+    return [_Request(setup)]
 
 
-def _node_weights(a: Architecture, weights: Weights, end: str) -> tuple[Array, Array, Array]:
-    """W, R and B of one direction, as OpenVINO lays them out."""
-    ours, theirs = _ORDERS[a.cell]
-
-    def laid(array: Array) -> Array:
-        blocks = dict(zip(ours, np.split(array, len(ours)), strict=True))
-        return np.concatenate([blocks[gate] for gate in theirs])
-
-    W, R = weights[f"weight_ih{end}"], weights[f"weight_hh{end}"]
-    zero = np.zeros(len(W), np.float32)
-    of_input: Array = weights.get(f"bias_ih{end}", zero)
-    of_h: Array = weights.get(f"bias_hh{end}", zero).copy()
-    own = weights.get(f"bias_hn{end}")
-    if own is not None:
-        of_h[-len(own) :] += own
-    if a.table.form != "after":
-        return laid(W), laid(R), laid(of_input + of_h)
-    # Two biases of n, which the reset keeps apart.
-    units = a.hidden_size
-    both = of_input + of_h
-    both[-units:] = of_input[-units:]
-    return laid(W), laid(R), np.concatenate([laid(both), of_h[-units:]])
-
-
-def _model(case: Case, weights: Weights) -> Any:
+def _model(setup: Setup) -> Any:
     """x (B, T, X) -> y (B, D, T, H), and h and c from and to the model's own variables."""
     from openvino import Model
     from openvino import opset13 as ops
     from openvino._offline_transformations import apply_make_stateful_transformation
 
-    a = case.architecture
-    ends = ("_l0", "_l0_reverse")[: a.directions]
-    W, R, B = (
-        ops.constant(np.stack(arrays))
-        for arrays in zip(*(_node_weights(a, weights, end) for end in ends))
-    )
+    a, case, layout = setup.architecture, setup.case, setup.layout(FRAMEWORK)
+    parts = setup.arrays(FRAMEWORK)
+    W, R, B = (ops.constant(np.stack([part[name] for part in parts])) for name in "WRB")
     lengths = case.lengths if case.lengths is not None else (case.steps,) * case.batch
     x = ops.parameter([case.batch, case.steps, a.input_size], np.float32, name="x")
-    names = ("h", "c") if a.cell == "lstm" else ("h",)
+    names = [state.name for state in a.table.states]
     shape = (case.batch, a.directions, a.hidden_size)
-    carried = not a.bidirectional and case.lengths is None
     states = [
         ops.parameter(shape, np.float32, name=name)
-        if carried
+        if setup.keeps_state
         else ops.constant(np.zeros(shape, np.float32))
         for name in names
     ]
@@ -86,10 +46,10 @@ def _model(case: Case, weights: Weights) -> Any:
     if a.cell == "lstm":
         node = ops.lstm_sequence(*given, direction)
     elif a.cell == "gru":
-        node = ops.gru_sequence(*given, direction, linear_before_reset=a.table.form == "after")
+        node = ops.gru_sequence(*given, direction, **dict(layout.options))
     else:
         node = ops.rnn_sequence(*given, direction, activations=["tanh"])
-    if not carried:
+    if not setup.keeps_state:
         return Model([node.output(0)], [x], "layer")
     made = Model([node.output(index) for index in range(1 + len(names))], [x, *states], "layer")
     pairs = {}
@@ -116,20 +76,20 @@ class _Request:
     """
 
     name = "openvino"
-    way = ""
+    variant = ""
 
-    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
+    def __init__(self, setup: Setup) -> None:
         from openvino import Tensor
 
-        a = case.architecture
+        a, case = setup.architecture, setup.case
         # Its default is whatever the machine is fastest with, bfloat16 for one.
         compiled = _core().compile_model(
-            _model(case, weights),
+            _model(setup),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": "f32",
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": threads,
+                "INFERENCE_NUM_THREADS": setup.threads,
             },
         )
         self._request = compiled.create_infer_request()

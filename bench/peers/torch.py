@@ -9,69 +9,66 @@ from typing import Any
 
 import numpy as np
 
-from fusedrnn.architecture import Architecture
-from fusedrnn.bench.cases import Case
-from fusedrnn.bench.peers.interface import Array, Peer, Weights
+from fusedrnn.bench.cases import SINGLE_STEPS
+from fusedrnn.bench.peers.interface import Array, Peer, Setup
 
-__all__ = ["offers", "ways"]
+__all__ = ["FRAMEWORK", "variants"]
 
-
-def offers(architecture: Architecture) -> bool:
-    """Not peepholes, nor coupled gates, nor a GRU that resets before the product, nor Clockwork."""
-    table = (architecture.cell, architecture.table.form)
-    return table in (("lstm", ""), ("gru", "after"), ("rnn", "")) and not architecture.peephole
+#: Whose layouts its weights have.
+FRAMEWORK = "torch"
 
 
-def ways(case: Case, weights: Weights, threads: int) -> Sequence[Peer]:
+def variants(setup: Setup) -> Sequence[Peer]:
     """A step by the module or by its cell; unequal lengths packed or padded."""
-    given = (case, weights, threads)
+    case = setup.case
     if case.lengths is not None:
         # Padded, the reverse direction would begin in the padding.
         bidirectional = case.architecture.bidirectional
-        return [_Packed(*given)] if bidirectional else [_Packed(*given), _Padded(*given)]
+        return [_Packed(setup)] if bidirectional else [_Packed(setup), _Padded(setup)]
     # No cell has a projection.
-    if case.group == "step" and not case.architecture.proj_size:
-        return [_Module(*given), _Cell(*given)]
-    return [_Module(*given)]
+    if case.group in SINGLE_STEPS and not case.architecture.proj_size:
+        return [_Module(setup), _Cell(setup)]
+    return [_Module(setup)]
 
 
 class _Layer:
-    """What all ways have in common."""
+    """What all variants have in common."""
 
     name = "torch"
 
-    def __init__(self, case: Case, weights: Weights, threads: int) -> None:
+    def __init__(self, setup: Setup) -> None:
         import torch
 
         self._torch = torch
         self._from_numpy = torch.from_numpy
-        self._threads = threads
-        self._module = self._loaded(self._made(case.architecture), weights)
+        self._threads = setup.threads
+        self._module = self._loaded(self._made(setup), setup)
         self._state: Any = None
-        # A sequence that has a reverse direction does not go on.
-        self._carries = not case.architecture.bidirectional
-        if case.lengths is not None:
-            self._lengths = torch.tensor(case.lengths)
+        self._keeps_state = setup.keeps_state
+        if setup.case.lengths is not None:
+            self._lengths = torch.tensor(setup.case.lengths)
 
-    def _made(self, a: Architecture) -> Any:
-        nn = self._torch.nn
-        kinds: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+    def _made(self, setup: Setup) -> Any:
+        a = setup.architecture
         options = {"proj_size": a.proj_size} if a.proj_size else {}
-        return kinds[a.cell](a.input_size, a.hidden_size, bidirectional=a.bidirectional, **options)
+        kind = getattr(self._torch.nn, setup.layout(FRAMEWORK).layer_class)
+        return kind(a.input_size, a.hidden_size, bidirectional=a.bidirectional, **options)
 
-    def _loaded(self, module: Any, weights: Weights) -> Any:
-        """The module with canonical weights, whose names are PyTorch's; biases that they lack are zero."""
+    def _loaded(self, module: Any, setup: Setup) -> Any:
+        """The module with the weights; biases that they lack are zero."""
+        arrays = {
+            name + end: array
+            for end, part in zip(setup.ends, setup.arrays(FRAMEWORK), strict=True)
+            for name, array in part.items()
+        }
         with self._torch.no_grad():
             for name, parameter in module.named_parameters():
                 # A cell calls weight_ih what a module calls weight_ih_l0.
-                name = name if "_l0" in name else f"{name}_l0"
-                values = np.zeros(tuple(parameter.shape), np.float32)
-                if name in weights:
-                    values[...] = weights[name]
-                own = name.replace("bias_hh", "bias_hn")
-                if own != name and own in weights:  # of a GRU's n alone: the last block
-                    values[-len(weights[own]) :] += weights[own]
-                parameter.copy_(self._from_numpy(values))
+                array = arrays.get(name if "_l0" in name else f"{name}_l0")
+                if array is None:
+                    parameter.zero_()
+                else:
+                    parameter.copy_(self._from_numpy(array))
         return module.eval()
 
     @contextmanager
@@ -94,7 +91,7 @@ class _Layer:
 class _Module(_Layer):
     """The module, called for one step or for all."""
 
-    way = "module"
+    variant = "module"
 
     def step(self, x: Array) -> Array:
         y, self._state = self._module(self._from_numpy(x)[None], self._state)
@@ -103,7 +100,7 @@ class _Module(_Layer):
 
     def run(self, x: Array) -> Array:
         y, state = self._module(self._from_numpy(x), self._state)
-        if self._carries:
+        if self._keeps_state:
             self._state = state
         output: Array = y.numpy()
         return output
@@ -112,12 +109,11 @@ class _Module(_Layer):
 class _Cell(_Layer):
     """The cell, which makes one step."""
 
-    way = "cell"
+    variant = "cell"
 
-    def _made(self, a: Architecture) -> Any:
-        nn = self._torch.nn
-        kinds: dict[str, Any] = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}
-        return kinds[a.cell](a.input_size, a.hidden_size)
+    def _made(self, setup: Setup) -> Any:
+        kind = getattr(self._torch.nn, setup.layout(FRAMEWORK).step_class)
+        return kind(setup.case.input, setup.case.hidden)
 
     def step(self, x: Array) -> Array:
         self._state = self._module(self._from_numpy(x), self._state)
@@ -132,7 +128,7 @@ class _Cell(_Layer):
 class _Packed(_Layer):
     """Unequal lengths as a packed sequence, which computes only the steps that there are."""
 
-    way = "packed"
+    variant = "packed"
 
     def step(self, x: Array) -> Array:
         raise NotImplementedError("unequal lengths have no single step")
@@ -148,7 +144,7 @@ class _Packed(_Layer):
 class _Padded(_Layer):
     """Unequal lengths as equal ones, whose outputs past the end are set to zero."""
 
-    way = "padded"
+    variant = "padded"
 
     def step(self, x: Array) -> Array:
         raise NotImplementedError("unequal lengths have no single step")

@@ -2,7 +2,8 @@
  * sigmoid and tanh of a vector, as quotients whose division is not yet made, from one reduction of the exponential.
  *
  *   2^u = 2^n * 2^r,  n = round(u),  |r| <= 1/2
- *   2^r - 1 = r P(r),  P = p0 + p1 r + ... + p5 r^5                relative error 1.3e-8: a weighted minimax fit
+ *   2^r - 1 = r P(r),  P = p0 + p1 r + ... + p5 r^5                relative error 1.3e-8: a weighted minimax fit; p0 to
+ *                                                                  p5 are FR_EXP2_0 to FR_EXP2_5 of api.h
  *
  *   sigmoid(x) = 1 / (1 + e)           e = e^-x  = 2^(-x log2 e)
  *   tanh(x)    = (e - 1) / (e + 1)     e = e^2x  = 2^(2 x log2 e)
@@ -27,10 +28,6 @@
 
 #define FR_INLINE static inline __attribute__((always_inline))
 
-#define FR_SIGMOID_LIMIT 33.0f
-#define FR_TANH_LIMIT 10.0f
-#define FR_LOG2_E 0x1.715476p+0f
-
 /* n / d */
 typedef struct {
     vf n, d;
@@ -51,15 +48,15 @@ FR_INLINE fr_power fr_exp2(vf x, float limit, float factor)
 {
     /* Adding 1.5 * 2^23 rounds to an integer, left in the low bits of the sum; 127 more makes it a biased exponent.
      * Unlike a conversion to int this is the same few instructions everywhere, and defined for NaN. */
-    const vf magic = vf_set1(12582912.0f + 127.0f);
+    const vf magic = vf_set1(FR_ROUNDING);
     x = vf_max(vf_set1(-limit), vf_min(vf_set1(limit), x));
     const vf t = vf_fma(x, vf_set1(factor), magic);
     const vf r = vf_fma(x, vf_set1(factor), vf_sub(magic, t));
     const vf scale = vf_shl23(t);
     const vf r2 = vf_mul(r, r);
-    const vf p01 = vf_fma(vf_set1(0x1.ebfbdep-3f), r, vf_set1(0x1.62e430p-1f));
-    const vf p23 = vf_fma(vf_set1(0x1.3b2c3ep-7f), r, vf_set1(0x1.c6afa4p-5f));
-    const vf p45 = vf_fma(vf_set1(0x1.4296bcp-13f), r, vf_set1(0x1.5ef12ap-10f));
+    const vf p01 = vf_fma(vf_set1(FR_EXP2_1), r, vf_set1(FR_EXP2_0));
+    const vf p23 = vf_fma(vf_set1(FR_EXP2_3), r, vf_set1(FR_EXP2_2));
+    const vf p45 = vf_fma(vf_set1(FR_EXP2_5), r, vf_set1(FR_EXP2_4));
     return (fr_power){scale, vf_mul(scale, r), vf_fma(vf_fma(p45, r2, p23), r2, p01)};
 }
 

@@ -5,35 +5,42 @@
  *   h'_m = tanh(W_m x + (sum over modules j with p_j >= p_m of R_mj h_j) + b_m)      where p_m divides t
  *   h'_m = h_m                                                                       elsewhere
  *
- * Modules ascend by period, so what a module reads is one range of h, to its end, and its panels hold no more than
- * that. An idle module costs a copy. Rows count for themselves: those of a step that are due are gathered into tiles by
- * their pointers. There is no x-projection ahead: it would compute what idle modules never read.
+ * Shapes and layout: x and h are rows of X and H floats, t counts the steps of each row. Modules ascend by period, so
+ * what a module reads is one range of h, to its end, and its panels hold no more than that: [X][L] and [H - reads][L]
+ * for each of its unit blocks.
+ *
+ * Fused: h' is computed from the sums of a tile at once. An idle module costs a copy. Each row has a counter of its
+ * own: the rows in which a module is due are gathered into tiles by their pointers. The input product is not made
+ * ahead: it would compute what idle modules never read.
+ *
+ * Numerics: those of the product and of the activation, nothing more.
  */
 #ifndef FR_CLOCKWORK_H
 #define FR_CLOCKWORK_H
 
-/* The rows of `due`, in one module's unit blocks. */
+/* FR_STEP of one tile of a module, for the rows of `due`. */
 FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, const fr_module *m,
-                                 const fr_place *at, const int64_t *due)
+                                 const fr_tile *tile, const int64_t *due)
 {
     const int64_t depth = w->hidden - m->reads;
-    const float *x[FR_MOST_ROWS], *h[FR_MOST_ROWS];
-    fr_tile tile;
+    const float *x[FR_MAX_ROWS], *h[FR_MAX_ROWS];
+    fr_tile_sums memory;
 
-    for (int64_t k = 0; k < at->rows; k++) {
+    for (int64_t k = 0; k < tile->rows; k++) {
         x[k] = s->x[due[k]] + t * s->x_step;
         h[k] = fr_h_before(s, t, due[k]) + m->reads;
     }
-    const fr_factor W_x = fr_factor_at(at, w->x_panels + m->x_start, 1, w->inputs, x);
-    const fr_factor R_h = fr_factor_at(at, w->h_panels + m->h_start, 1, depth, h);
-    const fr_sums bias = {(float *)w->bias + (m->block + at->block) * VF_LANES, 0, VF_LANES};
-    const fr_sums sums = fr_tile_sums(&tile, at->blocks, 1);
-    fr_product(1, at->rows, at->blocks, bias, W_x, R_h, sums);
-    for (int64_t k = 0; k < at->rows; k++)
-        for (int64_t j = 0; j < at->blocks; j++) {
-            const int64_t unit = (at->block + j) * VF_LANES;
-            const fr_quotient shown = fr_written(w, w->plain, vf_load(sums.at + (k * at->blocks + j) * VF_LANES));
-            vf_store_n(s->y[due[k]] + t * s->y_step + m->first + unit, fr_divided(shown), m->units - unit);
+    const fr_factor W_x = fr_tile_factor(tile, w->x_panels + m->x_start, 1, w->inputs, x);
+    const fr_factor R_h = fr_tile_factor(tile, w->h_panels + m->h_start, 1, depth, h);
+    const fr_sums bias = {(float *)w->bias + (m->block + tile->block) * VF_LANES, 0, VF_LANES};
+    const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
+    fr_product(1, tile->rows, tile->blocks, bias, W_x, R_h, sums);
+    for (int64_t k = 0; k < tile->rows; k++)
+        for (int64_t j = 0; j < tile->blocks; j++) {
+            const int64_t unit = (tile->block + j) * VF_LANES;
+            const fr_quotient output =
+                fr_candidate(w, w->default_activations, vf_load(sums.at + (k * tile->blocks + j) * VF_LANES));
+            vf_store_n(s->y[due[k]] + t * s->y_step + m->first + unit, fr_divided(output), m->units - unit);
         }
 }
 
@@ -42,23 +49,23 @@ static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, in
     (void)phase, (void)z; /* there is only FR_STEP */
     for (const fr_module *m = w->modules; m < w->modules + w->module_count; m++) {
         const fr_range mine = fr_share(s, (m->units + VF_LANES - 1) / VF_LANES);
-        const int64_t held = mine.first * VF_LANES; /* where this part's units of the module begin, and their number */
-        const int64_t held_end = mine.last * VF_LANES < m->units ? mine.last * VF_LANES : m->units;
+        const int64_t begin = mine.first * VF_LANES; /* the units of the module that are in this share */
+        const int64_t end = mine.last * VF_LANES < m->units ? mine.last * VF_LANES : m->units;
         for (int64_t row = 0; row < fr_active(s, t);) {
-            int64_t due[FR_MOST_ROWS], count = 0;
-            for (; row < fr_active(s, t) && count < FR_MOST_ROWS; row++) {
+            int64_t due[FR_MAX_ROWS], count = 0;
+            for (; row < fr_active(s, t) && count < FR_MAX_ROWS; row++) {
                 if ((*s->t[row] + t) % m->period == 0)
                     due[count++] = row;
-                else if (held < held_end)
-                    memcpy(s->y[row] + t * s->y_step + m->first + held, fr_h_before(s, t, row) + m->first + held,
-                           (size_t)(held_end - held) * sizeof(float));
+                else if (begin < end)
+                    memcpy(s->y[row] + t * s->y_step + m->first + begin, fr_h_before(s, t, row) + m->first + begin,
+                           (size_t)(end - begin) * sizeof(float));
             }
             if (count == 0)
                 continue;
             const fr_tiling tiling = fr_tile_rows(count, 1);
-            fr_place at;
-            FR_FOR_TILES (at, tiling, mine, fr_downward(s, t))
-                fr_clockwork_tile(w, s, t, m, &at, due + at.row);
+            fr_tile tile;
+            FR_FOR_TILES (tile, tiling, mine, fr_downward(s, t))
+                fr_clockwork_tile(w, s, t, m, &tile, due + tile.row);
         }
     }
 }

@@ -84,21 +84,21 @@ static int64_t fr_probe_exchange(int64_t repeats, const float *from, int64_t flo
 static int64_t fr_probe_tile(int64_t repeats, const float *from, int64_t floats, float *io)
 {
     enum { GATES = 4, DEPTH = 64, PANEL = DEPTH * GATES * VF_LANES };
-    const int64_t rows = FR_MAX_ROWS(GATES), panels = floats / PANEL;
-    const float *v[FR_MOST_ROWS];
-    fr_tile tile;
-    for (int64_t row = 0; row < FR_MOST_ROWS; row++)
+    const int64_t rows = FR_TALLEST(GATES), panels = floats / PANEL;
+    const float *v[FR_MAX_ROWS];
+    fr_tile_sums memory;
+    for (int64_t row = 0; row < FR_MAX_ROWS; row++)
         v[row] = io;
-    for (int64_t k = 0; k < FR_MOST_SUMS * VF_LANES; k++)
-        tile.sum[k] = io[0];
-    const fr_sums start = {io, 0, 0}, to = fr_tile_sums(&tile, 1, GATES);
+    for (int64_t k = 0; k < FR_MAX_SUMS * VF_LANES; k++)
+        memory.sum[k] = io[0];
+    const fr_sums start = {io, 0, 0}, to = fr_sums_in(&memory, 1, GATES);
     for (int64_t repeat = 0; repeat < repeats; repeat++)
         for (int64_t panel = 0; panel < panels; panel++) {
             const float *at = from + panel * PANEL;
             const fr_factor factor = {.panel = at, .v = v, .depth = DEPTH, .ahead = at};
-            fr_product(GATES, rows, 1, start, factor, fr_nothing_more, to);
+            fr_product(GATES, rows, 1, start, factor, fr_no_factor, to);
         }
-    vf_store(io, vf_load(tile.sum));
+    vf_store(io, vf_load(memory.sum));
     return 2 * VF_LANES * GATES * rows * DEPTH * panels * repeats;
 }
 

@@ -2,7 +2,7 @@
 #include "kernel_table.h"
 
 #include "cells/activations.h"
-#include "cells/panel.h"
+#include "cells/product.h"
 
 #include "cells/clockwork.h"
 #include "cells/gru.h"
@@ -20,6 +20,7 @@
 const fr_kernel_table FR_EXPAND(fr_kernels_, FR_ISA) = {
     .isa = FR_EXPAND_STRING(FR_ISA),
     .lanes = VF_LANES,
+    .tiling = fr_tiling_fields,
 #define FR_MEMBER(cell) .cell = fr_##cell,
     FR_CELLS(FR_MEMBER)
 #undef FR_MEMBER

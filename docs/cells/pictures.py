@@ -3,7 +3,7 @@
     python docs/cells/pictures.py
 
 Gates, their functions and what they mean come from the cell table, and so does the grid of the Clockwork RNN.
-Colours are CSS variables, so that a picture is light or dark as its reader is. Needs matplotlib.
+Colours are CSS variables, so that a picture is light or dark as the page around it. Needs matplotlib.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fusedrnn.cells import CELLS, Cell
 
 HERE = Path(__file__).parent
 
-#: Name: (what matplotlib draws and light readers see, what dark readers see).
+#: By name: the colour that matplotlib draws, which is that of the light theme, and the colour of the dark theme.
 COLOURS = {
     "paper": ("#fdfdfb", "#16191d"),
     "ink": ("#22262b", "#e4e7ea"),
@@ -31,17 +31,17 @@ COLOURS = {
     "gate": ("#dbe8f8", "#1f3a5a"),
     "state": ("#dff0df", "#1f4528"),
     "box": ("#ecebe7", "#30353b"),
-    "kept": ("#b0432f", "#f0907c"),
-    "written": ("#2c7a3f", "#7fcf90"),
-    "shown": ("#2a5fa8", "#86b4ee"),
+    "retained": ("#b0432f", "#f0907c"),
+    "added": ("#2c7a3f", "#7fcf90"),
+    "output": ("#2a5fa8", "#86b4ee"),
 }
-PAPER, INK, LINE, GATE, STATE, BOX, KEPT, WRITTEN, SHOWN = (light for light, _ in COLOURS.values())
+PAPER, INK, LINE, GATE, STATE, BOX, RETAINED, ADDED, OUTPUT = (light for light, _ in COLOURS.values())
 
 Point = tuple[float, float]
 
 
 class Picture:
-    """A sheet of width x height units, ten of them an inch, with what block diagrams are made of."""
+    """A sheet of width x height units, ten units an inch, and the elements of block diagrams."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = Figure(figsize=(width / 10, height / 10), facecolor="none")
@@ -62,7 +62,7 @@ class Picture:
     def box(
         self, at: Point, words: str, below: str = "", colour: str = BOX, width: float = 10
     ) -> None:
-        """A box around a point, with a name and, smaller, what is below it."""
+        """A box around a point, with a name and a smaller line below the name."""
         x, y = at
         height = 5.6 if below else 4.2
         patch = FancyBboxPatch(
@@ -159,17 +159,17 @@ def rnn() -> Picture:
     p.box((19, 8), "W_h x", width=11)
     p.line((25, 18), (34, 18), (34, 14.6))
     p.line((25, 8), (34, 8), (34, 11.4))
-    p.operator((34, 13), "+", WRITTEN)
+    p.operator((34, 13), "+", ADDED)
     p.text((27, 13), "b_h")
     p.line((29.5, 13), (32.4, 13))
     p.line((35.6, 13), (43, 13))
     gate_box(p, row, "h", (48.2, 13))
     p.line((53.4, 13), (66, 13))
-    p.text((69, 13), "h'", SHOWN)
-    p.text((60, 16), "shown", SHOWN, 8.5)
-    p.text((60, 10.2), "and fed back", SHOWN, 8.5)
-    p.text((48.2, 18.4), "all of h is written anew", WRITTEN, 8.5)
-    p.text((4, 3.4), "No gate: nothing of h is kept as it was.", LINE, 7.8, "left")
+    p.text((69, 13), "h'", OUTPUT)
+    p.text((60, 16), "output", OUTPUT, 8.5)
+    p.text((60, 10.2), "and fed back", OUTPUT, 8.5)
+    p.text((48.2, 18.4), "all of h is computed anew", ADDED, 8.5)
+    p.text((4, 3.4), "No gate: nothing of h is retained.", LINE, 7.8, "left")
     return p
 
 
@@ -179,17 +179,17 @@ def lstm(form: str = "", peephole: bool = False, projection: bool = False) -> Pi
     top, middle, low, bus = 36, 28, 18.5, 11
     f, i, g, o, out = 18, 32, (38 if row.form else 44), 58, 67
 
-    # c: forgotten, written
+    # c: retained and added
     p.text((4, top), "c")
     p.line((6, top), (f - 1.6, top))
-    p.operator((f, top), "×", KEPT)
+    p.operator((f, top), "×", RETAINED)
     p.line((f + 1.6, top), (36.4, top))
-    p.operator((38, top), "+", WRITTEN)
+    p.operator((38, top), "+", ADDED)
     p.line((39.6, top), (72, top))
     p.text((74.5, top), "c'")
-    p.text((f, top + 4), "f * c: what is not forgotten", KEPT, 8.5)
-    p.text((41.5, top + 4), "+ i * g: what is written", WRITTEN, 8.5)
-    p.operator((38, middle), "×", WRITTEN)
+    p.text((f, top + 4), "f * c: retained", RETAINED, 8.5)
+    p.text((41.5, top + 4), "+ i * g: added", ADDED, 8.5)
+    p.operator((38, middle), "×", ADDED)
     p.line((38, middle + 1.6), (38, top - 1.6))
 
     # gates
@@ -212,36 +212,36 @@ def lstm(form: str = "", peephole: bool = False, projection: bool = False) -> Pi
         p.line((i, low + 2.9), (i, middle), (36.4, middle))
         p.line((g, low + 2.9), (g, middle), (39.6, middle))
 
-    # shown
+    # output
     p.dot((out, top))
     p.line((out, top), (out, 33.2))
     p.box((out, 31), "tanh", width=8)
     p.line((out, 28.8), (out, 26.2))
-    p.operator((out, 24.6), "×", SHOWN)
+    p.operator((out, 24.6), "×", OUTPUT)
     p.line((o, low + 2.9), (o, 24.6), (out - 1.6, 24.6))
     if projection:
         p.line((out + 1.6, 24.6), (74, 24.6))
         p.text((71.2, 26.4), "m", size=8.5)
         p.box((77, 24.6), "P m", width=6)
         p.line((80, 24.6), (83.4, 24.6))
-        p.text((85.2, 24.6), "h'", SHOWN)
-        p.text((76, 19.8), "m = o * tanh(c') is H wide,", SHOWN, 8)
-        p.text((76, 17.6), "what is shown is R wide", SHOWN, 8)
+        p.text((85.2, 24.6), "h'", OUTPUT)
+        p.text((76, 19.8), "m = o * tanh(c') is H wide,", OUTPUT, 8)
+        p.text((76, 17.6), "the output is R wide", OUTPUT, 8)
     else:
         p.line((out + 1.6, 24.6), (72, 24.6))
-        p.text((74.5, 24.6), "h'", SHOWN)
-        p.text((70.4, 21.3), "o * tanh(c'):", SHOWN, 8)
-        p.text((70.4, 19.1), "what is shown", SHOWN, 8)
+        p.text((74.5, 24.6), "h'", OUTPUT)
+        p.text((70.4, 21.3), "o * tanh(c'):", OUTPUT, 8)
+        p.text((70.4, 19.1), "the output", OUTPUT, 8)
 
     if peephole:
         p.dot((9, top))
-        p.line((9, top), (9, low), (f - 5, low), colour=KEPT, dashed=True)
+        p.line((9, top), (9, low), (f - 5, low), colour=RETAINED, dashed=True)
         p.dot((9, 24.4))
-        p.line((9, 24.4), (25, 24.4), (25, low), (i - 5, low), colour=KEPT, dashed=True)
+        p.line((9, 24.4), (25, 24.4), (25, low), (i - 5, low), colour=RETAINED, dashed=True)
         p.dot((51, top))
-        p.line((51, top), (51, low), (o - 5, low), colour=SHOWN, dashed=True)
-        p.text((4.6, 22), "p * c", KEPT, 8)
-        p.text((54.6, 29), "p_o * c'", SHOWN, 8)
+        p.line((51, top), (51, low), (o - 5, low), colour=OUTPUT, dashed=True)
+        p.text((4.6, 22), "p * c", RETAINED, 8)
+        p.text((54.6, 29), "p_o * c'", OUTPUT, 8)
     p.meanings(row, (4, 6.4))
     return p
 
@@ -253,13 +253,13 @@ def gru(form: str) -> Picture:
     r, n, z, out = (30 if form == "after" else 18), 43, 56, 67
     p.text((4, top), "h")
     p.line((6, top), (z - 1.6, top))
-    p.operator((z, top), "×", KEPT)
+    p.operator((z, top), "×", RETAINED)
     p.line((z + 1.6, top), (out - 1.6, top))
-    p.operator((out, top), "+", WRITTEN)
+    p.operator((out, top), "+", ADDED)
     p.line((out + 1.6, top), (73, top))
-    p.text((75, top), "h'", SHOWN)
-    p.text((z - 1, top + 4), "z * h: what is kept", KEPT, 8.5, "right")
-    p.text((75.5, top + 4), "+ (1 - z) * n: written", WRITTEN, 8.5, "right")
+    p.text((75, top), "h'", OUTPUT)
+    p.text((z - 1, top + 4), "z * h: retained", RETAINED, 8.5, "right")
+    p.text((75.5, top + 4), "+ (1 - z) * n: added", ADDED, 8.5, "right")
 
     # the candidate, from left to right
     p.dot((8, top))
@@ -267,19 +267,19 @@ def gru(form: str) -> Picture:
         p.line((8, top), (8, middle), (11, middle))
         p.box((18, middle), "R_n h + d_n", width=14)
         p.line((25, middle), (r - 1.6, middle))
-        p.operator((r, middle), "×", KEPT)
+        p.operator((r, middle), "×", RETAINED)
         p.line((r + 1.6, middle), (n - 5, middle))
-        p.text((r, middle + 4), "reset after the product", KEPT, 8.5)
+        p.text((r, middle + 4), "reset after the product", RETAINED, 8.5)
     else:
         p.line((8, top), (8, middle), (r - 1.6, middle))
-        p.operator((r, middle), "×", KEPT)
+        p.operator((r, middle), "×", RETAINED)
         p.line((r + 1.6, middle), (22, middle))
         p.box((28.5, middle), "R_n (r * h)", width=13)
         p.line((35, middle), (n - 5, middle))
-        p.text((r, middle + 4), "reset before the product", KEPT, 8.5)
+        p.text((r, middle + 4), "reset before the product", RETAINED, 8.5)
     gate_box(p, row, "n", (n, middle))
     p.line((n + 5, middle), (out - 1.6, middle))
-    p.operator((out, middle), "×", WRITTEN)
+    p.operator((out, middle), "×", ADDED)
     p.line((out, middle + 1.6), (out, top - 1.6))
 
     for name, x in (("r", r), ("z", z)):
@@ -315,14 +315,14 @@ def bidirectional() -> Picture:
         p.line((x + 2, 23.6), (x + 2, 27.6))
         p.box((x - 1, 29.8), f"y[{t}]", width=11)
     for left, right in pairwise(columns):
-        p.line((left + 1.5, 13), (right - 5.5, 13), colour=WRITTEN)
-        p.line((right - 1.5, 21.4), (left + 5.5, 21.4), colour=SHOWN)
-    p.line((6.5, 13), (10.5, 13), colour=WRITTEN)
-    p.line((75, 21.4), (69.5, 21.4), colour=SHOWN)
-    p.text((5, 13), "h", WRITTEN)
-    p.text((76.2, 21.4), "h", SHOWN)
-    p.text((5.5, 16.6), "forward", WRITTEN, 8)
-    p.text((73.4, 24.6), "reverse", SHOWN, 8)
+        p.line((left + 1.5, 13), (right - 5.5, 13), colour=ADDED)
+        p.line((right - 1.5, 21.4), (left + 5.5, 21.4), colour=OUTPUT)
+    p.line((6.5, 13), (10.5, 13), colour=ADDED)
+    p.line((75, 21.4), (69.5, 21.4), colour=OUTPUT)
+    p.text((5, 13), "h", ADDED)
+    p.text((76.2, 21.4), "h", OUTPUT)
+    p.text((5.5, 16.6), "forward", ADDED, 8)
+    p.text((73.4, 24.6), "reverse", OUTPUT, 8)
     p.text((4, 33.6), "y[t] = forward h, then reverse h: 2 R wide", LINE, 7.8, "left")
     return p
 
@@ -341,7 +341,7 @@ def clockwork() -> Picture:
                 (left + t * side + 0.2, y + 0.2),
                 side - 0.4,
                 side - 0.4,
-                fc=WRITTEN if due else BOX,
+                fc=ADDED if due else BOX,
                 ec=LINE,
                 lw=0.6,
             )
@@ -355,17 +355,17 @@ def clockwork() -> Picture:
         x = left + (t + 0.5) * side
         p.text((x, 22), str(t), LINE, 8)
         p.text((x, 6), str(sum(t % period == 0 for period in periods)), LINE, 8)
-    p.axes.add_patch(Rectangle((3.5, 2.1), 1.6, 1.6, fc=WRITTEN, ec=LINE, lw=0.6))
-    p.text((6, 2.9), "computed: written and shown", size=8, ha="left")
+    p.axes.add_patch(Rectangle((3.5, 2.1), 1.6, 1.6, fc=ADDED, ec=LINE, lw=0.6))
+    p.text((6, 2.9), "due: computed", size=8, ha="left")
     p.axes.add_patch(Rectangle((34, 2.1), 1.6, 1.6, fc=BOX, ec=LINE, lw=0.6))
-    p.text((36.5, 2.9), "rests: its h is kept, and shown as it is", size=8, ha="left")
+    p.text((36.5, 2.9), "not due: its h is retained", size=8, ha="left")
     p.text(
         (3.5, 25.4), "Module 0 runs at every step, module 3 at every eighth.", size=8.5, ha="left"
     )
     return p
 
 
-#: Of a file: what is on it in words, and who draws it.
+#: By file name: the picture in words, and the function that draws it.
 PICTURES: dict[str, tuple[str, Callable[[], Picture]]] = {
     "rnn": ("One step of an RNN", rnn),
     "lstm": ("One step of an LSTM", lstm),

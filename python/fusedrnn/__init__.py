@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from fusedrnn.layers import RNNState as RNNState
     from fusedrnn.machine.info import info as info
     from fusedrnn.machine.limits import Machine as Machine
-    from fusedrnn.machine.limits import this_machine as this_machine
-    from fusedrnn.machine.roofline import Bound as Bound
-    from fusedrnn.machine.roofline import floor_seconds as floor_seconds
+    from fusedrnn.machine.probe import this_machine as this_machine
+    from fusedrnn.machine.roofline import Roofline as Roofline
     from fusedrnn.machine.roofline import roofline as roofline
     from fusedrnn.steps import clockwork_step as clockwork_step
     from fusedrnn.steps import gru_step as gru_step
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
 _HOME = {
     "Architecture": "architecture",
     "ArchitectureError": "errors",
-    "Bound": "machine.roofline",
     "Complexity": "counting.counts",
     "ClockworkRNN": "layers",
     "ClockworkState": "layers",
@@ -60,19 +58,19 @@ _HOME = {
     "MissingExtraError": "errors",
     "RNN": "layers",
     "RNNState": "layers",
+    "Roofline": "machine.roofline",
     "Stream": "stream",
     "StreamBusyError": "errors",
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
     "count": "counting.counts",
-    "floor_seconds": "machine.roofline",
     "gru_step": "steps",
     "info": "machine.info",
     "lstm_step": "steps",
     "rnn_step": "steps",
     "roofline": "machine.roofline",
-    "this_machine": "machine.limits",
+    "this_machine": "machine.probe",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

@@ -55,11 +55,6 @@ class Weight:
     direction: int
     elements: int
 
-    @property
-    def size(self) -> int:
-        """Number of elements that are weights."""
-        return self.elements
-
 
 def is_bool(value: object) -> bool:
     """Whether a value is True or False, Python's or NumPy's."""

@@ -19,6 +19,7 @@ __all__ = [
     "CELLS",
     "Activation",
     "Cell",
+    "Equation",
     "Gate",
     "State",
 ]
@@ -95,7 +96,7 @@ class Gate:
     name
         In the equations.
     role
-        Which activation: "gate" (between 0 and 1) or "state" (what may be written).
+        Which activation: "gate" (between 0 and 1) or "state" (a candidate for the new state).
     meaning
         In words.
     peephole
@@ -120,6 +121,28 @@ class State:
 
     name: str
     kind: Literal["hidden", "cell", "counter"]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One line of a cell: for people, and as data.
+
+    Attributes
+    ----------
+    text
+        The line, in the names that every kernel uses.
+    result
+        Name of the value that the line computes; "" for a line of words.
+    operands
+        Names of those values of the same step that the line reads. x and the old states are always there.
+    role
+        Role of the activation that the line ends with: that of a gate, or "output"; "" for none.
+    """
+
+    text: str
+    result: str = ""
+    operands: tuple[str, ...] = ()
+    role: Literal["gate", "state", "output", ""] = ""
 
 
 @dataclass(frozen=True)
@@ -148,7 +171,7 @@ class Cell:
     after_first_product
         The last gates, if their recurrent product is of something that the other gates make first.
     equations
-        In the names that every kernel uses.
+        Line by line, in the order of computation.
     options
         Fields of :class:`Architecture` that this cell has beside its sizes and bias.
     """
@@ -159,21 +182,26 @@ class Cell:
     states: tuple[State, ...]
     products: tuple[str, ...]
     sums: tuple[str, ...]
-    equations: tuple[str, ...]
+    equations: tuple[Equation, ...]
     options: frozenset[str]
     form: str = ""
     outputs: tuple[str, ...] = ()
     own_recurrent_bias: tuple[str, ...] = ()
     after_first_product: tuple[str, ...] = ()
 
+    @property
+    def kernel(self) -> str:
+        """The name of its kernel in C and in Numba: one for each row of the table."""
+        return f"{self.name}_{self.form}" if self.form else self.name
+
 
 _H = State("h", "hidden")
 _C = State("c", "cell")
 _T = State("t", "counter")
-_INPUT_GATE = Gate("i", "gate", "how much of g is written", peephole="c")
-_FORGET_GATE = Gate("f", "gate", "how much of c is kept", peephole="c")
-_CANDIDATE = Gate("g", "state", "what is written")
-_OUTPUT_GATE = Gate("o", "gate", "how much of the cell is shown", peephole="c'")
+_INPUT_GATE = Gate("i", "gate", "how much of the candidate g enters c", peephole="c")
+_FORGET_GATE = Gate("f", "gate", "how much of c is retained", peephole="c")
+_CANDIDATE = Gate("g", "state", "candidate for c")
+_OUTPUT_GATE = Gate("o", "gate", "how much of the cell is output", peephole="c'")
 _LSTM_OPTIONS = frozenset(
     {
         "proj_size",
@@ -186,20 +214,20 @@ _LSTM_OPTIONS = frozenset(
         "cell_clip",
     }
 )
-_RESET = Gate("r", "gate", "how much of h the candidate sees")
-_UPDATE = Gate("z", "gate", "how much of h is kept")
-_NEW = Gate("n", "state", "what is written")
+_RESET = Gate("r", "gate", "how much of h the candidate reads")
+_UPDATE = Gate("z", "gate", "how much of h is retained")
+_NEW = Gate("n", "state", "candidate for h")
 _GRU_OPTIONS = frozenset({"reset", "gate_activation", "activation", "clip"})
 
 _ROWS = (
     Cell(
         name="rnn",
         title="RNN",
-        gates=(Gate("h", "state", "what is shown and fed back"),),
+        gates=(Gate("h", "state", "new h, output and fed back"),),
         states=(_H,),
         products=(),
         sums=(),
-        equations=("h' = tanh(W_h x + R_h h + b_h)",),
+        equations=(Equation("h' = tanh(W_h x + R_h h + b_h)", "h'", role="state"),),
         options=frozenset({"activation", "clip"}),
     ),
     Cell(
@@ -211,12 +239,12 @@ _ROWS = (
         sums=("(f * c) + (i * g)",),
         outputs=("c'",),
         equations=(
-            "i = sigmoid(W_i x + R_i h + b_i)",
-            "f = sigmoid(W_f x + R_f h + b_f)",
-            "g = tanh(W_g x + R_g h + b_g)",
-            "o = sigmoid(W_o x + R_o h + b_o)",
-            "c' = f * c + i * g",
-            "h' = o * tanh(c')",
+            Equation("i = sigmoid(W_i x + R_i h + b_i)", "i", role="gate"),
+            Equation("f = sigmoid(W_f x + R_f h + b_f)", "f", role="gate"),
+            Equation("g = tanh(W_g x + R_g h + b_g)", "g", role="state"),
+            Equation("o = sigmoid(W_o x + R_o h + b_o)", "o", role="gate"),
+            Equation("c' = f * c + i * g", "c'", ("f", "i", "g")),
+            Equation("h' = o * tanh(c')", "h'", ("o", "c'"), role="output"),
         ),
         options=_LSTM_OPTIONS,
     ),
@@ -230,12 +258,12 @@ _ROWS = (
         sums=("1 - f", "(f * c) + (i * g)"),
         outputs=("c'",),
         equations=(
-            "f = sigmoid(W_f x + R_f h + b_f)",
-            "i = 1 - f",
-            "g = tanh(W_g x + R_g h + b_g)",
-            "o = sigmoid(W_o x + R_o h + b_o)",
-            "c' = f * c + i * g",
-            "h' = o * tanh(c')",
+            Equation("f = sigmoid(W_f x + R_f h + b_f)", "f", role="gate"),
+            Equation("i = 1 - f", "i", ("f",)),
+            Equation("g = tanh(W_g x + R_g h + b_g)", "g", role="state"),
+            Equation("o = sigmoid(W_o x + R_o h + b_o)", "o", role="gate"),
+            Equation("c' = f * c + i * g", "c'", ("f", "i", "g")),
+            Equation("h' = o * tanh(c')", "h'", ("o", "c'"), role="output"),
         ),
         options=_LSTM_OPTIONS,
     ),
@@ -249,10 +277,10 @@ _ROWS = (
         sums=("(W_n x + b_n) + r * (R_n h + d_n)", "1 - z", "((1 - z) * n) + (z * h)"),
         own_recurrent_bias=("n",),
         equations=(
-            "r = sigmoid(W_r x + R_r h + b_r)",
-            "z = sigmoid(W_z x + R_z h + b_z)",
-            "n = tanh(W_n x + b_n + r * (R_n h + d_n))",
-            "h' = (1 - z) * n + z * h",
+            Equation("r = sigmoid(W_r x + R_r h + b_r)", "r", role="gate"),
+            Equation("z = sigmoid(W_z x + R_z h + b_z)", "z", role="gate"),
+            Equation("n = tanh(W_n x + b_n + r * (R_n h + d_n))", "n", ("r",), role="state"),
+            Equation("h' = (1 - z) * n + z * h", "h'", ("z", "n")),
         ),
         options=_GRU_OPTIONS,
     ),
@@ -266,24 +294,28 @@ _ROWS = (
         sums=("1 - z", "((1 - z) * n) + (z * h)"),
         after_first_product=("n",),
         equations=(
-            "r = sigmoid(W_r x + R_r h + b_r)",
-            "z = sigmoid(W_z x + R_z h + b_z)",
-            "n = tanh(W_n x + R_n (r * h) + b_n)",
-            "h' = (1 - z) * n + z * h",
+            Equation("r = sigmoid(W_r x + R_r h + b_r)", "r", role="gate"),
+            Equation("z = sigmoid(W_z x + R_z h + b_z)", "z", role="gate"),
+            Equation("n = tanh(W_n x + R_n (r * h) + b_n)", "n", ("r",), role="state"),
+            Equation("h' = (1 - z) * n + z * h", "h'", ("z", "n")),
         ),
         options=_GRU_OPTIONS,
     ),
     Cell(
         name="clockwork",
         title="Clockwork RNN",
-        gates=(Gate("h", "state", "what is shown and fed back"),),
+        gates=(Gate("h", "state", "new h, output and fed back"),),
         states=(_H, _T),
         products=(),
         sums=(),
         equations=(
-            "module m with period p_m, where t is divisible by p_m:",
-            "h'_m = tanh(W_m x + (sum over modules j with p_j >= p_m of R_mj h_j) + b_m)",
-            "elsewhere h'_m = h_m",
+            Equation("module m with period p_m, where t is divisible by p_m:"),
+            Equation(
+                "h'_m = tanh(W_m x + (sum over modules j with p_j >= p_m of R_mj h_j) + b_m)",
+                "h'",
+                role="state",
+            ),
+            Equation("elsewhere h'_m = h_m"),
         ),
         options=frozenset({"periods", "activation", "clip"}),
     ),

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -100,17 +99,43 @@ def held_out_text() -> str:
     return (files("fusedrnn") / "data" / "acts.txt").read_text(encoding="ascii")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """``fusedrnn demo``: see ``fusedrnn demo --help``."""
-    if arguments.characters < 0:
-        raise ValueError(f"--characters must not be negative, got {arguments.characters}")
-    if not arguments.temperature >= 0:
-        raise ValueError(f"--temperature must not be negative, got {arguments.temperature}")
+def run(
+    *,
+    backend: str = "auto",
+    characters: int = 400,
+    temperature: float = 0.7,
+    seed: int | None = None,
+    as_json: bool = False,
+) -> int:
+    """Read the text with every engine, then write some more; say what that took.
+
+    Parameters
+    ----------
+    backend
+        The backend that writes.
+    characters
+        Number of characters to write, >= 0.
+    temperature
+        0 always takes the likeliest character; 1 draws from the model's distribution.
+    seed
+        For the same text each time.
+    as_json
+        Print JSON instead of text.
+
+    Returns
+    -------
+    int
+        1 if the engines disagree, else 0.
+    """
+    if characters < 0:
+        raise ValueError(f"characters must not be negative, got {characters}")
+    if not temperature >= 0:
+        raise ValueError(f"temperature must not be negative, got {temperature}")
     model = load_model()
-    writer = fr.LSTM.from_weights(model.weights, backend=arguments.backend)
+    writer = fr.LSTM.from_weights(model.weights, backend=backend)
     engines = _engines(model)
     text = held_out_text()
-    say: Callable[[str], Any] = (lambda line: None) if arguments.json else print
+    say: Callable[[str], Any] = (lambda line: None) if as_json else print
 
     cost = fr.count(writer)
     say(
@@ -118,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"{cost.parameters:,} parameters in the LSTM) reads the Acts of the Apostles,\n"
         f"which it has never seen: {len(text):,} characters, one by one.\n"
     )
-    figures = _read(engines, model, text, progress=sys.stderr.isatty() and not arguments.json)
+    figures = _read(engines, model, text, progress=sys.stderr.isatty() and not as_json)
     naive = figures["naive NumPy"]["microseconds_per_character"]
     say(f"{'engine':<14}{'bits per character':>20}{'us per character':>20}{'against naive':>16}")
     for name, row in figures.items():
@@ -137,13 +162,13 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"\nAnd a stream of it ({writer.backend}) writes, character by character:\n")
     written = []
     began = time.perf_counter()
-    for character in _write(model, writer, arguments):
+    for character in _write(model, writer, characters, temperature, seed):
         written.append(character)
-        if not arguments.json:
+        if not as_json:
             print(character, end="", flush=True)
     seconds = time.perf_counter() - began
     say("\n")
-    if arguments.json:
+    if as_json:
         result = {
             "schema_version": 1,
             "characters": len(text),
@@ -160,9 +185,9 @@ def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
     """Everything that reads the text, from x to y, by name; made before anything is said."""
     if find_spec("threadpoolctl") is None:
         raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo")
-    from fusedrnn.bench.peers import NaiveLSTM
+    from fusedrnn.bench.peers import naive_lstm
 
-    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": NaiveLSTM(model.weights).run}
+    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": naive_lstm(model.weights).run}
     for backend in reversed(BACKENDS):
         # A layer, not a stream, for all: the numbers are those of the same call.
         engines[backend] = _Continued(fr.LSTM.from_weights(model.weights, backend=backend))
@@ -216,19 +241,21 @@ class _Continued:
         return y
 
 
-def _write(model: CharacterModel, layer: fr.LSTM, arguments: argparse.Namespace) -> Iterator[str]:
+def _write(
+    model: CharacterModel, layer: fr.LSTM, characters: int, temperature: float, seed: int | None
+) -> Iterator[str]:
     """Sampled characters: each one is the input of the next step."""
-    random = np.random.default_rng(arguments.seed)
+    random = np.random.default_rng(seed)
     stream = layer.stream()
     place = model.vocabulary.index("\n")
-    for _ in range(arguments.characters):
+    for _ in range(characters):
         stream.input[...] = 0
         stream.input[0, place] = 1
         log_probabilities = model.log_probabilities(stream.step()[0])
-        if arguments.temperature == 0:
+        if temperature == 0:
             place = int(log_probabilities.argmax())
         else:
             # Gumbel's trick: the largest of log p / temperature + noise is a draw from p^(1 / temperature).
             noise = random.gumbel(size=len(log_probabilities))
-            place = int((log_probabilities / arguments.temperature + noise).argmax())
+            place = int((log_probabilities / temperature + noise).argmax())
         yield model.vocabulary[place]

@@ -1,43 +1,235 @@
-"""How files are written: all of one, or none of it."""
+"""How files are written: all of one, or none of it, for any number of writers; special files as a shell would.
+
+And how text is encoded for an output that lacks some of its characters.
+"""
 
 from __future__ import annotations
 
+import codecs
+import errno
 import os
+import re
 import stat
-from pathlib import Path
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TextIO
 
-__all__ = ["write_file"]
+__all__ = ["REPLACING", "check_output", "encoding_errors", "write_file"]
+
+#: Why a folder takes no new file, or lets none be replaced, although the file itself may be written.
+NOT_IN_THIS_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV}
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write all of a file or leave it as it was. A pipe or device is written to as it is.
+def write_file(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write all of a file or leave it as it was.
+
+    The content goes to a draft beside the file, which then takes its place: any number of threads, processes and
+    containers may write one file, and it always is what one of them wrote. Three things are written where they are:
+    a pipe or device; what is an open file of this process (``/dev/stdout``, ``/dev/fd/3``, the log that standard
+    output goes to), from where it stands; and a file that cannot be replaced, because it is mounted on its own, its
+    folder takes no new file, or its owner would change.
 
     Parameters
     ----------
     path
-        Its folder must exist. A file that is replaced keeps its mode; a link to it stays one.
+        Its folder must exist. A file that is replaced keeps its mode and owner; a link to it stays one.
     content
         Everything that is to be in the file.
 
     Raises
     ------
     OSError
-        With the path as it was given.
+        With the path as it was given. A read-only file is refused, also to root.
     """
-    if path.exists() and not path.is_file():
-        path.write_bytes(content)
-        return
-    target = Path(os.path.realpath(path))
-    draft = target.with_name(f".fusedrnn-{os.getpid()}")
+    with _told_as(path):
+        descriptor = _own_descriptor(path)
+        if descriptor is not None:
+            for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+                if stream is not None and not stream.closed:
+                    stream.flush()
+            _write_on(descriptor, content)
+            return
+        old = _writable(path)
+        if old is not None and not stat.S_ISREG(old.st_mode):
+            with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0) as file:
+                _write_on(file.fileno(), content)
+            return
+        target = os.path.realpath(path)
+        try:
+            _replace(target, old, content)
+        except OSError as error:
+            if old is None or error.errno not in NOT_IN_THIS_FOLDER:
+                raise
+            _write_in_place(target, content)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Find out whether :func:`write_file` could write a file, before the work whose result goes there.
+
+    Nothing is changed. That a disk is full shows only later.
+
+    Raises
+    ------
+    OSError
+        With the path as it was given: the error that writing would raise.
+    """
+    with _told_as(path):
+        own = _own_descriptor(path)
+        if own is not None:
+            if not _is_for_writing(own):
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        elif _writable(path) is None:
+            descriptor, draft = _draft(os.path.realpath(path), 0o600)
+            os.close(descriptor)
+            os.unlink(draft)
+
+
+@contextmanager
+def _told_as(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
-        with draft.open("xb") as file:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _writable(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """What is there; None for nothing; an OSError if it may not be written."""
+    if not os.fspath(path):  # realpath would take it for the current folder
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if (
+        not old.st_mode & 0o222
+    ):  # root may write what nobody may, and should not without being told to
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if stat.S_ISREG(old.st_mode):
+        os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+    elif not os.access(path, os.W_OK):  # to open a pipe would be to wait for its reader
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return old
+
+
+def _draft(target: str, mode: int) -> tuple[int, str]:
+    """A new file beside another. Its name is random: process ids are not unique on a shared folder."""
+    draft = os.path.join(os.path.dirname(target), f".fusedrnn-{os.urandom(8).hex()}")
+    return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), draft
+
+
+def _replace(target: str, old: os.stat_result | None, content: bytes) -> None:
+    # What others may not read should not be readable in the draft, either.
+    descriptor, draft = _draft(target, 0o666 if old is None else 0o600)
+    try:
+        with open(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            draft.chmod(stat.S_IMODE(target.stat().st_mode))
+            if old is not None:
+                new = os.fstat(descriptor)
+                if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+                    os.fchown(descriptor, old.st_uid, old.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+            os.fsync(descriptor)
         os.replace(draft, target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        draft.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(draft)
+        raise
+
+
+def _write_in_place(target: str, content: bytes) -> None:
+    """Overwrite a file. The disk is asked for the space first, so that a full one leaves the old content."""
+    import fcntl
+
+    with open(target, "r+b", buffering=0) as file:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        before = os.fstat(file.fileno()).st_size
+        if len(content) > before:
+            try:
+                os.posix_fallocate(file.fileno(), 0, len(content))
+            except OSError as error:
+                file.truncate(before)
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
+        _write_on(file.fileno(), content)
+        file.truncate(len(content))
+        os.fsync(file.fileno())
+
+
+def _write_on(descriptor: int, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _own_descriptor(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor of this process that a path stands for, by its name or as the file that output goes to."""
+    named = _named_descriptor(os.fspath(path))
+    if named is not None:
+        return named
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            there = os.stat(path)
+            same = os.path.samestat(there, os.fstat(descriptor))
+            if same and stat.S_ISREG(there.st_mode) and _is_for_writing(descriptor):
+                return descriptor
+    return None
+
+
+def _named_descriptor(path: str) -> int | None:
+    """N, of /dev/fd/N, /proc/self/fd/N, /dev/stdout, and links to them."""
+    own = re.escape(os.path.realpath("/proc/self"))
+    for _ in range(40):  # as many links as the system follows
+        folder, name = os.path.split(path)
+        folder = os.path.realpath(folder or ".")
+        if re.fullmatch(rf"(/dev|{own}(/task/\d+)?)/fd", folder):
+            return int(name) if re.fullmatch("[0-9]{1,9}", name) else None
+        path = os.path.join(folder, name)
+        if not os.path.islink(path):
+            return None
+        path = os.path.join(folder, os.readlink(path))
+    return None
+
+
+def _is_for_writing(descriptor: int) -> bool:
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+
+
+# ---- text ----------------------------------------------------------------------------------------
+
+#: The name of the handler of encoding errors that writes what an encoding lacks in ASCII, as far as that goes.
+REPLACING = "fusedrnn.replacing"
+
+_ASCII = str.maketrans(
+    {
+        "\N{MICRO SIGN}": "u",
+        "\N{MULTIPLICATION SIGN}": "x",
+        "\N{NO-BREAK SPACE}": " ",
+        "\N{EN DASH}": "-",
+    }
+)
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(_ASCII)
+    return text.encode("ascii", "replace").decode("ascii"), error.end
+
+
+codecs.register_error(REPLACING, _in_ascii)
+
+
+def encoding_errors(stream: TextIO) -> str:
+    """How to handle what the encoding of a stream lacks: as PYTHONIOENCODING says, or else so that any text goes."""
+    asked = os.environ.get("PYTHONIOENCODING", "").partition(":")[2]
+    lossless = stream.errors in (None, "strict", "surrogateescape")
+    return REPLACING if lossless and not asked else stream.errors or "strict"

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import json
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,28 +16,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarking import arguments, swapped
+from benchmarking import bench, swapped
 
 import fusedrnn as fr
 from fusedrnn.bench import environment as environment_module
-from fusedrnn.bench.acts import bits_per_character, demo_problem, demo_subject
+from fusedrnn.bench import overhead, stages, timing
+from fusedrnn.bench import run as verbs
+from fusedrnn.bench.acts import bits_per_character, demo_benchmark, demo_problem
 from fusedrnn.bench.cases import CASES, GROUPS, Case, find, in_group, networks
 from fusedrnn.bench.environment import busy, environment
-from fusedrnn.bench.interleave import interleaved
 from fusedrnn.bench.measure import (
+    Benchmark,
     Problem,
-    Subject,
     WrongResultError,
+    benchmark,
     check,
     limits,
     plan_rounds,
     problem,
-    subject,
 )
-from fusedrnn.bench.peers import ENGINES, Fused, Naive, layer, make
-from fusedrnn.bench.run import run
+from fusedrnn.bench.peers import OWN, Fused, Naive, Setup, layer, make, naive_lstm
+from fusedrnn.bench.peers.fused import layer_class
 from fusedrnn.bench.session import merged
+from fusedrnn.bench.timing import interleaved
 from fusedrnn.cells import CELLS
+from fusedrnn.cli.bench import bench as verbs_group
 
 #: Every cell and option of the list, so small that all of it runs in no time.
 SMALL = [
@@ -43,27 +50,28 @@ SMALL = [
 small = pytest.mark.parametrize("case", SMALL, ids=lambda case: case.network)
 
 
-def peer(engine: str, posed: Problem) -> Naive | Fused:
-    case = posed.case
-    return make(engine, posed.weights, case.batch, case.architecture, case.lengths)
+def peer(engine: str, this: Problem) -> Naive | Fused:
+    return make(engine, this.setup())
+
+
+class Fixture:
+    """pytest-benchmark's, as far as it is used: it times nothing, and remembers what it should have timed."""
+
+    def __init__(self) -> None:
+        self.extra_info: dict[str, Any] = {}
+        self.timed: list[object] = []
+        self.stats = None
+
+    def pedantic(self, *arguments: object, **options: object) -> None:
+        self.timed.append(arguments)
 
 
 def facts(case_id: str, engine: str) -> dict[str, Any]:
     """What is written down about a row."""
 
-    class Benchmark:
-        def __init__(self) -> None:
-            self.extra_info: dict[str, Any] = {}
-
-        def pedantic(self, *arguments: object, **options: object) -> None:
-            pass
-
-    benchmark = Benchmark()
-    this = subject(case_id, engine)
-    step = this.problem.case.group == "step"
-    call, x = (this.peer.step, this.problem.x[0]) if step else (this.peer.run, this.problem.x)
-    this.time_calls(benchmark, call, x)
-    return benchmark.extra_info
+    fixture = Fixture()
+    benchmark(case_id, engine).time_calls(fixture)
+    return fixture.extra_info
 
 
 class TestCases:
@@ -146,59 +154,57 @@ class TestCases:
 
 class TestPeers:
     @small
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", OWN)
     def test_right(self, engine: str, case: Case) -> None:
-        posed = problem(case)
-        this = peer(engine, posed)
+        this_problem = problem(case)
+        this = peer(engine, this_problem)
         assert this.name == engine
-        assert check(engine, this, posed) < 1e-6
-        again = this.run(posed.x)
+        assert check(engine, this, this_problem) < 1e-6
+        again = this.run(this_problem.x)
         if case.architecture.bidirectional:  # which begins anew
-            np.testing.assert_allclose(again, posed.expected, atol=1e-6)
+            np.testing.assert_allclose(again, this_problem.expected, atol=1e-6)
         else:
-            assert np.abs(again - posed.expected).max() > 1e-3
+            assert np.abs(again - this_problem.expected).max() > 1e-3
 
     @small
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", OWN)
     def test_unequal_lengths(self, engine: str, case: Case) -> None:
-        posed = problem(replace(case, group="ragged", lengths=(5, 13, 1)))
-        assert not posed.expected[5:, 0].any()
-        assert posed.expected[:, 1].any(axis=1).all()
-        assert check(engine, peer(engine, posed), posed) < 1e-6
+        this_problem = problem(replace(case, group="ragged", lengths=(5, 13, 1)))
+        assert not this_problem.expected[5:, 0].any()
+        assert this_problem.expected[:, 1].any(axis=1).all()
+        assert check(engine, peer(engine, this_problem), this_problem) < 1e-6
 
     @small
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", OWN)
     def test_state_goes_on_and_is_reset(self, engine: str, case: Case) -> None:
         if case.architecture.bidirectional:
             pytest.skip("has no steps")
-        posed = problem(case)
-        this = peer(engine, posed)
-        first = np.concatenate([this.run(posed.x[:5]), this.run(posed.x[5:])])
+        this_problem = problem(case)
+        this = peer(engine, this_problem)
+        first = np.concatenate([this.run(this_problem.x[:5]), this.run(this_problem.x[5:])])
         this.reset()
-        second = np.stack([this.step(x).copy() for x in posed.x])
-        np.testing.assert_allclose(first, posed.expected, atol=1e-6)
-        np.testing.assert_allclose(second, posed.expected, atol=1e-6)
+        second = np.stack([this.step(x).copy() for x in this_problem.x])
+        np.testing.assert_allclose(first, this_problem.expected, atol=1e-6)
+        np.testing.assert_allclose(second, this_problem.expected, atol=1e-6)
 
     @pytest.mark.parametrize("bias", [False, True, "double"])
     @small
     def test_biases(self, case: Case, bias: bool | str) -> None:
-        kinds = {kind.cell: kind for kind in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}
-        this = kinds[case.cell](5, 8, bias=bias, seed=0, **dict(case.options))
+        this = layer_class(case.cell)(5, 8, bias=bias, seed=0, **dict(case.options))
         x = np.ones((4, 2, 5), np.float32)
-        naive = Naive(this.weights, 2, this.architecture)
+        naive = Naive(Setup(replace(case, steps=4, batch=2), this.weights))
         np.testing.assert_allclose(naive.run(x), this(x)[0], atol=1e-6)
 
-    def test_without_an_architecture_it_is_an_lstm(self) -> None:
-        posed = problem(SMALL[0])
-        for this in (Naive(posed.weights, 3), Fused(posed.weights, "c", 3)):
-            assert check("this", this, posed) < 1e-6
+    def test_an_lstm_from_its_weights(self) -> None:
+        this = problem(replace(SMALL[0], group="sequence", batch=1))
+        assert check("this", naive_lstm(this.weights), this) < 1e-6
 
     @small
     def test_the_oracle_is_in_float64(self, case: Case) -> None:
-        posed = problem(case)
-        assert posed.expected.dtype == np.float64
-        single = layer(case.architecture, posed.weights, backend="numpy")(posed.x)[0]
-        assert 0 < np.abs(single - posed.expected).max() < 1e-6
+        this_problem = problem(case)
+        assert this_problem.expected.dtype == np.float64
+        single = layer(case.architecture, this_problem.weights, backend="numpy")(this_problem.x)[0]
+        assert 0 < np.abs(single - this_problem.expected).max() < 1e-6
 
 
 class TestWrongResults:
@@ -211,22 +217,15 @@ class TestWrongResults:
         ],
     )
     def test_swapped_gates_are_not_timed(self, name: str, blocks: int) -> None:
-        posed = problem(find(name))
-        timed: list[object] = []
-
-        class Benchmark:
-            extra_info: dict[str, Any] = {}  # noqa: RUF012
-
-            def pedantic(self, *arguments: object, **options: object) -> None:
-                timed.append(arguments)
-
-        naive = Naive(swapped(posed.weights, blocks), architecture=posed.case.architecture)
-        this = Subject(posed, "naive", naive)
+        this_problem = problem(find(name))
+        fixture = Fixture()
+        naive = Naive(Setup(this_problem.case, swapped(this_problem.weights, blocks)))
+        this = Benchmark(this_problem, "naive", naive)
         with pytest.raises(
             WrongResultError, match="naive on .*, .* wrong and was not timed: max error"
         ):
-            this.time_calls(Benchmark(), this.peer.run, posed.x)
-        assert timed == []
+            this.time_calls(fixture)
+        assert fixture.timed == []
 
     @pytest.mark.parametrize(
         ("name", "other"),
@@ -236,27 +235,39 @@ class TestWrongResults:
         ],
     )
     def test_another_option_is_wrong(self, name: str, other: dict[str, Any]) -> None:
-        posed = problem(find(name))
-        naive = Naive(posed.weights, 1, replace(posed.case.architecture, **other))
+        this_problem = problem(find(name))
+        case = replace(this_problem.case, options=tuple(other.items()))
+        naive = Naive(Setup(case, this_problem.weights))
         with pytest.raises(WrongResultError):
-            check("this", naive, posed)
+            check("this", naive, this_problem)
 
     @pytest.mark.parametrize("lengths", [None, (100,) * 16])
     def test_forgotten_lengths_are_wrong(self, lengths: tuple[int, ...] | None) -> None:
-        posed = problem(find("lstm-ragged-T100-B16-X128-H128"))
+        this_problem = problem(find("lstm-ragged-T100-B16-X128-H128"))
         with pytest.raises(WrongResultError):
-            check("this", Naive(posed.weights, 16, lengths=lengths), posed)
+            check(
+                "this",
+                Naive(Setup(replace(this_problem.case, lengths=lengths), this_problem.weights)),
+                this_problem,
+            )
 
     def test_not_a_number_is_wrong(self) -> None:
-        posed = problem(find("lstm-T100-B1-X32-H32"))
+        this_problem = problem(find("lstm-T100-B1-X32-H32"))
         bias = np.full(128, np.nan, np.float32)
         with pytest.raises(WrongResultError, match="nan"):
-            check("this", Naive({**posed.weights, "bias_ih_l0": bias}), posed)
+            check(
+                "this",
+                Naive(Setup(this_problem.case, {**this_problem.weights, "bias_ih_l0": bias})),
+                this_problem,
+            )
 
     def test_kernel_is_checked_too(self) -> None:
-        posed = problem(find("lstm-T1-B1-X32-H32"))
-        weights = {**posed.weights, "bias_ih_l0": posed.weights["bias_ih_l0"] + np.float32(1)}
-        this = Subject(posed, "c", Fused(weights, "c"))
+        this_problem = problem(find("lstm-T1-B1-X32-H32"))
+        weights = {
+            **this_problem.weights,
+            "bias_ih_l0": this_problem.weights["bias_ih_l0"] + np.float32(1),
+        }
+        this = Benchmark(this_problem, "c", Fused(Setup(this_problem.case, weights), "c"))
         with pytest.raises(WrongResultError):
             this.time_kernel(None)
 
@@ -302,14 +313,14 @@ class TestMeasuring:
     def test_floor(self) -> None:
         step = facts("gru-reset-after-T1-B1-X64-H64", "c")
         a = find(step["case"]).architecture
-        assert step["floor"] == fr.floor_seconds(a, 1, 1, limits(), step["isa"])
+        assert step["floor"] == fr.roofline(a, limits(), isa=step["isa"]).seconds
         assert facts("gru-reset-after-T1-B1-X64-H64", "naive")["floor"] is None
         assert facts("gru-reset-after-ragged-T100-B16-X128-H128", "c")["floor"] is None
         clockwork = facts("clockwork-periods-1-2-4-8-T1-B1-X64-H64", "c")
-        busiest = fr.floor_seconds(find(clockwork["case"]).architecture, 1, 1, limits())
+        busiest = fr.roofline(find(clockwork["case"]).architecture, limits(), steps=1).seconds
         assert 0 < clockwork["floor"] < busiest
 
-    def test_interleaved_takes_turns(self) -> None:
+    def test_interleaved_begins_with_another_one_each_time(self) -> None:
         order: list[str] = []
 
         def timer(name: str) -> Any:
@@ -320,15 +331,15 @@ class TestMeasuring:
         assert seconds == {"a": [1.0] * 4, "b": [1.0] * 4}
 
 
-def benchmark_turn(turn: int, data: list[float], **info: Any) -> dict[str, Any]:
-    """What pytest-benchmark writes for one turn of a row."""
-    name = f"test_step[{turn}-c-shape]"
+def one_pass(number: int, data: list[float], **info: Any) -> dict[str, Any]:
+    """What pytest-benchmark writes for one pass over a row."""
+    name = f"test_step[{number}-c-shape]"
     return {
         "group": "step",
         "name": name,
         "fullname": f"../somebody/bench/test_steps.py::{name}",
-        "params": {"turn": turn, "case": "shape", "engine": "c"},
-        "param": f"{turn}-c-shape",
+        "params": {"pass_": number, "case": "shape", "engine": "c"},
+        "param": f"{number}-c-shape",
         "extra_info": {"max_error": 0.0, "empty_loop": 1.0, **info},
         "options": {},
         "stats": {"data": data, "iterations": 7},
@@ -339,7 +350,7 @@ class TestMerging:
     def test_statistics_of_the_union(self) -> None:
         random = np.random.default_rng(0)
         parts = [list(random.lognormal(size=size)) for size in (5, 9, 4)]
-        (row,) = merged([benchmark_turn(turn, part) for turn, part in enumerate(parts)])
+        (row,) = merged([one_pass(number, part) for number, part in enumerate(parts)])
         union = np.concatenate(parts)
         stats = row["stats"]
         assert stats["data"] == list(union)
@@ -360,8 +371,8 @@ class TestMerging:
             assert stats[name] == pytest.approx(value), name
         assert stats["iqr"] == pytest.approx(stats["q3"] - stats["q1"])
 
-    def test_names_lose_the_turn_and_the_folder(self) -> None:
-        (row,) = merged([benchmark_turn(0, [1.0]), benchmark_turn(1, [2.0])])
+    def test_names_lose_the_pass_and_the_folder(self) -> None:
+        (row,) = merged([one_pass(0, [1.0]), one_pass(1, [2.0])])
         assert row["name"] == "test_step[shape-c]"
         assert row["fullname"] == "test_steps.py::test_step[shape-c]"
         assert row["params"] == {"case": "shape", "engine": "c"}
@@ -370,18 +381,18 @@ class TestMerging:
     def test_the_worst_error_and_the_middle_loop(self) -> None:
         (row,) = merged(
             [
-                benchmark_turn(0, [1.0], max_error=1e-7, empty_loop=3.0),
-                benchmark_turn(1, [1.0], max_error=3e-7, empty_loop=1.0),
-                benchmark_turn(2, [1.0], max_error=2e-7, empty_loop=2.0),
+                one_pass(0, [1.0], max_error=1e-7, empty_loop=3.0),
+                one_pass(1, [1.0], max_error=3e-7, empty_loop=1.0),
+                one_pass(2, [1.0], max_error=2e-7, empty_loop=2.0),
             ]
         )
         assert row["extra_info"]["max_error"] == 3e-7
         assert row["extra_info"]["empty_loop"] == 2.0
 
     def test_other_benchmarks_stay_apart(self) -> None:
-        other = benchmark_turn(0, [1.0])
+        other = one_pass(0, [1.0])
         other["params"] = {**other["params"], "engine": "numba"}
-        assert len(merged([benchmark_turn(0, [1.0]), other])) == 2
+        assert len(merged([one_pass(0, [1.0]), other])) == 2
 
 
 class TestEnvironment:
@@ -427,119 +438,218 @@ class TestEnvironment:
 
 
 class TestActs:
-    @pytest.mark.parametrize("engine", ENGINES)
+    @pytest.mark.parametrize("engine", OWN)
     def test_same_bits_per_character(self, engine: str) -> None:
-        this = demo_subject(engine, 300)
+        this = demo_benchmark(engine, 300)
         assert this.problem.x.shape[:2] == (300, 1)
         assert check(engine, this.peer, this.problem) < 1e-5
-        reference = bits_per_character(demo_subject("naive", 300))
+        reference = bits_per_character(demo_benchmark("naive", 300))
         assert bits_per_character(this) == pytest.approx(reference, abs=1e-4)
         # Uniform guessing takes the logarithm of the vocabulary.
         assert reference < np.log2(demo_problem(300).x.shape[2])
 
 
+class TestLoops:
+    """Each loop of timing.py makes as many calls as it is told, and reads the clock around them only."""
+
+    def clock(self, log: list[object]) -> Any:
+        times = iter(range(100))
+
+        def now() -> float:
+            log.append("clock")
+            return float(next(times))
+
+        return now
+
+    @pytest.mark.parametrize("kind", ["calls", "bare_calls", "calls_over", "looped_in_c"])
+    def test_a_timer(self, kind: str) -> None:
+        log: list[object] = []
+        now = self.clock(log)
+        timer = {
+            "calls": lambda: timing.calls(log.append, 7, now=now),
+            "bare_calls": lambda: timing.bare_calls(lambda: log.append(7), now=now),
+            "calls_over": lambda: timing.calls_over(log.append, [1, 2], now=now),
+            "looped_in_c": lambda: timing.looped_in_c(log.append, now=now),
+        }[kind]()
+        assert timer(3) == 1.0
+        body = {"calls_over": [1, 2, 1], "looped_in_c": [3]}.get(kind, [7, 7, 7])
+        assert log == ["clock", *body, "clock"]
+
+    def test_no_collection(self) -> None:
+        assert gc.isenabled()
+        with timing.no_collection(freeze=True):
+            assert not gc.isenabled()
+            assert gc.get_freeze_count() > 0
+        assert gc.isenabled()
+        assert gc.get_freeze_count() == 0
+        gc.disable()
+        try:
+            with timing.no_collection():
+                pass
+            assert not gc.isenabled()  # as it was
+        finally:
+            gc.enable()
+
+    def test_the_empty_loop_costs_something(self) -> None:
+        assert 0 < timing.empty_loop(1) < 1e-4
+
+    def test_nothing_else_reads_a_clock_in_a_loop(self) -> None:
+        """One place times: elsewhere in bench/ nobody reads a clock, but for the progress bar and two proofs."""
+        folder = Path(timing.__file__).parent
+        allowed = {"timing.py", "run.py", "measure.py", "compile_time.py"}
+        for path in folder.rglob("*.py"):
+            if path.name not in allowed:
+                assert not re.search(
+                    r"perf_counter|monotonic|time\.time|_time\(\)", path.read_text()
+                ), path
+
+
 class TestBadInput:
-    def test_report_folder_that_cannot_be_written(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def never(*_: object, **__: object) -> None:
+    @pytest.fixture
+    def never(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def measured(*_: object, **__: object) -> None:
             raise AssertionError("the benchmark ran")
 
-        monkeypatch.setattr("fusedrnn.bench.run._measured", never)
+        monkeypatch.setattr(verbs, "_measured", measured)
+
+    @pytest.mark.parametrize("verb", ["run", "latency", "stages"])
+    def test_outputs_that_cannot_be_written(
+        self, verb: str, tmp_path: Path, never: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         file = tmp_path / "file"
         file.touch()
-        with pytest.raises(ValueError, match="^--report: cannot write to .*: Not a directory$"):
-            run(arguments(report=file / "folder"))
-        with pytest.raises(ValueError, match="^--report: cannot write to .*: File exists$"):
-            run(arguments(report=file))
-        with pytest.raises(ValueError, match="^--json: .* is a folder$"):
-            run(arguments(json=tmp_path))
-        with pytest.raises(ValueError, match="^--json: cannot write to .*: No such file"):
-            run(arguments(json=tmp_path / "new" / "results.json"))
+        for option, path, said in (
+            ("--report", file / "folder", "Not a directory"),
+            ("--report", file, "File exists"),
+            ("--json", tmp_path, "is a folder"),
+            ("--json", tmp_path / "new" / "results.json", "No such file"),
+        ):
+            assert bench(verb, option, path) == 2
+            error = capsys.readouterr().err
+            assert option in error and str(path) in error and said in error
+            assert error.count("\n") == 1
         assert not (tmp_path / "new").exists()
-
-    def test_compare_takes_no_other_option(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="--compare measures nothing"):
-            run(arguments(compare=[tmp_path / "a", tmp_path / "b"], quick=True))
 
     @pytest.mark.parametrize(
         ("content", "said"),
         [
             (None, "No such file or directory"),
             ("{", "is not JSON"),
+            ("[" * 100_000, "is not JSON"),
             ("[]", "is not a result of 'fusedrnn bench'"),
             ("3", "is not a result of 'fusedrnn bench'"),
             ('{"benchmarks": []}', "is not a result of 'fusedrnn bench'"),
             ('{"benchmarks": [{"group": 3}], "fusedrnn": {}}', "is not a result of"),
         ],
     )
-    def test_not_a_result(self, tmp_path: Path, content: str | None, said: str) -> None:
+    def test_not_a_result(
+        self,
+        tmp_path: Path,
+        content: str | None,
+        said: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
         path = tmp_path / "old.json"
         if content is not None:
             path.write_text(content)
-        with pytest.raises(ValueError, match=said) as caught:
-            run(arguments(compare=[path, path]))
-        assert "old.json" in str(caught.value)
-        assert "\n" not in str(caught.value)
+        assert bench("diff", path, path) == 2
+        error = capsys.readouterr().err
+        assert said in error and "old.json" in error
+        assert error.count("\n") == 1
 
-    def test_unknown_isa(self) -> None:
-        with pytest.raises(fr.UnsupportedError, match="--isa must be one of .*, got .mmx."):
-            run(arguments(isa="mmx"))
+    def test_unknown_isa(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for verb in ("run", "latency"):
+            assert bench(verb, "--isa", "mmx") == 2
+            error = capsys.readouterr().err
+            assert "--isa must be one of" in error and "'mmx'" in error
 
     def test_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("fusedrnn.bench.run.find_spec", lambda name: None)
+        monkeypatch.setattr(verbs, "find_spec", lambda name: None)
+        for call in (verbs.run, verbs.peers, verbs.latency, verbs.stages):
+            with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[bench\]"):
+                call()
         with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[bench\]"):
-            run(arguments())
+            verbs.diff(Path("a"), Path("b"))
 
     @pytest.mark.parametrize(
-        ("script", "package", "extra"),
+        ("words", "said"),
         [
-            ("step_overhead", "rich", "bench"),
-            ("ladder", "rich", "bench"),
+            ("stages --rounds 0", "--rounds must be at least 1, got 0"),
+            ("stages --hidden 8 --hidden 0", "--hidden must be at least 1, got 0"),
+            ("peers --summary --threads 1 --quick", "--quick, --threads"),
+            ("run --cases nosuch", "'nosuch'"),
         ],
     )
-    def test_scripts_without_their_packages(self, script: str, package: str, extra: str) -> None:
-        code = (
-            "import runpy, sys\n"
-            f"sys.modules[{package!r}] = None\n"
-            f"runpy.run_module('fusedrnn.bench.{script}', run_name='__main__')"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 2
-        assert done.stderr.startswith("fusedrnn: error: ")
-        assert f"needs the package {package!r}: pip install 'fusedrnn[{extra}]'" in done.stderr
-        assert done.stderr.count("\n") == 1
-
-
-class TestLadder:
-    def test_every_rung_computes_the_same_and_says_what_it_gains(
-        self, tmp_path: Path, capsys
+    def test_mistakes(
+        self, words: str, said: str, never: None, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        from fusedrnn.bench import ladder
+        assert bench(*words.split()) == 2
+        assert said in capsys.readouterr().err
 
-        out = tmp_path / "ladder.json"
-        assert ladder.main(["--hidden", "9", "--rounds", "1", "--json", str(out)]) == 0
-        rows = json.loads(out.read_text())["rows"]
-        assert [row["name"] for row in rows] == list(ladder.RUNGS)
+
+class TestHelp:
+    @pytest.mark.parametrize("verb", ["run", "peers", "latency", "stages", "diff"])
+    def test_every_verb_has_examples_that_can_be_read(self, verb: str) -> None:
+        command = verbs_group.commands[verb]
+        examples = command.examples
+        assert examples
+        for example in examples:
+            program, name, this, *words = shlex.split(example.partition(" > ")[0])
+            assert (program, name, this) == ("fusedrnn", "bench", verb)
+            command.make_context(verb, words)
+
+    def test_every_option_reaches_its_function(self) -> None:
+        for verb, command in verbs_group.commands.items():
+            takes = set(inspect.signature(getattr(verbs, verb)).parameters) - {"outputs"}
+            assert {each.name for each in command.params} - {"report", "json"} == takes
+
+
+class TestStages:
+    def test_every_stage_computes_the_same_and_says_what_it_gains(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        out = tmp_path / "stages.json"
+        assert bench("stages", "--hidden", 9, "--rounds", 1, "--json", out) == 0
+        rows = json.loads(out.read_text())["fusedrnn"]["stages"]["rows"]
+        assert [row["name"] for row in rows] == list(stages.STAGES)
         assert all(0 < row["error"] < 1e-5 for row in rows)
         for below, row in pairwise(rows):
             gain = below["seconds"]["median"] / row["seconds"]["median"]
             assert row["gain"] == pytest.approx(gain)
         assert rows[0]["gain"] is None
         printed = capsys.readouterr().out
-        for name, said in ladder.RUNGS.items():
+        for name, said in stages.STAGES.items():
             assert name in printed and said in printed
 
-    def test_negative_control_a_wrong_rung_is_not_timed(self, monkeypatch) -> None:
-        from fusedrnn.bench import ladder
+    def test_negative_control_a_wrong_stage_is_not_timed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = stages.scalar_lstm()
 
-        right = ladder.scalar_lstm()
-
-        def wrong(x, W, R, b, h, c, y) -> None:
+        def wrong(x: Any, W: Any, R: Any, b: Any, h: Any, c: Any, y: Any) -> None:
             right(x, W, R[::-1].copy(), b, h, c, y)
 
-        monkeypatch.setattr(ladder, "scalar_lstm", lambda: wrong)
-        with pytest.raises(WrongResultError, match="wrong and was not timed"):
-            ladder.climb(8, 1)
+        monkeypatch.setattr(stages, "scalar_lstm", lambda: wrong)
+        with pytest.raises(WrongResultError, match="stage 'fused' is wrong and was not timed"):
+            stages.stages_of(8, 1)
+
+
+class TestOverhead:
+    def test_every_way_is_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(overhead, "HIDDEN", (8,))
+        found = overhead.measure(("c", "numba"), 3)
+        assert [row["engine"] for row in found["rows"]] == ["c", "numba"]
+        for row in found["rows"]:
+            assert set(row["seconds"]) == set(row["above"]) == set(row["calls"])
+            assert set(row["seconds"]) == {*overhead.MAX_CALLS, *overhead.MAX_SECONDS}
+            for name, seconds in row["seconds"].items():
+                assert 0 < row["kernel"] < seconds, name
+
+    def test_what_is_wrong_is_not_timed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def wrong(*_: object) -> float:
+            raise WrongResultError("wrong")
+
+        monkeypatch.setattr(overhead, "check", wrong)
+        monkeypatch.setattr(overhead, "interleaved", lambda *_: pytest.fail("timed"))
+        with pytest.raises(WrongResultError):
+            overhead.measure(("c",), 1)

@@ -1,4 +1,4 @@
-"""Other libraries beside fusedrnn: that each is right on what it offers, that a wrong one is not timed, and ratios."""
+"""Other libraries versus fusedrnn: that each is right on what it offers, that a wrong one is not timed, and ratios."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarking import arguments, swapped
+from benchmarking import swapped
 
 import fusedrnn as fr
 from fusedrnn.bench import measure, peers
-from fusedrnn.bench.cases import CASES, Case, find, matches, networks
+from fusedrnn.bench import run as verbs
+from fusedrnn.bench.cases import CASES, GROUPS, SINGLE_STEPS, Case, find, matches, networks
 from fusedrnn.bench.measure import (
+    Benchmark,
     Problem,
-    Subject,
     WrongResultError,
     check,
     computes_here,
     fastest,
     problem,
 )
-from fusedrnn.bench.peers import ENGINES, LIBRARIES, Naive, missing, offers, ways
-from fusedrnn.bench.run import run
+from fusedrnn.bench.peers import LIBRARIES, OWN, Fused, Naive, Setup, missing, offers, variants
 from fusedrnn.bench.session import FULL_PASSES, Selection
+from fusedrnn.report.engines import ENGINES
 from fusedrnn.report.results import NOT_SLOWER, Measure, Ratio, Row
 
 #: Every cell and option of the list, so small that all of it runs in no time.
@@ -45,6 +46,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "batch": {},
     "sequence": {"group": "sequence", "batch": 1},
     "step": {"group": "step", "steps": 1, "batch": 1},
+    "call": {"group": "call", "steps": 1, "batch": 1},
+    "streams": {"group": "streams", "steps": 1, "batch": 3},
     "ragged": {"group": "ragged", "lengths": (5, 13, 1)},
 }
 #: Which networks a library does not have.
@@ -62,22 +65,22 @@ libraries = pytest.mark.parametrize("library", LIBRARIES)
 
 def needs(library: str) -> None:
     """Skip without the library, unless it must be there."""
-    for module in LIBRARIES[library][0]:
+    for module in ENGINES[library].modules:
         if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") == "1":
             importlib.import_module(module)
         else:
             pytest.importorskip(module)
 
 
-def errors(library: str, posed: Problem, weights: Any = None) -> dict[str, float]:
-    """Of each way to call it; where it is not as told, the check raises."""
+def errors(library: str, this_problem: Problem, weights: Any = None) -> dict[str, float]:
+    """Of each variant; where it is not as told, the check raises."""
     found = {}
-    for this in ways(library, posed.case, weights or posed.weights):
+    for this in variants(library, Setup(this_problem.case, weights or this_problem.weights)):
         assert this.name == library
         with this.ready():
-            found[this.way] = check(library, this, posed)
+            found[this.variant] = check(library, this, this_problem)
             # Again, from zero again.
-            assert check(library, this, posed) == found[this.way]
+            assert check(library, this, this_problem) == found[this.variant]
     return found
 
 
@@ -85,16 +88,16 @@ class TestRight:
     @libraries
     @pytest.mark.parametrize("shape", SHAPES)
     @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.network)
-    def test_every_way_on_every_cell(self, library: str, shape: str, case: Case) -> None:
+    def test_every_variant_on_every_cell(self, library: str, shape: str, case: Case) -> None:
         assert offers(library, case) == (case.network not in LACKS[library])
         if not offers(library, case):
             return
-        if shape == "step" and case.architecture.bidirectional:
+        if shape in SINGLE_STEPS and case.architecture.bidirectional:
             return
         needs(library)
         found = errors(library, problem(replace(case, **SHAPES[shape])))
         assert max(found.values()) < 1e-6
-        if library == "torch" and shape == "step":
+        if library == "torch" and shape in SINGLE_STEPS:
             assert set(found) == {"module"} | (
                 {"cell"} - {"cell" * bool(case.architecture.proj_size)}
             )
@@ -103,16 +106,16 @@ class TestRight:
     @pytest.mark.parametrize("shape", ["sequence", "step"])
     def test_state_is_carried(self, library: str, shape: str) -> None:
         needs(library)
-        posed = problem(replace(SMALL[0], **SHAPES[shape], input=6))
-        for this in ways(library, posed.case, posed.weights):
+        this_problem = problem(replace(SMALL[0], **SHAPES[shape], input=6))
+        for this in variants(library, this_problem.setup()):
             with this.ready():
-                check(library, this, posed)
+                check(library, this, this_problem)
                 if shape == "step":
-                    again = np.stack([this.step(x).copy() for x in posed.x])
+                    again = np.stack([this.step(x).copy() for x in this_problem.x])
                 else:
-                    again = this.run(posed.x)
+                    again = this.run(this_problem.x)
             # From a state of zeros it would be what is expected.
-            assert np.abs(again - posed.expected).max() > 1e-3
+            assert np.abs(again - this_problem.expected).max() > 1e-3
 
     @libraries
     def test_biases(self, library: str) -> None:
@@ -121,16 +124,16 @@ class TestRight:
             made = kind(5, 8, bias="double", seed=3, **options)
             case = Case("batch", 4, 2, 5, 8, cell=kind.cell, options=tuple(options.items()))
             x = np.random.default_rng(0).standard_normal((4, 2, 5), np.float32)
-            posed = Problem(case, "this", made.weights, x, made(x)[0])
-            assert max(errors(library, posed).values()) < 1e-6
+            this_problem = Problem(case, "this", made.weights, x, made(x)[0])
+            assert max(errors(library, this_problem).values()) < 1e-6
 
     @libraries
     def test_in_the_thread_that_calls(self, library: str) -> None:
         needs(library)
         for name in ("lstm-T1-B1-X64-H64", "lstm-T100-B16-X64-H64"):
-            posed = problem(find(name))
-            for this in ways(library, posed.case, posed.weights, 1):
-                assert computes_here(this, posed), this.way
+            this_problem = problem(find(name))
+            for this in variants(library, this_problem.setup()):
+                assert computes_here(this, this_problem), this.variant
 
     def test_a_worker_thread_is_noticed(self) -> None:
         class Elsewhere(Naive):
@@ -140,17 +143,17 @@ class TestRight:
                 worker.join()
                 return x
 
-        posed = problem(find("lstm-T100-B1-X32-H32"))
-        assert not computes_here(Elsewhere(posed.weights), posed)
-        assert computes_here(Naive(posed.weights), posed)
+        this_problem = problem(find("lstm-T100-B1-X32-H32"))
+        assert not computes_here(Elsewhere(this_problem.setup()), this_problem)
+        assert computes_here(Naive(this_problem.setup()), this_problem)
 
     def test_pytorch_has_its_threads_only_for_a_while(self) -> None:
         needs("torch")
         import torch
 
-        posed = problem(SMALL[0])
+        this_problem = problem(SMALL[0])
         before = torch.get_num_threads()
-        (this,) = ways("torch", posed.case, posed.weights, before + 1)
+        (this,) = variants("torch", this_problem.setup(before + 1))
         with this.ready():
             assert torch.get_num_threads() == before + 1
             assert torch.is_inference_mode_enabled()
@@ -166,44 +169,44 @@ class TestWrong:
         needs(library)
         options = (("reset", "after"),) if cell == "gru" else ()
         case = replace(SMALL[0], cell=cell, options=options, **SHAPES[shape])
-        posed = problem(case)
+        this_problem = problem(case)
         with pytest.raises(WrongResultError, match="was not timed"):
-            errors(library, posed, swapped(posed.weights, blocks))
+            errors(library, this_problem, swapped(this_problem.weights, blocks))
 
     @libraries
     def test_and_it_is_not_timed(self, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
         needs(library)
         timed: list[object] = []
 
-        class Benchmark:
+        class Fixture:
             extra_info: dict[str, Any] = {}  # noqa: RUF012
 
             def pedantic(self, *arguments: object, **options: object) -> None:
                 timed.append(arguments)
 
         monkeypatch.setattr(measure, "interleaved", lambda *a, **k: timed.append(a))
-        posed = problem(replace(SMALL[0], **SHAPES["sequence"]))
-        several = ways(library, posed.case, swapped(posed.weights, 4))
+        this_problem = problem(replace(SMALL[0], **SHAPES["sequence"]))
+        several = variants(library, Setup(this_problem.case, swapped(this_problem.weights, 4)))
         with pytest.raises(WrongResultError, match="not timed"):
-            this = Subject(posed, library, fastest(several, posed, lambda: 0.0))
-            this.time_calls(Benchmark(), this.peer.run, posed.x)
+            this = Benchmark(this_problem, library, fastest(several, this_problem, lambda: 0.0))
+            this.time_calls(Fixture())
         assert timed == []
 
     @libraries
     def test_forgotten_lengths(self, library: str) -> None:
         needs(library)
-        posed = problem(replace(SMALL[0], **SHAPES["ragged"]))
-        lame = replace(posed, case=replace(posed.case, lengths=(13, 13, 13)))
+        this_problem = problem(replace(SMALL[0], **SHAPES["ragged"]))
+        lame = replace(this_problem, case=replace(this_problem.case, lengths=(13, 13, 13)))
         with pytest.raises(WrongResultError):
             errors(library, lame)
 
     @pytest.mark.parametrize("wrong", [0, 1])
-    def test_the_fastest_way_must_be_right_too(self, wrong: int) -> None:
-        posed = problem(find("lstm-T100-B1-X32-H32"))
-        several = [Naive(posed.weights), Naive(posed.weights)]
-        several[wrong] = Naive(swapped(posed.weights, 4))
+    def test_the_fastest_variant_must_be_right_too(self, wrong: int) -> None:
+        this_problem = problem(find("lstm-T100-B1-X32-H32"))
+        several = [Naive(this_problem.setup()), Naive(this_problem.setup())]
+        several[wrong] = Naive(Setup(this_problem.case, swapped(this_problem.weights, 4)))
         with pytest.raises(WrongResultError):
-            fastest(several, posed, lambda: 0.0)
+            fastest(several, this_problem, lambda: 0.0)
 
 
 class TestFastest:
@@ -211,9 +214,9 @@ class TestFastest:
         now = 0.0
 
         class Slow(Naive):
-            def __init__(self, way: str, takes: float) -> None:
-                super().__init__(posed.weights)
-                self.way, self._takes = way, takes
+            def __init__(self, variant: str, takes: float) -> None:
+                super().__init__(this_problem.setup())
+                self.variant, self._takes = variant, takes
 
             def run(self, x: Any) -> Any:
                 nonlocal now
@@ -223,21 +226,17 @@ class TestFastest:
             def ready(self) -> Any:
                 return nullcontext()
 
-        posed = problem(find("lstm-T100-B1-X32-H32"))
+        this_problem = problem(find("lstm-T100-B1-X32-H32"))
         several = [Slow("slow", 3.0), Slow("fast", 1.0), Slow("middle", 2.0)]
-        assert fastest(several, posed, lambda: now).way == "fast"
-        assert fastest(several[:1], posed, lambda: now).way == "slow"
+        assert fastest(several, this_problem, lambda: now).variant == "fast"
+        assert fastest(several[:1], this_problem, lambda: now).variant == "slow"
 
 
 class TestSelection:
     def test_runs(self) -> None:
         def names(**given: Any) -> set[str]:
             this = Selection(**given)
-            return {
-                each.id
-                for group in ("step", "sequence", "batch", "ragged")
-                for each in this.cases(group)
-            }
+            return {each.id for group in GROUPS for each in this.cases(group)}
 
         quick, default = names(quick=True), names()
         peers_, quick_peers = names(libraries=()), names(libraries=(), quick=True)
@@ -245,7 +244,7 @@ class TestSelection:
         assert quick_peers < peers_
         assert names(long=True) > default
         assert names(libraries=(), long=True) | default == {
-            case.id for case in CASES if case.runs - {"threads"}
+            case.id for case in CASES if case.runs - {"threads", "summary"}
         }
         assert names(libraries=(), pattern="gru-*-B1-*") == {
             name for name in peers_ if name.startswith("gru-") and "-B1-" in name
@@ -279,11 +278,11 @@ class TestSelection:
         assert not matches("lstm-T1-B1-X32-H32", "gru")
 
 
-def test_memory_is_let_go_of() -> None:
-    posed = problem(SMALL[0])
-    assert problem(SMALL[0]) is posed
-    measure.forget()
-    assert problem(SMALL[0]) is not posed
+def test_memory_is_freed() -> None:
+    this_problem = problem(SMALL[0])
+    assert problem(SMALL[0]) is this_problem
+    measure.free()
+    assert problem(SMALL[0]) is not this_problem
 
 
 class TestRatio:
@@ -318,11 +317,11 @@ class TestRatio:
         assert Ratio(0, middle, 9, 15).verdict == verdict
 
     def test_the_fastest_library_of_a_row(self) -> None:
-        def timed(*turns: float) -> Measure:
-            middle = float(np.median(turns))
-            return Measure(middle, middle, middle, 1, 1, 1.0, 0.0, 0.0, None, turns=turns)
+        def timed(*passes: float) -> Measure:
+            middle = float(np.median(passes))
+            return Measure(middle, middle, middle, 1, 1.0, 0.0, 0.0, None, passes=passes)
 
-        row = Row("step", "case", "LSTM", "H=X=32", {})
+        row = Row("step", "case", "lstm", {}, "LSTM", "H=X=32", {})
         assert row.fastest is None
         row.measures.update(torch=timed(4, 4), openvino=timed(3, 3), naive=timed(1, 1))
         assert row.fastest is None  # ours is not there
@@ -336,17 +335,17 @@ class TestMissing:
     def test_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(peers, "find_spec", lambda name: None)
         with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[peers,torch\]"):
-            run(arguments(peers=True))
+            verbs.peers()
 
     def test_one(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         seen = []
 
-        def measured(console: object, selection: Selection, args: object) -> None:
+        def session(console: object, selection: Selection) -> None:
             seen.append(selection.libraries)
 
         monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "torch" else True)
-        monkeypatch.setattr("fusedrnn.bench.run._measured", measured)
-        assert run(arguments(peers=True)) == 130
+        monkeypatch.setattr(verbs, "_session", session)
+        assert verbs.peers() == 130
         assert seen == [("onnxruntime", "openvino")]
         said = capsys.readouterr().out
         assert "PyTorch is left out, because 'torch' is not installed" in said
@@ -376,25 +375,26 @@ class TestRun:
             needs(library)
         code = (
             "import sys, numpy as np\n"
+            "from dataclasses import replace\n"
             "import fusedrnn.bench.session as session\n"
             "import fusedrnn.bench.peers.torch as lame\n"
             "from fusedrnn.cli import main\n"
             "session.FULL_PASSES = 2\n"
-            "right = lame.ways\n"
-            "def ways(case, weights, threads):\n"
-            "    i, f, g, o = np.split(weights['weight_ih_l0'], 4)\n"
-            "    swapped = {**weights, 'weight_ih_l0': np.concatenate([f, i, g, o])}\n"
-            "    return right(case, weights if case.hidden == 32 else swapped, threads)\n"
-            "lame.ways = ways\n"
-            # As if each case took minutes: all its passes come together, and then it is let go of.
+            "right = lame.variants\n"
+            "def variants(setup):\n"
+            "    i, f, g, o = np.split(setup.weights['weight_ih_l0'], 4)\n"
+            "    swapped = {**setup.weights, 'weight_ih_l0': np.concatenate([f, i, g, o])}\n"
+            "    return right(setup if setup.case.hidden == 32 else replace(setup, weights=swapped))\n"
+            "lame.variants = variants\n"
+            # As if each case took minutes: all its passes come together, and then it is freed.
             "session._is_long = lambda case: True\n"
-            "forgotten, forget = [], session.forget\n"
-            "session.forget = lambda: (forgotten.append(1), forget())\n"
+            "freed, free = [], session.free\n"
+            "session.free = lambda: (freed.append(1), free())\n"
             "status = main(sys.argv[1:])\n"
-            "print('forgotten', len(forgotten))\n"
+            "print('freed', len(freed))\n"
             "sys.exit(status)"
         )
-        words = ["bench", "--peers", "--quick", "--threads", "1", "--cases", "lstm-T1-B1-X[13]2*"]
+        words = ["bench", "peers", "--quick", "--threads", "1", "--cases", "lstm-T1-B1-X[13]2*"]
         done = subprocess.run(
             [sys.executable, "-c", code, *words, "--json", "out.json", "--report", "report"],
             cwd=tmp_path,
@@ -403,17 +403,17 @@ class TestRun:
             check=False,
         )
         assert done.returncode == 1, done.stdout + done.stderr
-        assert "forgotten 2\n" in done.stdout
+        assert "freed 2\n" in done.stdout
         written = json.loads((tmp_path / "out.json").read_text())
         found: dict[str, set[str]] = {}
         for benchmark in written["benchmarks"]:
             info = benchmark["extra_info"]
-            assert len(info["turns"]) == 2
-            assert all(turn > 0 for turn in info["turns"])
+            assert len(info["passes"]) == 2
+            assert all(each > 0 for each in info["passes"])
             if benchmark["group"] == "step from Python":
                 found.setdefault(info["case"], set()).add(info["engine"])
-                assert (info["way"] == "") == (info["engine"] not in ("torch", "onnxruntime"))
-        everything = {*ENGINES, *LIBRARIES}
+                assert (info["variant"] == "") == (info["engine"] not in ("torch", "onnxruntime"))
+        everything = set(ENGINES)
         assert found["lstm-T1-B1-X32-H32"] == everything
         # The one whose gates are swapped is not timed, and the rest is.
         assert found["lstm-T1-B1-X128-H128"] == everything - {"torch"}
@@ -440,8 +440,68 @@ class TestArguments:
     )
     def test_mistakes(self, given: dict[str, Any], said: str) -> None:
         with pytest.raises(ValueError, match=said):
-            run(arguments(**given))
+            verbs.run(**given)
+
+
+class TestSummary:
+    def test_the_table(self, tmp_path: Path) -> None:
+        needs("onnxruntime")
+        code = (
+            "import sys\n"
+            "import fusedrnn.bench.session as session\n"
+            "from fusedrnn.bench import cases\n"
+            "from fusedrnn.cli import main\n"
+            "session.FULL_PASSES = 1\n"
+            "session.CASES = [case for case in cases.CASES if case.hidden == 32]\n"
+            "sys.exit(main(['bench', 'peers', '--summary', '--json', 'out.json']))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        # The table alone is on standard output: it can go into a file.
+        lines = done.stdout.splitlines()
+        assert all(line.startswith("|") for line in lines[:5])
+        assert {line.count("|") for line in lines[:5]} == {lines[0].count("|")}
+        for name in ("fusedrnn", "ONNX Runtime", "naive NumPy"):
+            assert name in lines[0]
+        assert [line.split("|")[2].strip() for line in lines[2:5]] == [
+            *("one step", "a sequence, T=100, B=1", "a batch, T=100, B=32")
+        ]
+        cells = [cell.strip(" *") for line in lines[2:5] for cell in line.split("|")[3:-1]]
+        assert all(
+            re.fullmatch(r"[\d.,]+\xa0(ns|µs|ms|s)\**( \(\de-\d\d\)| \(\d\.\de-\d\d\))", cell)
+            for cell in cells
+        ), cells
+        assert fr.info()["cpu"] in done.stdout
+        assert "fusedrnn bench peers --summary" in done.stdout
+        found = json.loads((tmp_path / "out.json").read_text())["benchmarks"]
+        engines = {each["extra_info"]["engine"] for each in found}
+        assert engines <= {"naive", "c", "torch", "onnxruntime"}
+
+
+class TestFused:
+    """Rows that are about how fusedrnn is called compute what they say."""
+
+    def test_a_call_is_of_the_layer(self) -> None:
+        this = problem(replace(SMALL[0], **SHAPES["call"]))
+        peer = Fused(this.setup(), "c")
+        assert not hasattr(peer, "stream")
+        assert check("this", peer, this) < 1e-6
+
+    def test_streams_are_a_group(self) -> None:
+        this = problem(replace(SMALL[0], **SHAPES["streams"]))
+        peer = Fused(this.setup(), "c")
+        assert len(peer.stream._streams) == 3
+        assert check("this", peer, this) < 1e-6
+        # Negative control: one of them lags behind.
+        peer.reset()
+        peer.stream._streams[1].step(this.x[0, 1:2])
+        y = np.stack([peer.step(row).copy() for row in this.x])
+        assert np.abs(y - this.expected)[:, 1].max() > 1e-3
+        assert np.abs(y - this.expected)[:, ::2].max() < 1e-6
 
 
 def test_engines_and_libraries_are_told_apart() -> None:
-    assert not set(ENGINES) & set(LIBRARIES)
+    assert not set(OWN) & set(LIBRARIES)
+    assert {*OWN, *LIBRARIES} == set(ENGINES)

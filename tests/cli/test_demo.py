@@ -80,9 +80,9 @@ def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["--characters", "-1"], "--characters must not be negative"),
-        (["--temperature", "-0.5"], "--temperature must not be negative"),
-        (["--temperature", "nan"], "--temperature must not be negative"),
+        (["--characters", "-1"], "characters must not be negative"),
+        (["--temperature", "-0.5"], "temperature must not be negative"),
+        (["--temperature", "nan"], "temperature must not be negative"),
         (["--backend", "cuda"], "backend must be"),
     ):
         assert main(["demo", *arguments]) == 2

@@ -23,16 +23,9 @@ from hypothesis import strategies as st
 
 from fusedrnn import cells
 from fusedrnn.architecture import BIASES, Architecture
-from fusedrnn.cells import ACTIVATIONS, CELLS, Cell, Gate, State
-from fusedrnn.counting.counts import (
-    CONVENTIONS,
-    Complexity,
-    Counts,
-    Operations,
-    Part,
-    aligned,
-    count,
-)
+from fusedrnn.cells import ACTIVATIONS, CELLS, Cell, Equation, Gate, State
+from fusedrnn.counting.counts import CONVENTIONS, MAX_RATE, Complexity, count
+from fusedrnn.counting.operations import Counts, Operations, Part
 from fusedrnn.kernels import reference
 
 # An instrumented run of the specification
@@ -176,7 +169,7 @@ def check(done: Run, complexity: Complexity) -> None:
     own = len(table.own_recurrent_bias)
     per_unit = len(table.gates) - own + len(table.gates) + own
     active = sum(
-        complexity._runs(part.period) * architecture.hidden_size // len(row.work.parts)
+        complexity.runs(part.period) * architecture.hidden_size // len(row.work.parts)
         for row in complexity.layers
         for part in row.work.parts
     )
@@ -371,7 +364,12 @@ def test_every_weight_costs_what_it_holds(architecture: Architecture) -> None:
 @given(inputs=st.integers(1, 5000), units=st.integers(4, 5000))
 def test_closed_forms_of_the_lstm(bias: Any, projection: int, inputs: int, units: int) -> None:
     lstm = count(
-        "lstm", input_size=inputs, hidden_size=units, proj_size=projection, bias=bias, dtype="int8"
+        "lstm",
+        input_size=inputs,
+        hidden_size=units,
+        proj_size=projection,
+        bias=bias,
+        weight_dtype="int8",
     )
     fed_back = projection or units
     weights = 4 * units * (inputs + fed_back) + projection * units
@@ -690,7 +688,8 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
         products=("z * n",),
         sums=("h + n", "h - n"),
         outputs=("h",),
-        equations=("z = sigmoid(W_z x + R_z (n * h))",),
+        equations=(Equation("n = tanh(W_n x + R_n (z * h))", "n", ("z",), "state"),),
+        after_first_product=("n",),
         options=frozenset({"peephole"}),
         own_recurrent_bias=("n",),
     )
@@ -708,7 +707,7 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
 @given(architecture=architectures())
 def test_every_weight_of_the_architecture_is_counted(architecture: Architecture) -> None:
     done = count(architecture)
-    assert done.parameters_stored == sum(weight.size for weight in architecture.weights())
+    assert done.parameters_stored == sum(weight.elements for weight in architecture.weights())
     places = [(row.layer, row.direction) for row in done.layers]
     assert places == sorted({(weight.layer, weight.direction) for weight in architecture.weights()})
 
@@ -736,7 +735,11 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"steps": 1.5}, TypeError, "steps must be an int, not float"),
         ({"batch": True}, TypeError, "batch must be an int, not bool"),
         ({"batch": -1}, ValueError, "batch must be at least 1, got -1"),
-        ({"dtype": "float16"}, ValueError, "dtype must be one of float32, bfloat16, int8"),
+        (
+            {"weight_dtype": "float16"},
+            ValueError,
+            "weight_dtype must be one of float32, bfloat16, int8",
+        ),
         ({"lengths": 3}, TypeError, "lengths must be a sequence of ints, not int"),
         ({"lengths": "731"}, TypeError, "lengths must be a sequence of ints, not str"),
         ({"lengths": []}, ValueError, "lengths must name a length per sequence"),
@@ -745,9 +748,9 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"lengths": [7, 3], "steps": 7}, ValueError, "lengths say how many steps"),
         ({"lengths": [7, 3], "batch": 2}, ValueError, "lengths say how many steps"),
         ({"backward": 1}, TypeError, "backward must be True or False, not int"),
-        ({"rate": 0}, ValueError, "rate must be above 0 and finite, got 0"),
-        ({"rate": float("nan")}, ValueError, "rate must be above 0 and finite, got nan"),
-        ({"rate": float("inf")}, ValueError, "rate must be above 0 and finite, got inf"),
+        ({"rate": 0}, ValueError, "rate must be above 0 .*, got 0"),
+        ({"rate": float("nan")}, ValueError, "rate must be above 0 .*, got nan"),
+        ({"rate": float("inf")}, ValueError, "rate must be above 0 .*, got inf"),
         ({"rate": "100"}, TypeError, "rate must be a number, not str"),
         ({"rate": True}, TypeError, "rate must be a number, not bool"),
     ],
@@ -778,10 +781,10 @@ def test_the_rate_gives_figures_per_second() -> None:
     assert type(count(size, rate=three).macs_per_second) is int
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
-def test_only_the_matrices_have_a_narrow_type(dtype: str, size: int) -> None:
+@pytest.mark.parametrize(("weight_dtype", "size"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
+def test_only_the_matrices_have_a_narrow_type(weight_dtype: str, size: int) -> None:
     wide = count("lstm", input_size=40, hidden_size=64, bias="double")
-    done = count("lstm", input_size=40, hidden_size=64, bias="double", dtype=dtype)
+    done = count("lstm", input_size=40, hidden_size=64, bias="double", weight_dtype=weight_dtype)
     assert done.weight_bytes == size * 26_624 + 4 * 256
     assert done.bytes_cached == wide.bytes_cached
     assert done.flops == wide.flops
@@ -850,9 +853,28 @@ def test_figures_per_second_are_null_without_a_rate() -> None:
     assert total["parameters_two_biases"] is None
 
 
-def test_json_has_no_infinity() -> None:
-    with pytest.raises(ValueError, match="JSON"):
-        count(STACK, rate=1e308).to_json()
+@pytest.mark.parametrize("cell", ["lstm", "clockwork"])
+@pytest.mark.parametrize("dtype", [int, float])
+def test_every_figure_per_second_is_finite(cell: str, dtype: type) -> None:
+    options = {"periods": (1, 3)} if cell == "clockwork" else {}
+    most = count(
+        cell, input_size=2**30, hidden_size=2**30, batch=2**30, rate=dtype(MAX_RATE), **options
+    )
+    assert json.loads(most.to_json())["total"]["macs_per_second"] > 1e45
+    assert str(most)
+
+
+HUGE = 10**5000
+OUT_OF_RANGE = [1e19, 1e308, 10**400, HUGE, -HUGE, Fraction(HUGE, 3), Fraction(1, HUGE)]
+
+
+@pytest.mark.parametrize("rate", OUT_OF_RANGE, ids=map(str, range(len(OUT_OF_RANGE))))
+def test_a_rate_out_of_range_is_named(rate: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"^rate must be above 0 and at most 1e\+18, got "
+    ) as caught:
+        count(STACK, rate=rate)
+    assert len(str(caught.value)) < 120
 
 
 @pytest.mark.parametrize("bias", BIASES)
@@ -887,10 +909,6 @@ def test_text_says_what_the_count_is_of() -> None:
     assert "18,006,000" in str(count("lstm", input_size=1500, hidden_size=1500))
 
 
-def test_aligned_columns() -> None:
-    assert aligned([["name", "n"], ["a", "1,000"]], left=1) == "name      n\na     1,000"
-
-
 def value_of(formula: str) -> Fraction:
     exact = re.sub(r"\d+", r"Fraction(\g<0>)", formula.replace("^", "**").replace(",", ""))
     value: Fraction = eval(exact, {"Fraction": Fraction})
@@ -906,7 +924,7 @@ def value_of(formula: str) -> Fraction:
 def test_every_formula_that_is_explained_comes_out(
     architecture: Architecture, extent: dict[str, Any]
 ) -> None:
-    text = count(architecture, dtype="bfloat16", backward=True, **extent).explain()
+    text = count(architecture, weight_dtype="bfloat16", backward=True, **extent).explain()
     formulas = re.findall(r"(?<![\w^])(\(?\d(?:[\d,+*()^/-]| / )*) = (\d[\d,.]*)", text)
     assert len(formulas) >= 15
     for formula, shown in formulas:

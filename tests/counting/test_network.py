@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from fusedrnn import cli
 from fusedrnn.architecture import Architecture
 from fusedrnn.cells import CELLS
 from fusedrnn.counting.counts import count
-from fusedrnn.counting.network import (
-    CONVENTIONS,
+from fusedrnn.counting.network import CONVENTIONS, Network
+from fusedrnn.counting.network_file import (
     KINDS,
-    MOST_BYTES,
+    MAX_BYTES,
     PUBLISHED_KEYS,
-    Network,
     keys_of,
     load,
     parse,
@@ -383,9 +381,7 @@ def test_an_unprintable_key_is_shown_in_ascii() -> None:
     ],
 )  # fmt: skip
 def test_a_hostile_file_ends_early(text: str, message: str) -> None:
-    start = time.perf_counter()
     assert error(text).startswith(message)
-    assert time.perf_counter() - start < 2
 
 
 def test_the_largest_sizes_are_counted_exactly() -> None:
@@ -401,7 +397,19 @@ def test_the_largest_sizes_are_counted_exactly() -> None:
     json.loads(complexity.to_json())
 
 
-@pytest.mark.parametrize("content", [b" " * (MOST_BYTES + 1), b"\xff\xfe", b"a = '\x00'"])
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "network.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + LANGUAGE_MODEL.encode())
+    assert load(path) == parse(LANGUAGE_MODEL) == parse("\ufeff" + LANGUAGE_MODEL)
+
+
+def test_a_closed_standard_input_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(OSError, match="standard input is closed"):
+        load("-")
+
+
+@pytest.mark.parametrize("content", [b" " * (MAX_BYTES + 1), b"\xff\xfe", b"a = '\x00'"])
 def test_a_file_that_is_no_text_is_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     path.write_bytes(content)
@@ -413,12 +421,10 @@ def test_no_more_of_a_file_is_read_than_a_network_has(tmp_path: Path) -> None:
     path = tmp_path / "network.toml"
     with path.open("wb") as file:
         file.truncate(100 * 2**20)
-    start = time.perf_counter()
     with pytest.raises(ValueError, match="larger than 262,144 bytes"):
         load(path)
     with pytest.raises(ValueError, match="larger than 262,144 bytes"):
-        load("/dev/zero")
-    assert time.perf_counter() - start < 1
+        load("/dev/zero")  # which has no end
 
 
 @settings(max_examples=200, deadline=None)
@@ -454,7 +460,7 @@ def test_the_command_counts_a_file(tmp_path: Path, capsys: Capture) -> None:
     path.write_text(LANGUAGE_MODEL)
     network = parse(LANGUAGE_MODEL)
     complexity = network.count(steps=35, batch=20, tied="twice")
-    line = ["count", "--spec", str(path), "--steps", "35", "--batch", "20", "--tied", "twice"]
+    line = ["count", str(path), "--steps", "35", "--batch", "20", "--tied", "twice"]
     for style, text in (
         ("table", f"{complexity}\n"),
         ("json", complexity.to_json()),
@@ -472,33 +478,29 @@ def test_the_command_counts_a_file(tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden", "3"], "unrecognized arguments: --hidden 3"),
-        (["--rate", "3"], "unrecognized arguments: --rate 3"),
-        (["--tied", "thrice"], "argument --tied: invalid choice: 'thrice'"),
+        (["--hidden", "3"], "--hidden: not with a file"),
+        (["--rate", "3"], "--rate: not with a file"),
+        (["--tied", "thrice"], "--tied: 'thrice'"),
         (["--steps", "0"], "steps must be at least 1"),
         (["--explain", "--format", "csv"], "--explain goes with --format table"),
     ],
 )
 def test_the_command_ignores_no_option(arguments: list[str], message: str, capsys: Capture) -> None:
     path = ROOT / "examples" / "language-model.toml"
-    assert cli.main(["count", f"--spec={path}", *arguments]) == 2
+    assert cli.main(["count", str(path), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_command_names_what_is_not_there(capsys: Capture, tmp_path: Path) -> None:
-    assert cli.main(["count", "--spec", str(tmp_path / "none.toml")]) == 2
-    assert "none.toml: No such file" in capsys.readouterr().err
-    assert cli.main(["count", "--spec", str(tmp_path)]) == 2
+    assert cli.main(["count", str(tmp_path / "none.toml")]) == 2
+    assert "none.toml': no such file" in capsys.readouterr().err
+    assert cli.main(["count", str(tmp_path)]) == 2
     assert "Is a directory" in capsys.readouterr().err
-    assert cli.main(["count", "--spec"]) == 2
-    assert "--spec needs a FILE" in capsys.readouterr().err
-    assert cli.main(["count", "--spec", "--help"]) == 0
-    assert "--tied" in capsys.readouterr().out
 
 
 def test_the_command_reads_standard_input_without_numpy() -> None:
     code = (
-        "import sys; from fusedrnn import cli; status = cli.main(['count', '--spec', '-'])\n"
+        "import sys; from fusedrnn import cli; status = cli.main(['count', '-'])\n"
         "assert 'numpy' not in sys.modules; sys.exit(status)"
     )
     done = subprocess.run(
@@ -508,7 +510,7 @@ def test_the_command_reads_standard_input_without_numpy() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "51,022,000" in done.stdout
     done = subprocess.run(
-        [sys.executable, "-m", "fusedrnn", "count", "--spec", "-"],
+        [sys.executable, "-m", "fusedrnn", "count", "-"],
         input="layers = []", capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fusedrnn import cli
-from fusedrnn.counting.network import load, parse
+from fusedrnn.counting.network_file import load, parse
 from fusedrnn.counting.published import (
     NO_MATCH,
     PUBLISHED,
@@ -340,5 +340,5 @@ def test_the_command_needs_no_numpy() -> None:
 def test_each_file_can_be_counted(capsys: Capture) -> None:
     for path in PUBLISHED.glob("*.toml"):
         assert load(path).published
-    assert cli.main(["count", "--spec", str(PUBLISHED / "sutskever-2014.toml")]) == 0
+    assert cli.main(["count", str(PUBLISHED / "sutskever-2014.toml")]) == 0
     assert "384,000,000" in capsys.readouterr().out

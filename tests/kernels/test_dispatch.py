@@ -16,6 +16,7 @@ from conftest import Draw
 import fusedrnn as fr
 from fusedrnn import layers, steps
 from fusedrnn._native import ffi, lib
+from fusedrnn.cells import CELLS
 from fusedrnn.engines.native import arrays, isas, reads_array, reads_arrays
 
 
@@ -47,10 +48,18 @@ def test_an_unknown_isa_is_an_error(monkeypatch: pytest.MonkeyPatch, backend: st
 
 def test_unknown_names_in_c() -> None:
     assert lib.fr_find_kernel(0, b"nothing") == ffi.NULL
+    assert lib.fr_find_kernel(0, b"gru") == ffi.NULL, "a name of a cell that has several forms"
     assert lib.fr_isa_name(99) == ffi.NULL
     assert lib.fr_isa_name(-1) == ffi.NULL
     buffer = ffi.new("float[1]")
     assert lib.fr_activation(0, b"nothing", buffer, buffer, 1) == -1
+
+
+def test_every_row_of_the_table_has_a_kernel_of_its_own() -> None:
+    names = [row.kernel for rows in CELLS.values() for row in rows]
+    for isa in isas().values():
+        assert ffi.NULL not in (found := {lib.fr_find_kernel(isa, name.encode()) for name in names})
+        assert len(found) == len(names) == len(set(names))
 
 
 def test_the_fast_check_reads_arrays_here(draw: Draw) -> None:

@@ -33,7 +33,7 @@ import numba
 from numba import types
 
 from fusedrnn.engines.base import Call
-from fusedrnn.kernels import memory, panel, policy, simd
+from fusedrnn.kernels import memory, policy, product, simd
 from fusedrnn.kernels.memory import floats
 
 ISAS = list(isas())
@@ -277,15 +277,15 @@ def test_structs_and_pointers() -> None:
 
 
 def tiles_of(isa: str, gates: int) -> Any:
-    """A C function that writes the places of a sweep, behind each other."""
-    functions = panel.functions(isa)
+    """A C function that writes the tiles of a sweep, one after the other."""
+    functions = product.functions(isa)
 
     def function(s, count, all_blocks, t, found):
         tiling = functions.tile_rows(count, gates)
         mine = functions.share(s, all_blocks)
-        for place in functions.tiles(tiling, mine, functions.downward(s, t)):
+        for tile in functions.tiles(tiling, mine, functions.downward(s, t)):
             for k in range(6):
-                found[k] = place[k]
+                found[k] = tile[k]
             found += 6
 
     integers = memory.Pointer(types.int64)
@@ -293,54 +293,74 @@ def tiles_of(isa: str, gates: int) -> Any:
     made = numba.cfunc(types.void(*arguments), **policy.OPTIONS)(function)
     run = ffi.cast("void (*)(fr_span *, int64_t, int64_t, int64_t, int64_t *)", made.address)
 
-    def places(span: Any, count: int, all_blocks: int, t: int = 0) -> list[panel.Place]:
+    def tiles(span: Any, count: int, all_blocks: int, t: int = 0) -> list[product.Tile]:
         found = np.zeros((all_blocks * count, 6), np.int64)
         run(span, count, all_blocks, t, ffi.from_buffer("int64_t *", found))
-        return [panel.Place(*place) for place in found[found[:, 5] > 0].tolist()]
+        return [product.Tile(*tile) for tile in found[found[:, 5] > 0].tolist()]
 
-    places.owner = made
-    return places
+    tiles.owner = made
+    return tiles
 
 
-@pytest.mark.parametrize("gates", panel.GATES)
+@pytest.mark.parametrize("gates", product.GATES)
 def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     """A shape without one would be undefined behaviour."""
-    places = tiles_of(isa, gates)
-    shapes = panel.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
-    span = ffi.new("fr_span *", {"parts": 1})
+    tiles = tiles_of(isa, gates)
+    shapes = product.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
+    span = ffi.new("fr_span *", {"shares": 1})
     seen = set()
     for count in range(1, 50):
         for all_blocks in range(1, 20):
             done = np.zeros((all_blocks, count), int)
-            for at in places(span, count, all_blocks):
+            for at in tiles(span, count, all_blocks):
                 seen.add((at.rows, at.blocks, gates))
                 done[at.block : at.block + at.blocks, at.row : at.row + at.rows] += 1
             assert np.all(done == 1)
     assert seen == set(shapes)
-    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= panel.MOST_SUMS
-    assert max(rows for rows, _, _ in shapes) <= panel.MOST_ROWS
+    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= product.MAX_SUMS
+    assert max(rows for rows, _, _ in shapes) <= product.MAX_ROWS
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_parts_share_the_blocks_and_sweeps_turn(isa: str, parts: int) -> None:
-    places = tiles_of(isa, 1)
+@pytest.mark.parametrize("gates", product.GATES)
+def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
+    """The bits do not depend on the tiles, the speed does: no other test would notice a difference."""
+    functions = product.functions(isa)
+
+    def function(count, found):
+        tiling = functions.tile_rows(count, gates) if count > 0 else functions.tile_one(gates)
+        for k in range(4):
+            found[k] = tiling[k]
+
+    integers = memory.Pointer(types.int64)
+    made = numba.cfunc(types.void(types.int64, integers), **policy.OPTIONS)(function)
+    of_numba = ffi.cast("void (*)(int64_t, int64_t *)", made.address)
+    expected, found = ffi.new("int64_t[4]"), ffi.new("int64_t[4]")
+    for count in range(200):
+        lib.fr_find_tiling(isas()[isa], gates, max(count, 1), expected)
+        of_numba(count, found)
+        assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("shares", [1, 2, 3, 7])
+def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> None:
+    tiles = tiles_of(isa, 1)
     for all_blocks in range(1, 20):
-        shared = []
-        for part in range(parts):
-            span = ffi.new("fr_span *", {"part": part, "parts": parts})
-            upward, downward = (places(span, 1, all_blocks, t) for t in (0, 1))
-            first = all_blocks * part // parts
-            last = all_blocks * (part + 1) // parts
+        covered = []
+        for share in range(shares):
+            span = ffi.new("fr_span *", {"share": share, "shares": shares})
+            upward, downward = (tiles(span, 1, all_blocks, t) for t in (0, 1))
+            first = all_blocks * share // shares
+            last = all_blocks * (share + 1) // shares
             assert [at.block for at in upward] == sorted(at.block for at in upward)
             assert [at.block for at in downward] == sorted(at.block for at in downward)[::-1]
             for sweep in (upward, downward):
                 assert all(first <= at.next < last for at in sweep)
                 swept = {at.block + k for at in sweep for k in range(at.blocks)}
                 assert swept == set(range(first, last))
-            span.turn = 1
-            assert places(span, 1, all_blocks, 0) == downward
-            shared += [at.block + k for at in upward for k in range(at.blocks)]
-        assert shared == list(range(all_blocks))
+            span.downward = 1
+            assert tiles(span, 1, all_blocks, 0) == downward
+            covered += [at.block + k for at in upward for k in range(at.blocks)]
+        assert covered == list(range(all_blocks))
 
 
 # ---- the cells -----------------------------------------------------------------------------------
@@ -472,7 +492,9 @@ def test_one_kernel_for_everyone(isa: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="cell must be one of rnn, lstm.*'nothing'"):
+    with pytest.raises(
+        ValueError, match="kernel must be one of rnn, lstm, lstm_coupled.*'nothing'"
+    ):
         compiled.build("nothing", "baseline")
     with pytest.raises(
         ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"

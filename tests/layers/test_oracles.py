@@ -1,9 +1,10 @@
 """Every cell against implementations that share no code with this package.
 
-PyTorch, ONNX Runtime and Keras run the same weights, laid out as each of them lays them out; the
-Clockwork RNN, which none of them has, is compared with a dense, masked one written below. Weights,
-inputs and initial states are random, so that no two gates, units or directions are alike, and each
-oracle has negative controls: a wrong gate order or option must be seen.
+PyTorch, ONNX Runtime, Keras and Flax run the same weights, laid out as each of them lays them out
+(fusedrnn.formats.layouts); the Clockwork RNN, which none of them has, is compared with a dense,
+masked one written below. Weights, inputs and initial states are random, so that no two gates, units
+or directions are alike, and each oracle has negative controls: a wrong gate order or option must be
+seen.
 
 An oracle that is not installed is skipped, or, with FUSEDRNN_REQUIRE_ORACLES=1, an error.
 """
@@ -15,6 +16,7 @@ import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ import pytest
 from conftest import ALL, Draw, Target
 
 import fusedrnn as fr
+from fusedrnn.formats.layouts import LAYOUTS, Layout, from_layout, suffix
 
 # What the oracles say about themselves.
 pytestmark = [
@@ -44,9 +47,7 @@ Arrays = dict[str, np.ndarray]
 Result = tuple[np.ndarray, ...]  # y (T, B, D * R), then the states (L * D, B, ·)
 Build = Callable[..., Any]
 
-CLASSES = {"RNN": fr.RNN, "GRU": fr.GRU, "LSTM": fr.LSTM}
-OURS = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
-ENDS = ("_l0", "_l0_reverse")
+CLASSES = {"rnn": fr.RNN, "gru": fr.GRU, "lstm": fr.LSTM}
 
 # Inputs, units, batch, steps: 1, odd, and more than the widest vector.
 SIZES = ((3, 1, 2, 4), (5, 7, 3, 9), (2, 17, 5, 6), (9, 33, 2, 12))
@@ -127,24 +128,34 @@ def assert_zero_past_the_end(y: np.ndarray, lengths: Sequence[int]) -> None:
         assert y[:length, row].any()
 
 
-def rearranged(array: np.ndarray, order: str, wanted: str) -> np.ndarray:
-    """The gate blocks of an array, stacked in another order."""
-    blocks = np.split(array, len(order))
-    return np.concatenate([blocks[order.index(gate)] for gate in wanted])
+def layout_of(framework: str, cell: str, options: dict[str, Any] | None = None) -> Layout:
+    """How a framework lays out a cell with these options."""
+    options = options or {}
+    form = "coupled" if options.get("coupled") else options.get("reset", "after") * (cell == "gru")
+    return next(
+        each
+        for each in LAYOUTS
+        if (each.framework, each.cell, each.form) == (framework, cell, form)
+    )
 
 
 def wrong_orders(order: str) -> Iterator[str]:
     return ("".join(p) for p in itertools.permutations(order) if "".join(p) != order)
 
 
+def wrong_gates(layout: Layout) -> Iterator[Layout]:
+    """The layout with every other order of its gates."""
+    return (replace(layout, gates=order) for order in wrong_orders(layout.gates))
+
+
 # ---- PyTorch -------------------------------------------------------------------------------------
 
 PYTORCH = {
-    "rnn-tanh": ("RNN", {}, {}),
-    "rnn-relu": ("RNN", {"activation": "relu"}, {"nonlinearity": "relu"}),
-    "gru": ("GRU", {}, {}),
-    "lstm": ("LSTM", {}, {}),
-    "lstm-projected": ("LSTM", {}, {"proj_size": True}),
+    "rnn-tanh": ("rnn", {}, {}),
+    "rnn-relu": ("rnn", {"activation": "relu"}, {"nonlinearity": "relu"}),
+    "gru": ("gru", {}, {}),
+    "lstm": ("lstm", {}, {}),
+    "lstm-projected": ("lstm", {}, {"proj_size": True}),
 }
 pytorch_cells = pytest.mark.parametrize(
     ("cell", "options", "their_options"), PYTORCH.values(), ids=PYTORCH
@@ -158,7 +169,9 @@ def pytorch(
     torch = oracle("torch")
     if proj_size:
         options["proj_size"] = (units + 1) // 2
-    module = getattr(torch.nn, cell)(inputs, units, layers, **options)
+    module = getattr(torch.nn, layout_of("torch", cell).layer_class)(
+        inputs, units, layers, **options
+    )
     weights = {}
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -274,27 +287,32 @@ def test_pytorch_sees_a_row_that_is_run_past_its_end(
     assert_differs(ours(x, state), expected)
 
 
-@pytest.mark.parametrize("cell", ("GRU", "LSTM"))
+@pytest.mark.parametrize("cell", ("gru", "lstm"))
 def test_pytorch_sees_every_wrong_gate_order(build: Build, draw: Draw, cell: str) -> None:
     inputs, units, batch, steps = SIZE
     theirs, weights = pytorch(cell, draw, inputs, units, 1)
     x, state = draw(steps, batch, inputs), pytorch_state(theirs, draw, batch)
     expected = run_pytorch(theirs, x, state)
-    for order in wrong_orders(OURS[cell]):
-        swapped = {name: rearranged(w, order, OURS[cell]) for name, w in weights.items()}
+    layout = layout_of("torch", cell)
+    arrays = {name.removesuffix("_l0"): array for name, array in weights.items()}
+    assert_agrees(
+        build(CLASSES[cell], from_layout(layout, arrays))(x, state), run_pytorch(theirs, x, state)
+    )
+    for wrong in wrong_gates(layout):
+        swapped = from_layout(wrong, arrays)
         assert_differs(build(CLASSES[cell], swapped)(x, state), expected)
 
 
 @pytest.mark.parametrize(
     ("cell", "wrong"),
     (
-        ("RNN", {"activation": "relu"}),
-        ("RNN", {"clip": 0.5}),
-        ("GRU", {"reset": "before"}),
-        ("GRU", {"activation": "identity"}),
-        ("LSTM", {"gate_activation": "hard_sigmoid"}),
-        ("LSTM", {"output_activation": "identity"}),
-        ("LSTM", {"cell_clip": 0.5}),
+        ("rnn", {"activation": "relu"}),
+        ("rnn", {"clip": 0.5}),
+        ("gru", {"reset": "before"}),
+        ("gru", {"activation": "identity"}),
+        ("lstm", {"gate_activation": "hard_sigmoid"}),
+        ("lstm", {"output_activation": "identity"}),
+        ("lstm", {"cell_clip": 0.5}),
     ),
 )
 def test_pytorch_sees_wrong_options(
@@ -316,7 +334,8 @@ def test_pytorch_sees_wrong_weights(build: Build, draw: Draw, cell: str) -> None
     expected = run_pytorch(theirs, x, state)
 
     def transposed(array: np.ndarray) -> np.ndarray:
-        return np.concatenate([block.T for block in np.split(array, len(OURS[cell]))])
+        blocks = len(layout_of("torch", cell).gates)
+        return np.concatenate([block.T for block in np.split(array, blocks)])
 
     def swapped(one: str, other: str) -> Arrays:
         return weights | {one: weights[other], other: weights[one]}
@@ -327,7 +346,7 @@ def test_pytorch_sees_wrong_weights(build: Build, draw: Draw, cell: str) -> None
         swapped("weight_ih_l0", "weight_ih_l0_reverse"),
         swapped("weight_hh_l0", "weight_hh_l0_reverse"),
     ]
-    if cell == "GRU":  # elsewhere the two biases are only ever added up
+    if cell == "gru":  # elsewhere the two biases are only ever added up
         wrong.append(swapped("bias_ih_l0", "bias_hh_l0"))
     for each in wrong:
         assert_differs(build(CLASSES[cell], each)(x, state), expected)
@@ -338,8 +357,6 @@ def test_pytorch_sees_wrong_weights(build: Build, draw: Draw, cell: str) -> None
 # Lengths of 0 and batches of 0 are not here: ONNX Runtime answers the former with a state of zeros
 # and ends the process on the latter.
 
-ONNX_ORDERS = {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}
-ONNX_PEEPHOLES = "iof"
 ONNX_NAMES = {
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",
@@ -355,43 +372,43 @@ ONNX_NAMES = {
     "softplus": "Softplus",
 }
 ONNX_CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "rnn": ("RNN", {}),
-    "rnn-relu": ("RNN", {"activation": "relu"}),
-    "rnn-identity": ("RNN", {"activation": "identity"}),
-    "rnn-clip": ("RNN", {"clip": 0.6}),
-    "rnn-relu-clip": ("RNN", {"activation": "relu", "clip": 0.6}),
-    "gru-after": ("GRU", {"reset": "after"}),
-    "gru-after-clip": ("GRU", {"reset": "after", "clip": 0.6}),
-    "gru-before": ("GRU", {"reset": "before"}),
-    "gru-before-clip": ("GRU", {"reset": "before", "clip": 0.6}),
+    "rnn": ("rnn", {}),
+    "rnn-relu": ("rnn", {"activation": "relu"}),
+    "rnn-identity": ("rnn", {"activation": "identity"}),
+    "rnn-clip": ("rnn", {"clip": 0.6}),
+    "rnn-relu-clip": ("rnn", {"activation": "relu", "clip": 0.6}),
+    "gru-after": ("gru", {"reset": "after"}),
+    "gru-after-clip": ("gru", {"reset": "after", "clip": 0.6}),
+    "gru-before": ("gru", {"reset": "before"}),
+    "gru-before-clip": ("gru", {"reset": "before", "clip": 0.6}),
     "gru-before-activations": (
-        "GRU",
+        "gru",
         {"reset": "before", "gate_activation": "hard_sigmoid(0.3, 0.45)", "activation": "relu"},
     ),
     "gru-after-activations": (
-        "GRU",
+        "gru",
         {"reset": "after", "gate_activation": "hard_sigmoid", "activation": "identity"},
     ),
-    "lstm": ("LSTM", {}),
-    "lstm-clip": ("LSTM", {"clip": 0.6}),
-    "lstm-peepholes": ("LSTM", {"peephole": "ifo"}),
-    "lstm-peephole-o": ("LSTM", {"peephole": "o"}),
-    "lstm-peepholes-if": ("LSTM", {"peephole": "if"}),
-    "lstm-peepholes-clip": ("LSTM", {"peephole": "ifo", "clip": 0.6}),
-    "lstm-coupled": ("LSTM", {"coupled": True}),
-    "lstm-coupled-clip": ("LSTM", {"coupled": True, "clip": 0.6}),
-    "lstm-coupled-peepholes": ("LSTM", {"coupled": True, "peephole": "fo"}),
-    "lstm-hard-sigmoid": ("LSTM", {"gate_activation": "hard_sigmoid(0.3, 0.45)"}),
+    "lstm": ("lstm", {}),
+    "lstm-clip": ("lstm", {"clip": 0.6}),
+    "lstm-peepholes": ("lstm", {"peephole": "ifo"}),
+    "lstm-peephole-o": ("lstm", {"peephole": "o"}),
+    "lstm-peepholes-if": ("lstm", {"peephole": "if"}),
+    "lstm-peepholes-clip": ("lstm", {"peephole": "ifo", "clip": 0.6}),
+    "lstm-coupled": ("lstm", {"coupled": True}),
+    "lstm-coupled-clip": ("lstm", {"coupled": True, "clip": 0.6}),
+    "lstm-coupled-peepholes": ("lstm", {"coupled": True, "peephole": "fo"}),
+    "lstm-hard-sigmoid": ("lstm", {"gate_activation": "hard_sigmoid(0.3, 0.45)"}),
     "lstm-coupled-hard-sigmoid": (
-        "LSTM",
+        "lstm",
         {"coupled": True, "gate_activation": "hard_sigmoid(0.3, 0.5)"},
     ),
     "lstm-relu-identity": (
-        "LSTM",
+        "lstm",
         {"activation": "relu", "output_activation": "identity"},
     ),
     "lstm-identity-relu": (
-        "LSTM",
+        "lstm",
         {"activation": "identity", "output_activation": "relu", "peephole": "ifo"},
     ),
 }
@@ -402,7 +419,8 @@ def onnx_arrays(
     cell: str, options: dict[str, Any], draw: Draw, inputs: int, units: int, directions: int
 ) -> Arrays:
     """The weights of an ONNX node: W, R, B and, for peepholes, P, as ONNX lays them out."""
-    rows = len(ONNX_ORDERS[cell]) * units
+    layout = layout_of("onnx", cell, options)
+    rows = len(layout.gates) * units
     arrays = {
         "W": matrix(draw, directions, rows, inputs),
         "R": matrix(draw, directions, rows, units),
@@ -411,53 +429,24 @@ def onnx_arrays(
     if letters := options.get("peephole"):
         # With coupled gates the one that ONNX has is i, and what its f is given is not looked at.
         letters += "i" if options.get("coupled") else ""
-        parts = [vector(draw, directions, units) * (gate in letters) for gate in ONNX_PEEPHOLES]
+        parts = [vector(draw, directions, units) * (gate in letters) for gate in layout.peepholes]
         arrays["P"] = np.concatenate(parts, axis=1)
     return arrays
 
 
-def from_onnx(
-    cell: str,
-    options: dict[str, Any],
-    arrays: Arrays,
-    order: str = "",
-    peepholes: str = ONNX_PEEPHOLES,
-    sign: float = -1,
-) -> Arrays:
-    """Canonical weights of an ONNX node.
-
-    Where gates are coupled, ONNX has f = 1 - i and this package has i = 1 - f. As 1 - sigmoid(x) is
-    sigmoid(-x), and 1 - hard_sigmoid(x) is hard_sigmoid(-x) where beta is 1/2, the block of f here
-    is that of ONNX's i with every sign turned: weights, biases and peephole.
-    """
-    order = order or ONNX_ORDERS[cell]
-    coupled = bool(options.get("coupled"))
-
-    def gates(array: np.ndarray) -> np.ndarray:
-        if not coupled:
-            return rearranged(array, order, OURS[cell])
-        i, g, o = np.split(rearranged(array, order, "igo"), 3)
-        return np.concatenate([np.float32(sign) * i, g, o])
-
+def from_onnx(options: dict[str, Any], arrays: Arrays, layout: Layout) -> Arrays:
+    """Canonical weights of an ONNX node."""
     weights: Arrays = {}
-    for direction, end in zip(range(len(arrays["W"])), ENDS):
-        weights["weight_ih" + end] = gates(arrays["W"][direction])
-        weights["weight_hh" + end] = gates(arrays["R"][direction])
-        first, second = np.split(arrays["B"][direction], 2)
-        weights["bias_ih" + end], weights["bias_hh" + end] = gates(first), gates(second)
-        if "P" in arrays:
-            p = dict(zip(peepholes, np.split(arrays["P"][direction], 3), strict=True))
-            if coupled:
-                p["f"] = np.float32(sign) * p["i"]
-            parts = [p[gate] for gate in options["peephole"]]
-            weights["weight_peephole" + end] = np.concatenate(parts)
+    for direction in range(len(arrays["W"])):
+        part = {name: array[direction] for name, array in arrays.items()}
+        weights |= from_layout(layout, part, suffix(0, direction), options.get("peephole"))
     return weights
 
 
 def onnx_attributes(
     cell: str, options: dict[str, Any], units: int, directions: int
 ) -> dict[str, Any]:
-    roles = {"RNN": ["activation"], "GRU": ["gate_activation", "activation"]}.get(
+    roles = {"rnn": ["activation"], "gru": ["gate_activation", "activation"]}.get(
         cell, ["gate_activation", "activation", "output_activation"]
     )
     names, alphas, betas = [], [], []
@@ -483,11 +472,7 @@ def onnx_attributes(
         attributes["activation_beta"] = betas * directions
     if "clip" in options:
         attributes["clip"] = options["clip"]
-    if cell == "GRU":
-        attributes["linear_before_reset"] = int(options.get("reset") == "after")
-    if options.get("coupled"):
-        attributes["input_forget"] = 1
-    return attributes
+    return attributes | dict(layout_of("onnx", cell, options).options)
 
 
 def run_onnx(
@@ -507,18 +492,19 @@ def run_onnx(
     if "P" in arrays:
         feeds["P"] = arrays["P"]
     places = ["X", "W", "R", "B", "sequence_lens", "initial_h"]
-    places += ["initial_c", "P"] if cell == "LSTM" else []
+    places += ["initial_c", "P"] if cell == "lstm" else []
     outputs = ["Y", "Y_h", "Y_c"][: 1 + len(state)]
 
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     directions, units = arrays["R"].shape[0], arrays["R"].shape[2]
     attributes = onnx_attributes(cell, options, units, directions)
+    operator = layout_of("onnx", cell, options).layer_class
     node = helper.make_node(
-        cell, [name if name in feeds else "" for name in places], outputs, **attributes
+        operator, [name if name in feeds else "" for name in places], outputs, **attributes
     )
     graph = helper.make_graph(
         [node],
-        cell,
+        operator,
         [
             helper.make_tensor_value_info(
                 name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
@@ -542,7 +528,7 @@ def onnx_inputs(
     cell: str, draw: Draw, directions: int, size: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, Result]:
     inputs, units, batch, steps = size
-    states = 2 if cell == "LSTM" else 1
+    states = 2 if cell == "lstm" else 1
     state = tuple(vector(draw, directions, batch, units) for _ in range(states))
     return draw(steps, batch, inputs), state
 
@@ -555,7 +541,9 @@ def test_onnx(
     for size in SIZES:
         x, state = onnx_inputs(cell, draw, directions, size)
         arrays = onnx_arrays(cell, options, draw, size[0], size[1], directions)
-        ours = build(CLASSES[cell], from_onnx(cell, options, arrays), **options)
+        ours = build(
+            CLASSES[cell], from_onnx(options, arrays, layout_of("onnx", cell, options)), **options
+        )
         assert_agrees(ours(x, state), run_onnx(cell, options, arrays, x, state))
 
 
@@ -574,7 +562,9 @@ def test_onnx_sequence_lens(
     arrays = onnx_arrays(cell, options, draw, inputs, units, directions)
     lengths = some_lengths(random, batch, steps)
     expected = run_onnx(cell, options, arrays, x, state, lengths)
-    ours = build(CLASSES[cell], from_onnx(cell, options, arrays), **options)
+    ours = build(
+        CLASSES[cell], from_onnx(options, arrays, layout_of("onnx", cell, options)), **options
+    )
     assert_agrees(ours(x, state, lengths), expected)
     assert_zero_past_the_end(ours(x, state, lengths)[0], lengths)
     assert_differs(ours(x, state), expected)
@@ -598,22 +588,22 @@ def test_onnx_sequence_lens(
 @pytest.mark.parametrize(
     ("cell", "role"),
     (
-        ("RNN", "activation"),
-        ("GRU", "gate_activation"),
-        ("GRU", "activation"),
-        ("LSTM", "gate_activation"),
-        ("LSTM", "activation"),
-        ("LSTM", "output_activation"),
+        ("rnn", "activation"),
+        ("gru", "gate_activation"),
+        ("gru", "activation"),
+        ("lstm", "gate_activation"),
+        ("lstm", "activation"),
+        ("lstm", "output_activation"),
     ),
 )
 def test_onnx_activations_of_the_numpy_backend(
     draw: Draw, cell: str, role: str, activation: str
 ) -> None:
     size = (5, 7, 3, 5)
-    options = {role: activation} | ({"reset": "before"} if cell == "GRU" else {})
+    options = {role: activation} | ({"reset": "before"} if cell == "gru" else {})
     x, state = onnx_inputs(cell, draw, 2, size)
     arrays = onnx_arrays(cell, options, draw, size[0], size[1], 2)
-    weights = from_onnx(cell, options, arrays)
+    weights = from_onnx(options, arrays, layout_of("onnx", cell, options))
     expected = run_onnx(cell, options, arrays, x, state)
     ours = CLASSES[cell].from_weights(weights, backend="numpy", **options)
     assert_agrees(ours(x, state), expected)
@@ -622,7 +612,7 @@ def test_onnx_activations_of_the_numpy_backend(
 
 
 @pytest.mark.parametrize(
-    ("cell", "options"), (("LSTM", {}), ("GRU", {"reset": "before"}), ("GRU", {"reset": "after"}))
+    ("cell", "options"), (("lstm", {}), ("gru", {"reset": "before"}), ("gru", {"reset": "after"}))
 )
 def test_onnx_sees_every_wrong_gate_order(
     build: Build, draw: Draw, cell: str, options: dict[str, Any]
@@ -630,48 +620,53 @@ def test_onnx_sees_every_wrong_gate_order(
     x, state = onnx_inputs(cell, draw, 1, SIZE)
     arrays = onnx_arrays(cell, options, draw, SIZE[0], SIZE[1], 1)
     expected = run_onnx(cell, options, arrays, x, state)
-    for order in wrong_orders(ONNX_ORDERS[cell]):
-        weights = from_onnx(cell, options, arrays, order=order)
+    for wrong in wrong_gates(layout_of("onnx", cell, options)):
+        weights = from_onnx(options, arrays, wrong)
         assert_differs(build(CLASSES[cell], weights, **options)(x, state), expected)
 
 
 def test_onnx_sees_every_wrong_order_of_peepholes(build: Build, draw: Draw) -> None:
     options = {"peephole": "ifo"}
-    x, state = onnx_inputs("LSTM", draw, 1, SIZE)
-    arrays = onnx_arrays("LSTM", options, draw, SIZE[0], SIZE[1], 1)
-    expected = run_onnx("LSTM", options, arrays, x, state)
-    for order in wrong_orders(ONNX_PEEPHOLES):
-        weights = from_onnx("LSTM", options, arrays, peepholes=order)
+    layout = layout_of("onnx", "lstm", options)
+    x, state = onnx_inputs("lstm", draw, 1, SIZE)
+    arrays = onnx_arrays("lstm", options, draw, SIZE[0], SIZE[1], 1)
+    expected = run_onnx("lstm", options, arrays, x, state)
+    for order in wrong_orders(layout.peepholes):
+        weights = from_onnx(options, arrays, replace(layout, peepholes=order))
         assert_differs(build(fr.LSTM, weights, **options)(x, state), expected)
 
 
 def test_onnx_sees_a_coupled_gate_that_is_not_negated(build: Build, draw: Draw) -> None:
     options = {"coupled": True, "peephole": "fo"}
-    x, state = onnx_inputs("LSTM", draw, 1, SIZE)
-    arrays = onnx_arrays("LSTM", options, draw, SIZE[0], SIZE[1], 1)
-    expected = run_onnx("LSTM", options, arrays, x, state)
-    weights = from_onnx("LSTM", options, arrays, sign=1)
+    units = SIZE[1]
+    x, state = onnx_inputs("lstm", draw, 1, SIZE)
+    arrays = onnx_arrays("lstm", options, draw, SIZE[0], units, 1)
+    expected = run_onnx("lstm", options, arrays, x, state)
+    weights = from_onnx(options, arrays, layout_of("onnx", "lstm", options))
+    assert_agrees(build(fr.LSTM, weights, **options)(x, state), expected)
+    for array in weights.values():  # f is the first block of each
+        array[:units] *= -1
     assert_differs(build(fr.LSTM, weights, **options)(x, state), expected)
 
 
 @pytest.mark.parametrize(
     ("cell", "options", "wrong"),
     (
-        ("RNN", {"activation": "relu"}, {"activation": "identity"}),
-        ("RNN", {"clip": 0.6}, {"clip": None}),
-        ("GRU", {"reset": "after"}, {"reset": "before"}),
-        ("GRU", {"reset": "before"}, {"reset": "after"}),
-        ("GRU", {"reset": "after", "clip": 0.6}, {"clip": None}),
-        ("GRU", {"reset": "before", "clip": 0.6}, {"clip": None}),
-        ("LSTM", {"clip": 0.6}, {"clip": None}),
-        ("LSTM", {"clip": 0.6}, {"clip": None, "cell_clip": 0.6}),
+        ("rnn", {"activation": "relu"}, {"activation": "identity"}),
+        ("rnn", {"clip": 0.6}, {"clip": None}),
+        ("gru", {"reset": "after"}, {"reset": "before"}),
+        ("gru", {"reset": "before"}, {"reset": "after"}),
+        ("gru", {"reset": "after", "clip": 0.6}, {"clip": None}),
+        ("gru", {"reset": "before", "clip": 0.6}, {"clip": None}),
+        ("lstm", {"clip": 0.6}, {"clip": None}),
+        ("lstm", {"clip": 0.6}, {"clip": None, "cell_clip": 0.6}),
         (
-            "LSTM",
+            "lstm",
             {"gate_activation": "hard_sigmoid(0.3, 0.45)"},
             {"gate_activation": "hard_sigmoid(0.2, 0.5)"},
         ),
         (
-            "LSTM",
+            "lstm",
             {"activation": "relu", "output_activation": "identity"},
             {"activation": "identity", "output_activation": "relu"},
         ),
@@ -683,21 +678,19 @@ def test_onnx_sees_wrong_options(
     x, state = onnx_inputs(cell, draw, 1, SIZE)
     arrays = onnx_arrays(cell, options, draw, SIZE[0], SIZE[1], 1)
     expected = run_onnx(cell, options, arrays, x, state)
-    weights = from_onnx(cell, options, arrays)
+    weights = from_onnx(options, arrays, layout_of("onnx", cell, options))
     assert_differs(build(CLASSES[cell], weights, **options | wrong)(x, state), expected)
 
 
 # ---- Keras ---------------------------------------------------------------------------------------
 
 KERAS = {
-    "rnn": ("RNN", "SimpleRNN", "h", {}, {}),
-    "gru-after": ("GRU", "GRU", "zrn", {"reset": "after"}, {"reset_after": True}),
-    "gru-before": ("GRU", "GRU", "zrn", {"reset": "before"}, {"reset_after": False}),
-    "lstm": ("LSTM", "LSTM", "ifgo", {}, {}),
+    "rnn": ("rnn", {}),
+    "gru-after": ("gru", {"reset": "after"}),
+    "gru-before": ("gru", {"reset": "before"}),
+    "lstm": ("lstm", {}),
 }
-keras_cells = pytest.mark.parametrize(
-    ("cell", "name", "order", "options", "their_options"), KERAS.values(), ids=KERAS
-)
+keras_cells = pytest.mark.parametrize(("cell", "options"), KERAS.values(), ids=KERAS)
 
 
 @pytest.fixture(scope="module")
@@ -712,29 +705,29 @@ def keras(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def keras_layer(
-    keras: Any, name: str, draw: Draw, inputs: int, units: int, directions: int, **options: Any
-) -> tuple[Any, list[list[np.ndarray]]]:
+    keras: Any, layout: Layout, draw: Draw, inputs: int, units: int, directions: int
+) -> tuple[Any, list[Arrays]]:
     """A Keras layer with random weights, and each direction's: kernel, recurrent kernel, bias."""
-    layer = getattr(keras.layers, name)(units, return_sequences=True, return_state=True, **options)
+    layer = getattr(keras.layers, layout.layer_class)(
+        units, return_sequences=True, return_state=True, **dict(layout.options)
+    )
     if directions == 2:
         layer = keras.layers.Bidirectional(layer)
     layer.build((None, None, inputs))
-    arrays = []
-    for weight in layer.weights:
-        kind = vector if weight.path.endswith("bias") else matrix
-        arrays.append(kind(draw, *weight.shape))
-    layer.set_weights(arrays)
-    each = len(arrays) // directions
-    return layer, [arrays[each * d : each * (d + 1)] for d in range(directions)]
+    parts: list[Arrays] = [{} for _ in range(directions)]
+    each = len(layer.weights) // directions
+    for number, weight in enumerate(layer.weights):
+        name = weight.path.rpartition("/")[2]
+        kind = vector if name in layout.bias else matrix
+        parts[number // each][name] = kind(draw, *weight.shape)
+    layer.set_weights([array for part in parts for array in part.values()])
+    return layer, parts
 
 
-def from_keras(arrays: list[list[np.ndarray]], order: str, wanted: str) -> Arrays:
+def from_keras(arrays: list[Arrays], layout: Layout) -> Arrays:
     weights: Arrays = {}
-    for (kernel, recurrent, bias), end in zip(arrays, ENDS):
-        weights["weight_ih" + end] = rearranged(kernel.T, order, wanted)
-        weights["weight_hh" + end] = rearranged(recurrent.T, order, wanted)
-        for name, row in zip(("bias_ih", "bias_hh"), np.atleast_2d(bias)):
-            weights[name + end] = rearranged(row, order, wanted)
+    for direction, part in enumerate(arrays):
+        weights |= from_layout(layout, part, suffix(0, direction))
     return weights
 
 
@@ -758,18 +751,14 @@ def test_keras(
     build: Build,
     draw: Draw,
     cell: str,
-    name: str,
-    order: str,
     options: dict[str, Any],
-    their_options: dict[str, Any],
     directions: int,
 ) -> None:
+    layout = layout_of("keras", cell, options)
     for size in SIZES:
         x, state = onnx_inputs(cell, draw, directions, size)
-        theirs, arrays = keras_layer(
-            keras, name, draw, size[0], size[1], directions, **their_options
-        )
-        ours = build(CLASSES[cell], from_keras(arrays, order, OURS[cell]), **options)
+        theirs, arrays = keras_layer(keras, layout, draw, size[0], size[1], directions)
+        ours = build(CLASSES[cell], from_keras(arrays, layout), **options)
         assert_agrees(ours(x, state), run_keras(keras, theirs, x, state))
 
 
@@ -780,18 +769,16 @@ def test_keras_masks(
     draw: Draw,
     random: np.random.Generator,
     cell: str,
-    name: str,
-    order: str,
     options: dict[str, Any],
-    their_options: dict[str, Any],
 ) -> None:
     """In both directions: there Keras shows zeros past the end, which alone it does not."""
+    layout = layout_of("keras", cell, options)
     size = inputs, units, batch, steps = (5, 9, 4, 7)
     x, state = onnx_inputs(cell, draw, 2, size)
-    theirs, arrays = keras_layer(keras, name, draw, inputs, units, 2, **their_options)
+    theirs, arrays = keras_layer(keras, layout, draw, inputs, units, 2)
     lengths = some_lengths(random, batch, steps)
     expected = run_keras(keras, theirs, x, state, lengths)
-    ours = build(CLASSES[cell], from_keras(arrays, order, OURS[cell]), **options)
+    ours = build(CLASSES[cell], from_keras(arrays, layout), **options)
     assert_agrees(ours(x, state, lengths), expected)
     assert_differs(ours(x, state), expected)
 
@@ -802,23 +789,84 @@ def test_keras_sees_wrong_weights_and_options(
     build: Build,
     draw: Draw,
     cell: str,
-    name: str,
-    order: str,
     options: dict[str, Any],
-    their_options: dict[str, Any],
 ) -> None:
+    layout = layout_of("keras", cell, options)
     x, state = onnx_inputs(cell, draw, 1, SIZE)
-    theirs, arrays = keras_layer(keras, name, draw, SIZE[0], SIZE[1], 1, **their_options)
+    theirs, arrays = keras_layer(keras, layout, draw, SIZE[0], SIZE[1], 1)
     expected = run_keras(keras, theirs, x, state)
-    for wrong_order in wrong_orders(order):
-        weights = from_keras(arrays, wrong_order, OURS[cell])
+    for wrong in wrong_gates(layout):
+        weights = from_keras(arrays, wrong)
         assert_differs(build(CLASSES[cell], weights, **options)(x, state), expected)
-    weights = from_keras(arrays, order, OURS[cell])
+    weights = from_keras(arrays, layout)
     other = {"activation": "identity"}
-    if cell == "GRU":
+    if cell == "gru":
         weights["bias_hh_l0"] = weights.get("bias_hh_l0", 0 * weights["bias_ih_l0"])
         other = {"reset": "before" if options["reset"] == "after" else "after"}
     assert_differs(build(CLASSES[cell], weights, **options | other)(x, state), expected)
+
+
+# ---- Flax ----------------------------------------------------------------------------------------
+#
+# Its cells only, one step after another. It is not among the oracles that must be there.
+
+flax_cells = pytest.mark.parametrize("cell", ("rnn", "gru", "lstm"))
+
+
+def flax_arrays(layout: Layout, draw: Draw, inputs: int, units: int) -> Arrays:
+    """Random parameters of a cell of flax.linen, by their paths."""
+    arrays: Arrays = {}
+    for gate in layout.gates:
+        arrays[layout.input.format(gate=gate)] = matrix(draw, inputs, units)
+        arrays[layout.recurrent.format(gate=gate)] = matrix(draw, units, units)
+        for bias in layout.bias:
+            arrays[bias.format(gate=gate)] = vector(draw, units)
+    return arrays
+
+
+def run_flax(layout: Layout, arrays: Arrays, x: np.ndarray, state: Result) -> Result:
+    linen = pytest.importorskip("flax.linen")
+    cell = getattr(linen, layout.step_class)(features=state[0].shape[2])
+    parameters: dict[str, Any] = {}
+    for path, array in arrays.items():
+        name, _, leaf = path.partition("/")
+        parameters.setdefault(name, {})[leaf] = array
+    # Flax has (c, h).
+    carry = tuple(array[0] for array in reversed(state))
+    carry = carry if len(carry) == 2 else carry[0]
+    y = []
+    for row in x:
+        carry, output = cell.apply({"params": parameters}, carry, row)
+        y.append(np.asarray(output))
+    after = reversed(carry) if len(state) == 2 else (carry,)
+    return (np.stack(y), *(np.asarray(array)[None] for array in after))
+
+
+@flax_cells
+def test_flax(build: Build, draw: Draw, cell: str) -> None:
+    layout = layout_of("flax", cell)
+    for size in SIZES:
+        x, state = onnx_inputs(cell, draw, 1, size)
+        arrays = flax_arrays(layout, draw, size[0], size[1])
+        expected = run_flax(layout, arrays, x, state)
+        ours = build(CLASSES[cell], from_layout(layout, arrays))
+        assert_agrees(ours(x, state), expected)
+
+
+@flax_cells
+def test_flax_sees_parameters_of_other_gates(build: Build, draw: Draw, cell: str) -> None:
+    layout = layout_of("flax", cell)
+    x, state = onnx_inputs(cell, draw, 1, SIZE)
+    arrays = flax_arrays(layout, draw, SIZE[0], SIZE[1])
+    expected = run_flax(layout, arrays, x, state)
+    for wrong in wrong_orders(layout.gates):
+        kernels = {
+            template.format(gate=gate): arrays[template.format(gate=other)]
+            for template in (layout.input, layout.recurrent)
+            for gate, other in zip(layout.gates, wrong, strict=True)
+        }
+        ours = build(CLASSES[cell], from_layout(layout, arrays | kernels))
+        assert_differs(ours(x, state), expected)
 
 
 # ---- Clockwork RNN -------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from fusedrnn.cells import CELLS
 from fusedrnn.counting.counts import count
 from fusedrnn.machine import roofline as module
 from fusedrnn.machine.limits import Limits, Machine, load
-from fusedrnn.machine.roofline import Bound, floor_seconds, roofline
+from fusedrnn.machine.roofline import Roofline, roofline
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLE = DOCS / "example-machine.json"
@@ -36,8 +36,12 @@ def no_isa(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_ISA", raising=False)
 
 
-def lstm(X: int, H: int, **options: Any) -> Bound:
+def lstm(X: int, H: int, **options: Any) -> Roofline:
     return roofline("lstm", MACHINE, input_size=X, hidden_size=H, **options)
+
+
+def floor(architecture: Architecture, steps: int, batch: int, machine: Machine) -> float:
+    return roofline(architecture, machine, steps=steps, batch=batch).seconds
 
 
 def near(value: float) -> Any:
@@ -48,8 +52,8 @@ def near(value: float) -> Any:
 
 
 def test_a_sequence_by_hand() -> None:
-    bound = lstm(128, 128, steps=100)
-    into, around = bound.parts
+    found = lstm(128, 128, steps=100)
+    into, around = found.parts
     # 4 * 128 * 128 weights and 512 biases, read once; 2 * 65536 + 512 FLOPs in each step
     assert (into.name, into.weight_bytes, into.reads) == ("input", 264_192, 1)
     assert into.flops == 100 * 131_584
@@ -58,7 +62,7 @@ def test_a_sequence_by_hand() -> None:
     assert into.times["L2"] == near((264_192 - 32_768) / 100e9)
     assert into.times["L3"] == into.times["DRAM"] == 0
     assert "latency" not in into.times
-    assert (into.bound, into.held_by) == ("compute", "L2")
+    assert (into.limited_by, into.held_by) == ("compute", "L2")
     assert into.intensity == near(13_158_400 / 264_192)
     assert into.ridge == near(1.0)
     # 4 * 128 * 128 weights, read 100 times; 3 multiplies and an addition for each unit
@@ -67,48 +71,48 @@ def test_a_sequence_by_hand() -> None:
     assert around.times["L1"] == near(100 * 262_144 / 200e9)
     assert around.times["L2"] == near(100 * (262_144 - 32_768) / 100e9)
     assert around.times["latency"] == near(100 * (5 + 20 + 20) * 1e-9)
-    assert (around.bound, around.seconds) == ("L2", near(229.376e-6))
+    assert (around.limited_by, around.seconds) == ("L2", near(229.376e-6))
     assert around.intensity == near(131_584 / 262_144)
-    assert (bound.bound, bound.seconds) == ("L2", near(360.96e-6))
-    assert bound.seconds_per_step == near(3.6096e-6)
+    assert (found.limited_by, found.seconds) == ("L2", near(360.96e-6))
+    assert found.seconds_per_step == near(3.6096e-6)
 
 
 def test_a_step_by_hand() -> None:
-    bound = lstm(128, 128)
+    found = lstm(128, 128)
     # The caches may keep 32 KiB of all weights, x and y, but not of each part by itself.
     everything = 264_192 + 262_144 + 4 * (128 + 128)
-    assert sum(part.seconds for part in bound.parts) == near((526_336 - 2 * 32_768) / 100e9)
-    assert bound.whole["L2"] == near((everything - 32_768) / 100e9)
-    assert (bound.bound, bound.seconds) == ("L2", bound.whole["L2"])
-    assert bound.held_by == "L2"
+    assert sum(part.seconds for part in found.parts) == near((526_336 - 2 * 32_768) / 100e9)
+    assert found.whole["L2"] == near((everything - 32_768) / 100e9)
+    assert (found.limited_by, found.seconds) == ("L2", found.whole["L2"])
+    assert found.held_by == "L2"
 
 
 def test_beyond_the_caches_by_hand() -> None:
-    bound = lstm(2048, 2048, steps=10)
-    around = bound.parts[1]
+    found = lstm(2048, 2048, steps=10)
+    around = found.parts[1]
     held = 32_768 + 1_048_576
     assert around.weight_bytes == 67_108_864
     assert around.times["L3"] == near(10 * (67_108_864 - held) / 50e9)
     assert around.times["DRAM"] == near(10 * (67_108_864 - held - 16_777_216) / 10e9)
-    assert (around.bound, around.held_by) == ("DRAM", "DRAM")
+    assert (around.limited_by, around.held_by) == ("DRAM", "DRAM")
 
 
-def test_a_batch_is_bound_by_computing() -> None:
+def test_a_batch_is_limited_by_computing() -> None:
     one, many = lstm(128, 128, steps=100), lstm(128, 128, steps=100, batch=32)
-    assert many.bound == "compute"
+    assert many.limited_by == "compute"
     assert many.seconds == near(32 * 2 * 131.584e-6)
     assert many.parts[1].times["L2"] == one.parts[1].times["L2"]
 
 
-def test_a_small_cell_is_bound_by_latency() -> None:
-    bound = roofline("rnn", MACHINE, input_size=1, hidden_size=1, steps=1000)
-    assert bound.bound == "latency"
-    assert bound.parts[1].seconds == near(1000 * 25e-9)
+def test_a_small_cell_is_limited_by_latency() -> None:
+    found = roofline("rnn", MACHINE, input_size=1, hidden_size=1, steps=1000)
+    assert found.limited_by == "latency"
+    assert found.parts[1].seconds == near(1000 * 25e-9)
 
 
 def test_modules_by_hand() -> None:
-    bound = roofline("clockwork", MACHINE, input_size=4, hidden_size=8, periods=(1, 2), steps=5)
-    into, around = bound.parts
+    found = roofline("clockwork", MACHINE, input_size=4, hidden_size=8, periods=(1, 2), steps=5)
+    into, around = found.parts
     # The fast module runs in 5 steps and reads 8 units; the slow one in 3 of them and reads 4.
     assert (into.weight_bytes, into.reads) == (2 * 4 * (16 + 4), 1)
     assert into.flops == 5 * 36 + 3 * 36
@@ -205,13 +209,12 @@ TIMES = st.integers(1, 5)
 def test_more_work_is_not_faster(
     architecture: Architecture, machine: Machine, steps: int, batch: int, times: int, data: Any
 ) -> None:
-    floor = floor_seconds(architecture, steps, batch, machine)
+    least = floor(architecture, steps, batch, machine) * (1 - 1e-9)
     grown = data.draw(st.sampled_from(["input_size", "hidden_size", "num_layers"]))
     larger = replace(architecture, **{grown: times * getattr(architecture, grown)})
-    least = floor * (1 - 1e-9)
-    assert floor_seconds(larger, steps, batch, machine) >= least
-    assert floor_seconds(architecture, times * steps, batch, machine) >= least
-    assert floor_seconds(architecture, steps, times * batch, machine) >= least
+    assert floor(larger, steps, batch, machine) >= least
+    assert floor(architecture, times * steps, batch, machine) >= least
+    assert floor(architecture, steps, times * batch, machine) >= least
 
 
 @given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20), st.floats(1, 10))
@@ -219,7 +222,7 @@ def test_a_better_machine_is_not_slower(
     architecture: Architecture, machine: Machine, steps: int, batch: int, times: float
 ) -> None:
     limits = machine.limits["avx2"]
-    most = floor_seconds(architecture, steps, batch, machine) * (1 + 1e-9)
+    limit = floor(architecture, steps, batch, machine) * (1 + 1e-9)
     better = [replace(limits, flops=times * limits.flops)]
     better += [
         replace(limits, bandwidth={**limits.bandwidth, level: times * speed})
@@ -231,24 +234,24 @@ def test_a_better_machine_is_not_slower(
     ]
     for each in better:
         faster = replace(machine, limits={"avx2": each})
-        assert floor_seconds(architecture, steps, batch, faster) <= most
+        assert floor(architecture, steps, batch, faster) <= limit
     larger = {level: int(times * size) for level, size in machine.capacity.items()}
     roomy = replace(machine, caches=larger, capacity=larger)
-    assert floor_seconds(architecture, steps, batch, roomy) <= most
+    assert floor(architecture, steps, batch, roomy) <= limit
 
 
 @given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20))
 def test_the_parts_are_the_whole_work(
     architecture: Architecture, machine: Machine, steps: int, batch: int
 ) -> None:
-    bound = roofline(architecture, machine, steps=steps, batch=batch)
+    found = roofline(architecture, machine, steps=steps, batch=batch)
     counted = count(architecture, steps=steps, batch=batch)
-    assert sum(part.flops for part in bound.parts) == counted.flops
-    assert sum(part.weight_bytes for part in bound.parts) == counted.weight_bytes
-    assert bound.seconds >= counted.flops / machine.limits["avx2"].flops * (1 - 1e-9)
-    assert bound.seconds >= max(part.seconds for part in bound.parts)
-    assert bound.bound in {"compute", "latency", *machine.limits["avx2"].bandwidth}
-    json.loads(bound.to_json())
+    assert sum(part.flops for part in found.parts) == counted.flops
+    assert sum(part.weight_bytes for part in found.parts) == counted.weight_bytes
+    assert found.seconds >= counted.flops / machine.limits["avx2"].flops * (1 - 1e-9)
+    assert found.seconds >= max(part.seconds for part in found.parts)
+    assert found.limited_by in {"compute", "latency", *machine.limits["avx2"].bandwidth}
+    json.loads(found.to_json())
 
 
 # What it takes, and what it gives
@@ -279,9 +282,9 @@ def test_bad_arguments() -> None:
 
 
 def test_a_rate_gives_the_real_time_factor() -> None:
-    bound = lstm(128, 128, steps=100, rate=16_000)
-    assert bound.real_time_factor == near(16_000 * 3.6096e-6)
-    assert "real-time factor at 16,000 Hz" in str(bound)
+    found = lstm(128, 128, steps=100, rate=16_000)
+    assert found.real_time_factor == near(16_000 * 3.6096e-6)
+    assert "real-time factor at 16,000 Hz" in str(found)
     assert lstm(3, 4).real_time_factor is None
 
 
@@ -289,20 +292,20 @@ STACK: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "steps": 7, "ba
 
 
 def test_formats_agree() -> None:
-    bound = lstm(40, 64, **STACK)
-    data = bound.to_dict()
-    assert json.loads(bound.to_json()) == data
+    found = lstm(40, 64, **STACK)
+    data = found.to_dict()
+    assert json.loads(found.to_json()) == data
     assert data["assumptions"] == module.ASSUMPTIONS
     assert Machine.from_dict(data["machine"]) == MACHINE
-    *rows, total = csv.DictReader(io.StringIO(bound.to_csv()))
+    *rows, total = csv.DictReader(io.StringIO(found.to_csv()))
     assert [row["seconds"] for row in rows] == [str(part["seconds"]) for part in data["parts"]]
     assert [(row["name"], row["layer"], row["direction"]) for row in rows][-1] == (
         "recurrent",
         "1",
         "reverse",
     )
-    assert (total["name"], total["seconds"]) == ("total", str(bound.seconds))
-    for table in re.findall(r"(?:^\|.*\|\n)+", bound.to_markdown(), re.MULTILINE):
+    assert (total["name"], total["seconds"]) == ("total", str(found.seconds))
+    for table in re.findall(r"(?:^\|.*\|\n)+", found.to_markdown(), re.MULTILINE):
         assert len({line.count("|") for line in table.splitlines()}) == 1
 
 
@@ -327,7 +330,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Stands in for this machine."""
     isa = fr.info()["isa"]
     machine = replace(MACHINE, isas=(isa,), limits={isa: MACHINE.limits["avx2"]})
-    monkeypatch.setattr("fusedrnn.machine.limits._identity", machine.identity)
+    monkeypatch.setattr("fusedrnn.machine.probe._identity", machine.identity)
     monkeypatch.setattr(module, "this_machine", lambda: machine)
     return machine
 
@@ -348,18 +351,18 @@ def test_kernels_are_measured(
     cell: str, options: dict[str, Any], steps: int, here: Machine
 ) -> None:
     architecture = Architecture(cell, 3, 4, **options)
-    bound = roofline(architecture, steps=steps, batch=2).measure(seconds=0.001)
-    assert bound.measured is not None
-    assert bound.measured > 0
-    assert bound.fraction == bound.seconds / bound.measured
-    assert "fraction of the limit" in str(bound)
+    found = roofline(architecture, steps=steps, batch=2).measure(seconds=0.001)
+    assert found.measured is not None
+    assert found.measured > 0
+    assert found.fraction == found.seconds / found.measured
+    assert "fraction of the limit" in str(found)
 
 
 def test_an_instruction_set_that_is_not_active(here: Machine) -> None:
     both = {**here.limits, "other": MACHINE.limits["avx2"]}
     machine = replace(here, isas=(*here.isas, "other"), limits=both)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fusedrnn.machine.limits._identity", machine.identity)
+        patch.setattr("fusedrnn.machine.probe._identity", machine.identity)
         with pytest.raises(fr.UnsupportedError, match="set FUSEDRNN_ISA"):
             lstm_here = roofline("lstm", machine, input_size=3, hidden_size=4, isa="other")
             lstm_here.measure()
@@ -371,12 +374,12 @@ def test_an_instruction_set_that_is_not_active(here: Machine) -> None:
 def test_a_kernel_faster_than_its_limit_is_a_failure_of_the_model(
     share: float, failed: bool
 ) -> None:
-    bound = lstm(3, 4)
-    bound = replace(bound, measured=bound.seconds / share)
-    assert bound.failed is failed
-    assert ("MODEL FAILURE" in str(bound)) is failed
-    assert ("MODEL FAILURE" in bound.to_markdown()) is failed
-    assert bound.to_dict()["total"]["model_failed"] is failed
+    found = lstm(3, 4)
+    found = replace(found, measured=found.seconds / share)
+    assert found.failed is failed
+    assert ("MODEL FAILURE" in str(found)) is failed
+    assert ("MODEL FAILURE" in found.to_markdown()) is failed
+    assert found.to_dict()["total"]["model_failed"] is failed
 
 
 # The command
@@ -416,25 +419,25 @@ def test_every_option_reaches_the_model(capsys: Capture) -> None:
 
 
 def test_the_formats(capsys: Capture, tmp_path: Path) -> None:
-    bound = lstm(40, 64)
+    found = lstm(40, 64)
     for name, text in (
-        ("table", f"{bound}\n"),
-        ("json", bound.to_json()),
-        ("csv", bound.to_csv()),
-        ("markdown", bound.to_markdown()),
+        ("table", f"{found}\n"),
+        ("json", found.to_json()),
+        ("csv", found.to_csv()),
+        ("markdown", found.to_markdown()),
     ):
         assert cli.main(command(f"lstm {SIZES} --format {name}")) == 0
         assert capsys.readouterr().out == text
     path = tmp_path / "floor.md"
     assert cli.main(command(f"lstm {SIZES} -o {path}")) == 0
-    assert path.read_text() == bound.to_markdown()
+    assert path.read_text() == found.to_markdown()
 
 
 @pytest.mark.parametrize(
     ("line", "text"),
     [
-        ("", "arguments are required: cell, --input, --hidden"),
-        ("lsmt --input 3 --hidden 4", "invalid choice: 'lsmt'"),
+        ("lstm", "missing --input and --hidden"),
+        ("lsmt --input 3 --hidden 4", "'lsmt' is not one of"),
         ("gru --input 3 --hidden 4 --proj 2", "proj_size is not an option of gru"),
         ("lstm --input 3 --hidden 0", "hidden_size must be at least 1"),
         ("lstm --input 3 --hidden 4 --rate 0", "--rate: must be above 0"),
@@ -458,9 +461,12 @@ def test_a_failure_of_the_model_is_an_exit_code(
     faster: int, status: int, here: Machine, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     asked = []
-    monkeypatch.setattr(module, "_measured", lambda bound, seconds: bound.seconds / faster)
     monkeypatch.setattr(
-        "fusedrnn.machine.limits.this_machine", lambda *, again: asked.append(again) or here
+        "fusedrnn.machine.kernel_time.kernel_seconds",
+        lambda work, isa, seconds: floor(work.architecture, 1, 1, here) / faster,
+    )
+    monkeypatch.setattr(
+        "fusedrnn.machine.probe.this_machine", lambda *, again: asked.append(again) or here
     )
     assert cli.main(f"roofline lstm {SIZES} --measure --again".split()) == status
     assert ("MODEL FAILURE" in capsys.readouterr().out) is bool(status)

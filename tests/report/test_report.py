@@ -498,7 +498,9 @@ class TestRun:
         assert list(tmp_path.iterdir()) == []
 
     def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
-        code = "import sys; from fusedrnn.cli import main; sys.exit(main())"
+        # A shell starts its background jobs deaf to Ctrl-C, and this suite may be one.
+        code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        code += "from fusedrnn.cli import main; sys.exit(main())"
         command = [sys.executable, "-u", "-c", code, "bench", "--report", "report"]
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

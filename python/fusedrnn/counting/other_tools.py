@@ -4,32 +4,30 @@ Each tool is run on a model of ``torch.nn``. What it should say is then computed
 to do: the exact count and one term for each thing that it adds, leaves out or takes for another. The
 terms are figures, not guesses: they add up to the tool's own, or what is left is called unexplained.
 
+One module, because what a tool is known to do is read beside the way it is run.
 Importing this module imports neither PyTorch nor any of the tools.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from typing import Any
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.counting.counts import Complexity, aligned, count
-from fusedrnn.counting.network import markdown_table
+from fusedrnn.counting.counts import Complexity, count
+from fusedrnn.counting.result import Result, Table
 
 __all__ = ["CONVENTIONS", "TOOLS", "Comparison", "Measured", "Reading", "Term", "Tool", "compare"]
 
-SCHEMA_VERSION = 1
 #: How many FLOPs a multiply-add is, in each unit.
 UNITS = {"MACs": 1, "FLOPs": 2}
 
@@ -408,7 +406,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Result):
     """The exact count and what other tools say, as :func:`compare` returns it.
 
     Attributes
@@ -416,7 +414,7 @@ class Comparison:
     exact
         The exact count.
     model
-        The same model in PyTorch, as it is written there; "" where it has none.
+        The same model as a call of PyTorch; "" where it has none.
     not_in_torch
         Why PyTorch has no such model; "" where it has.
     readings
@@ -428,11 +426,9 @@ class Comparison:
     not_in_torch: str
     readings: tuple[Reading, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, unrounded numbers, with the conventions in words."""
+    def _document(self) -> Mapping[str, Any]:
         return {
-            "schema_version": SCHEMA_VERSION,
-            "conventions": dict(CONVENTIONS),
+            "conventions": CONVENTIONS,
             "architecture": self.exact.to_dict()["architecture"],
             "steps": self.exact.steps,
             "batch": self.exact.batch,
@@ -443,47 +439,20 @@ class Comparison:
             "tools": [reading.to_dict() for reading in self.readings],
         }
 
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    def to_csv(self) -> str:
-        """One line for the exact count, then one for each tool, its terms joined by semicolons."""
+    def _records(self) -> list[Mapping[str, Any]]:
+        """A line for the exact count, then one for each tool, its terms joined by semicolons."""
         own = Reading("fusedrnn", "", "MACs", "MACs", self.exact.macs, self.exact.macs)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(own.to_dict()), lineterminator="\n")
-        writer.writeheader()
-        for reading in (own, *self.readings):
-            row = reading.to_dict()
-            row["terms"] = "; ".join(f"{term.value:+d} {term.why}" for term in reading.terms)
-            writer.writerow(row)
-        return text.getvalue()
-
-    def to_markdown(self) -> str:
-        """The tables of ``str()`` in Markdown."""
-        parts = [f"## {self._title()}", self._summary()]
-        for caption, header, rows, left in self._tables():
-            numbers = range(left, len(header))
-            parts += [f"**{caption}**", markdown_table(header, rows, numbers=numbers)]
-        return "\n\n".join([*parts, *self._footnote()]) + "\n"
-
-    def __str__(self) -> str:
-        parts = [self._title(), self._summary()]
-        for caption, header, rows, left in self._tables():
-            parts.append(f"{caption}\n{aligned([header, *rows], left=left)}")
-        return "\n\n".join([*parts, *self._footnote()])
+        return [
+            reading.to_dict()
+            | {"terms": "; ".join(f"{term.value:+d} {term.why}" for term in reading.terms)}
+            for reading in (own, *self.readings)
+        ]
 
     def _title(self) -> str:
-        size = self.exact.architecture
-        words = []
-        for field in fields(size):
-            value = getattr(size, field.name)
-            # The form of a cell is in its title.
-            named = field.name not in {"cell", "coupled", "reset"}
-            if named and (field.default is MISSING or value != field.default):
-                words.append(f"{field.name} {value}")
-        extent = f"steps {self.exact.steps:,}, batch {self.exact.batch:,}"
-        return f"{size.table.title}: {', '.join(words)}; {extent}"
+        return self.exact.title
+
+    def _lead(self) -> Iterator[str]:
+        yield self._summary()
 
     def _summary(self) -> str:
         macs = self.exact.macs
@@ -492,26 +461,28 @@ class Comparison:
             return f"{line}\nThere is nothing to compare it with: {self.not_in_torch}."
         return f"{line}\nThe tools count torch.nn.Sequential({self.model})."
 
-    def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
-        """Caption, header, rows, and how many columns are words, of each table that has rows."""
+    def _tables(self) -> Iterator[Table]:
+        """The tables that have rows."""
         read = [reading for reading in self.readings if reading.reported is not None]
         if read:
             header = ["tool", "version", "unit", "reported", "exact", "difference", "ratio"]
-            yield "What they report", header, [_cells(reading) for reading in read], 3
+            rows = [_cells(reading) for reading in read]
+            yield Table("What they report", header, rows, range(3, len(header)))
         reasons = [row for reading in read for row in _reasons(reading)]
         if reasons:
             header = ["tool", "what it does", "formula", "difference"]
-            yield "Why they differ", header, reasons, 3
+            yield Table("Why they differ", header, reasons, [3])
         none = [
             [reading.tool, reading.version or "-", reading.problem]
             for reading in self.readings
             if reading.reported is None
         ]
         if none:
-            yield "Without a figure", ["tool", "version", "why"], none, 3
+            yield Table("Without a figure", ["tool", "version", "why"], none)
 
-    def _footnote(self) -> list[str]:
-        return [SYMBOLS] if any(reading.terms for reading in self.readings) else []
+    def _notes(self) -> Iterator[str]:
+        if any(reading.terms for reading in self.readings):
+            yield SYMBOLS
 
 
 def _cells(reading: Reading) -> list[str]:
@@ -604,7 +575,7 @@ def compare(
     if reason:
         return Comparison(exact, "", reason, ())
     readings = tuple(_reading(TOOLS[name], exact) for name in chosen)
-    return Comparison(exact, _written(exact.architecture), "", readings)
+    return Comparison(exact, _module_call(exact.architecture), "", readings)
 
 
 #: The cells that PyTorch has, and what it calls them.
@@ -649,7 +620,7 @@ def _arguments(architecture: Architecture) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value != defaults.get(name)}
 
 
-def _written(architecture: Architecture) -> str:
+def _module_call(architecture: Architecture) -> str:
     arguments = ", ".join(
         repr(value) if name in {"input_size", "hidden_size"} else f"{name}={value!r}"
         for name, value in _arguments(architecture).items()

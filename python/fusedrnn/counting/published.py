@@ -8,33 +8,21 @@ This module is plain Python, as counting is.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 from pathlib import Path
 from typing import Any
 
-from fusedrnn.counting.counts import aligned
-from fusedrnn.counting.network import (
-    PRINTED,
-    Network,
-    Number,
-    Published,
-    figure_text,
-    load,
-    markdown_table,
-    plain,
-)
+from fusedrnn.counting.network import Network, Published
+from fusedrnn.counting.network_file import PRINTED, load
+from fusedrnn.counting.result import Figure, Result, Table, figure_text, printable
 
 __all__ = ["CONVENTIONS", "Check", "Verification", "check", "verdict", "verify"]
 
-SCHEMA_VERSION = 1
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 ROUNDED, TRUNCATED, NO_MATCH = "rounded match", "truncated match", "no match"
@@ -64,7 +52,7 @@ FIGURE_NAMES = {
 }
 
 
-def verdict(printed: str, computed: Number) -> str:
+def verdict(printed: str, computed: Figure) -> str:
     """Compare a computed figure with one as it was printed.
 
     Parameters
@@ -117,7 +105,7 @@ class Check:
     file: str
     network: str
     published: Published
-    computed: Number
+    computed: Figure
     verdict: str | None
 
     @property
@@ -144,7 +132,7 @@ class Check:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, unrounded figures."""
+        """Everything as unrounded figures."""
         published = self.published
         return {
             "group": self.group,
@@ -153,7 +141,7 @@ class Check:
             "figure": published.figure,
             "layers": list(published.layers),
             "published": published.printed,
-            "computed": plain(self.computed),
+            "computed": self.computed,
             "verdict": self.verdict,
             "result": self.result,
             "provenance": published.provenance,
@@ -166,7 +154,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Verification:
+class Verification(Result):
     """The outcome of all checks."""
 
     checks: tuple[Check, ...]
@@ -176,60 +164,32 @@ class Verification:
         """Whether any check failed."""
         return any(check.failed for check in self.checks)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, unrounded figures, with the conventions in words."""
+    def _title(self) -> str:
+        return ""
+
+    def _document(self) -> Mapping[str, Any]:
         return {
-            "schema_version": SCHEMA_VERSION,
-            "conventions": dict(CONVENTIONS),
+            "conventions": CONVENTIONS,
             "failed": self.failed,
-            "checks": [check.to_dict() for check in self.checks],
+            "checks": self._records(),
         }
 
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    def _records(self) -> list[Mapping[str, Any]]:
+        """A line for each check."""
+        return [check.to_dict() for check in self.checks]
 
-    def to_csv(self) -> str:
-        """One line per check; names in ``layers`` are joined by +."""
-        rows = [check.to_dict() for check in self.checks]
-        for row in rows:
-            row["layers"] = "+".join(row["layers"])
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    def to_markdown(self) -> str:
-        """The tables of ``str()`` in Markdown."""
-        parts = []
-        for caption, header, rows in self._tables():
-            parts += [f"**{caption}**", markdown_table(header, rows, numbers=(2, 3))]
-        return "\n\n".join([*parts, self._summary()]) + "\n"
-
-    def __str__(self) -> str:
-        parts = []
-        for caption, header, rows in self._tables():
-            table = [header, *rows]
-            # Words to the left, also behind the figures: padded, they have nowhere else to go.
-            for column in range(4, len(header)):
-                width = max(len(row[column]) for row in table)
-                for row in table:
-                    row[column] = row[column].ljust(width)
-            parts.append(f"{caption}\n{aligned(table, left=2)}")
-        return "\n\n".join([*parts, self._summary()])
-
-    def _tables(self) -> list[tuple[str, list[str], list[list[str]]]]:
-        """Caption, header and rows of each group that has any."""
-        tables = []
+    def _tables(self) -> Iterator[Table]:
+        """A table for each group that has any checks."""
         for group, caption in GROUPS.items():
             header = ["network", "figure", "published", "computed"]
             header += ["verdict", "result", "provenance", "source"]
             header.append("reason" if group == "no match" else "convention")
             rows = [_cells(check) for check in self.checks if check.group == group]
             if rows:
-                tables.append((caption, header, rows))
-        return tables
+                yield Table(caption, header, rows, [2, 3])
+
+    def _notes(self) -> Iterator[str]:
+        yield self._summary()
 
     def _summary(self) -> str:
         found = Counter((check.group, check.verdict) for check in self.checks)
@@ -278,12 +238,12 @@ def check(network: Network, published: Published, file: str = "") -> Check:
     return Check(file, network.name, published, computed, outcome)
 
 
-def _computed(network: Network, published: Published) -> Number:
+def _computed(network: Network, published: Published) -> Figure:
     if published.layers:
         chosen = tuple(layer for layer in network.layers if layer.name in published.layers)
         network = replace(network, layers=chosen)
     complexity = network.count(tied=published.tied)
-    figure: Number
+    figure: Figure
     if published.figure == "parameters":
         figure = complexity.parameters
     else:
@@ -316,4 +276,8 @@ def _cells(check: Check) -> list[str]:
 
 
 def _names(checks: Sequence[Check]) -> list[str]:
-    return [f"{check.network} ({check.published.printed})" for check in checks if check.failed]
+    return [
+        f"{printable(check.network)} ({check.published.printed})"
+        for check in checks
+        if check.failed
+    ]

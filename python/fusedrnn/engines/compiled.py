@@ -58,7 +58,7 @@ class Compiled(Engine):
         self.isa = isa = active_isa()
         self._architecture = architecture
         self._lanes = lib.fr_isa_lanes(isas()[isa])
-        kernel = find_kernel(backend, architecture.cell, isa)
+        kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         groups = by_direction(architecture, weights)
         panels = ffi.new("fr_panels[]", len(groups))
@@ -86,10 +86,9 @@ class Compiled(Engine):
         gate = a.activation_of("gate")
         limits = (a.clip, a.cell_clip)
         panel.peephole = sum(bit for letter, bit in PEEPHOLES.items() if letter in a.peephole_gates)
-        panel.form = a.table.form in ("coupled", "before")
-        panel.projects = lib.FR_NEVER if a.periods else lib.FR_AHEAD
-        if a.table.after_first_product:  # they need their x-part after the first product
-            panel.projects = lib.FR_ALWAYS
+        panel.input_product = lib.FR_NEVER if a.periods else lib.FR_AHEAD
+        if a.table.after_first_product:  # they need their input product after the first product
+            panel.input_product = lib.FR_ALWAYS
         panel.gate_activation = COMPILED_ACTIVATIONS["gate"].index(gate.name)
         panel.state_activation, panel.output_activation = (
             COMPILED_ACTIVATIONS["state"].index(a.activation_of(role).name)
@@ -99,7 +98,7 @@ class Compiled(Engine):
         panel.clip, panel.cell_clip = (inf if limit is None else limit for limit in limits)
         usual = ("sigmoid", "tanh", "tanh")
         asked = (a.gate_activation, a.activation, a.output_activation)
-        panel.plain = (
+        panel.default_activations = (
             asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
         )
 
@@ -120,12 +119,12 @@ class Compiled(Engine):
         first = (gates - waiting) * units
         panel.h_panels = self._packed(w.R[:first], gates - waiting)
         if waiting:
-            panel.second_panels = self._packed(w.R[first:], waiting)
+            panel.dependent_panels = self._packed(w.R[first:], waiting)
         if w.P is not None:
-            panel.second_panels = self._packed(w.P, 1)
+            panel.dependent_panels = self._packed(w.P, 1)
         if w.d:
             (own,) = w.d.values()
-            panel.own_bias = self._packed(own[:, None], 1)
+            panel.recurrent_bias = self._packed(own[:, None], 1)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
@@ -183,10 +182,12 @@ class Compiled(Engine):
         plan, a = self.plan, self._architecture
         work = self._step_seconds(batch)
         # Directions side by side need no meetings.
-        meetings = 0 if a.bidirectional else a.num_layers * (2 if plan.panels.second_panels else 1)
+        meetings = (
+            0 if a.bidirectional else a.num_layers * (2 if plan.panels.dependent_panels else 1)
+        )
         seconds = {1: work / SHARED_GAIN}
         share = 1.0
-        for threads in range(2, min(cores, lib.FR_MOST_THREADS) + 1):
+        for threads in range(2, min(cores, lib.FR_MAX_THREADS) + 1):
             parts = threads // a.directions if a.bidirectional else threads
             largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
             if largest >= share:  # no less work for anybody than with fewer threads

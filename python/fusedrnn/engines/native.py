@@ -114,9 +114,9 @@ def strided(array: Array) -> Any:
     return pointer(array) if array.flags.c_contiguous else ffi.cast("float *", array.ctypes.data)
 
 
-def find_kernel(backend: str, cell: str, isa: str) -> Any:
+def find_kernel(backend: str, name: str, isa: str) -> Any:
     if backend == "c":
-        return lib.fr_find_kernel(isas()[isa], cell.encode())
+        return lib.fr_find_kernel(isas()[isa], name.encode())
     from fusedrnn.kernels.compiled import build
 
-    return ffi.cast("fr_kernel", build(cell, isa).address)
+    return ffi.cast("fr_kernel", build(name, isa).address)

@@ -32,8 +32,8 @@ def checked_threads(threads: Any) -> Threads:
         return "auto"
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
         raise TypeError(f"threads must be an int or 'auto', not {type(threads).__name__}")
-    if not 1 <= threads <= lib.FR_MOST_THREADS:
-        raise ValueError(f"threads must be from 1 to {lib.FR_MOST_THREADS}, got {threads}")
+    if not 1 <= threads <= lib.FR_MAX_THREADS:
+        raise ValueError(f"threads must be from 1 to {lib.FR_MAX_THREADS}, got {threads}")
     return int(threads)
 
 

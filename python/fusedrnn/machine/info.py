@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import numpy as np
 from fusedrnn._native import ffi, lib
 from fusedrnn.engines import BACKENDS
 from fusedrnn.engines.native import active_isa, isas
+from fusedrnn.machine import system
 
 __all__ = ["info"]
 
@@ -23,8 +22,7 @@ def info() -> dict[str, Any]:
     -------
     dict
         version, python, numpy, numba (None if absent), cpu, isa (active and available), backends, build
-        (compiler and flags), caches (bytes by level, of one core), threads (of a layer unless it is
-        asked for more), cores (that this process may use).
+        (compiler and flags), caches (bytes by level, of one core), cores (that this process may use).
     """
     from fusedrnn import __version__
 
@@ -35,14 +33,13 @@ def info() -> dict[str, Any]:
         "numpy": np.__version__,
         "numba": numba_version,
         "platform": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu(),
+        "cpu": system.cpu_name(),
         "isa": active_isa(),
         "isas": list(isas()),
         "backends": [name for name in BACKENDS if name != "numba" or numba_version],
         "build": " ".join(ffi.string(lib.fr_build()).decode().split()),
-        "caches": _caches(),
-        "threads": 1,
-        "cores": len(os.sched_getaffinity(0)),
+        "caches": system.cache_sizes(),
+        "cores": system.core_count(),
     }
 
 
@@ -53,30 +50,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _caches() -> dict[str, int]:
-    """Data and unified caches of CPU 0 in bytes, as Linux describes them."""
-    sizes = {}
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            kind, level, size = (
-                (folder / name).read_text(encoding="ascii").strip()
-                for name in ("type", "level", "size")
-            )
-        except OSError:
-            continue
-        if kind != "Instruction":
-            sizes[f"L{level}"] = int(size[:-1]) * units[size[-1]]
-    return sizes

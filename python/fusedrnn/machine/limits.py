@@ -1,56 +1,32 @@
 """The limits of a machine, on one core: how fast it computes, reads each memory level, and finishes a step.
 
-Measured once, in about two seconds, and kept in the user's cache directory; or read from a file that another
-machine wrote. A file is data: it is checked key by key, and nothing in it is executed. It names neither the host,
-nor the user, nor a path.
+They are measured by :mod:`fusedrnn.machine.probe`, or read from a file that another machine wrote. A file is data: it is
+checked key by key, and nothing in it is executed. It names neither the host, nor the user, nor a path.
 
-Only measuring needs NumPy and the C extension.
+This module is plain Python: it needs neither NumPy nor the C extension.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
-import platform
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fusedrnn import __version__
-from fusedrnn.errors import UnsupportedError
+from fusedrnn.machine.system import MAX_TEXT
 
-__all__ = [
-    "MEMORY",
-    "Limits",
-    "Machine",
-    "cache_file",
-    "load",
-    "measure",
-    "same_machine",
-    "this_machine",
-]
+__all__ = ["LATENCIES", "MEMORY", "Limits", "Machine", "load"]
 
+#: Of a machine file.
 SCHEMA_VERSION = 1
 #: The level behind all caches.
 MEMORY = "DRAM"
 #: What a dependent step is made of: h to all units and into a sum, and the activations of a vector.
 LATENCIES = ("exchange", "sigmoid", "tanh")
-
-#: Processor seconds for each thing that is measured; it takes its best round.
-PATIENCE = 0.008
-#: How often, one thing after the other: what slows a machine down for a while then hits one of them, and not all.
-PASSES = 2
-READS = ("read_1", "read_2", "read_4")
-#: Memory is read through a buffer of twice the last cache, but within these bytes: making a large one takes longer
-#: than reading it.
-LEAST_BUFFER, MOST_BUFFER = 2**26, 2**28
 #: A machine file is small and may come from anyone.
-MOST_BYTES = 2**16
+MAX_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -86,7 +62,7 @@ class Machine:
     isas
         The instruction sets of this build that it runs, best first.
     probe
-        The version of fusedrnn that measured it.
+        What measured it: the version of fusedrnn and, as in what this version writes, a digest of its extension.
     capacity
         Bytes that each cache was found to hold: less than reported where, as on many virtual machines, others
         share the last one.
@@ -189,8 +165,10 @@ class Machine:
 def _text(key: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{key}: must be a string, got {value!r}")
-    if not value.isprintable() or len(value) > 200:
-        raise ValueError(f"{key}: must be one line of at most 200 characters, got {value[:200]!r}")
+    if not value.isprintable() or len(value) > MAX_TEXT:
+        raise ValueError(
+            f"{key}: must be one line of at most {MAX_TEXT} characters, got {value[:MAX_TEXT]!r}"
+        )
 
 
 def _positive(key: str, value: object, *, whole: bool = False) -> None:
@@ -237,9 +215,9 @@ def load(path: str | os.PathLike[str]) -> Machine:
         If it is not such a file; the message names the file and the key.
     """
     with Path(path).open("rb") as file:
-        raw = file.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise ValueError(f"{path}: a machine file has at most {MOST_BYTES:,} bytes")
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"{path}: a machine file has at most {MAX_BYTES:,} bytes")
     try:
         return Machine.from_dict(json.loads(raw, object_pairs_hook=_once))
     except json.JSONDecodeError as error:
@@ -250,218 +228,3 @@ def load(path: str | os.PathLike[str]) -> Machine:
         raise ValueError(f"{path}: not a machine: nested too deeply") from None
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from None
-
-
-# ---- this machine --------------------------------------------------------------------------------
-
-
-def this_machine(*, again: bool = False) -> Machine:
-    """The limits of this machine: from the user's cache directory, or else measured and kept there.
-
-    Parameters
-    ----------
-    again
-        Measure even if they are known, and replace what is kept.
-
-    Returns
-    -------
-    Machine
-
-    Raises
-    ------
-    UnsupportedError
-        If the system does not say how large its caches are.
-
-    Notes
-    -----
-    A cache directory that cannot be read or written costs the two seconds each time, and nothing else.
-    """
-    identity = _identity()
-    path = cache_file(identity)
-    if not again and path is not None:
-        with suppress(OSError, TypeError, ValueError):
-            known = load(path)
-            if known.identity() == identity:
-                return known
-    machine = _measured(identity)
-    if path is not None:
-        with suppress(OSError):
-            _keep(path, machine.to_json())
-    return machine
-
-
-def same_machine(machine: Machine) -> bool:
-    """Whether these are the limits of this machine and of this version of the probe."""
-    return machine.identity() == _identity()
-
-
-def measure() -> Machine:
-    """Measure this machine, now, in about two seconds of one core; nothing is read or kept."""
-    return _measured(_identity())
-
-
-def cache_file(identity: Mapping[str, Any]) -> Path | None:
-    """Where the limits of a machine of this identity are kept; None if there is no home for it."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        # The standard for that variable: a path that is not absolute counts as none.
-        base = Path(given) if os.path.isabs(given) else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return base / "fusedrnn" / f"machine-{key}.json"
-
-
-def _keep(path: Path, text: str) -> None:
-    """Write all of a file or nothing: another process may read it meanwhile."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(prefix=".machine-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(draft, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
-
-
-def _identity() -> dict[str, Any]:
-    from fusedrnn.engines.native import isas
-    from fusedrnn.machine.info import info
-
-    facts = info()
-    described = dict(_cpuinfo())
-    numbers = [f"{name} {described[name]}" for name in _CPU_NUMBERS if name in described]
-    caches = {name: facts["caches"][name] for name in sorted(facts["caches"])}
-    return {
-        "cpu": ", ".join([facts["cpu"], *numbers]),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "hypervisor": _hypervisor(described),
-        "cores": facts["cores"],
-        "caches": caches,
-        "isas": list(isas()),
-        "probe": __version__,
-    }
-
-
-#: Of /proc/cpuinfo: what tells CPUs apart whose names are the same, as those of virtual machines often are.
-_CPU_NUMBERS = (
-    "cpu family",
-    "model",
-    "stepping",
-    "CPU implementer",
-    "CPU variant",
-    "CPU part",
-    "CPU revision",
-)
-
-
-def _cpuinfo() -> Iterator[tuple[str, str]]:
-    """The lines on the first CPU."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if not line.strip():
-                return
-            name, _, value = line.partition(":")
-            yield name.strip(), value.strip()
-
-
-def _hypervisor(described: Mapping[str, str]) -> str | None:
-    with suppress(OSError):
-        return Path("/sys/hypervisor/type").read_text(encoding="ascii").strip()
-    return "yes" if "hypervisor" in described.get("flags", "").split() else None
-
-
-def _measured(identity: Mapping[str, Any]) -> Machine:
-    from fusedrnn._native import ffi, lib
-    from fusedrnn.arrays import FLOAT32
-    from fusedrnn.engines.native import isas
-    from fusedrnn.engines.packing import aligned
-
-    caches: dict[str, int] = {}
-    for level, held in identity["caches"].items():
-        if held > max(
-            caches.values(), default=0
-        ):  # one that is no larger than the one before hides behind it
-            caches[level] = held
-    if not caches:
-        raise UnsupportedError(
-            "this system does not say how large its caches are, so that their speed cannot be measured; "
-            "give a machine file"
-        )
-    last = max(caches.values())
-    size = min(max(2 * last, LEAST_BUFFER), MOST_BUFFER, max(_free_memory() // 8, 2**22))
-    store = aligned((size // FLOAT32.itemsize,))
-    store[...] = 1  # an ordinary number, and every page is there
-    buffer = ffi.from_buffer("float *", store)
-
-    def best(isa: str, probes: tuple[str, ...], over: int = 0) -> float:
-        floats = min(over, size) // FLOAT32.itemsize
-        return max(
-            float(lib.fr_probe(isas()[isa], probe.encode(), buffer, floats, PATIENCE))
-            for probe in probes
-        )
-
-    first = next(iter(isas()))
-    rates: dict[tuple[str, str], float] = {}
-    memory = 0.0  # no instruction set makes it any faster than the best one
-    for _ in range(PASSES):
-        memory = max(memory, best(first, READS, size))
-        for isa in isas():
-            found = {name: best(isa, (name,)) for name in ("fma", *LATENCIES)}
-            for level in caches:
-                found[level] = max(best(isa, READS, over) for over in _sizes(caches, level))
-            for name, rate in found.items():
-                rates[isa, name] = max(rate, rates.get((isa, name), 0.0))
-
-    held = caches.copy()
-    if len(caches) > 1:
-        # The last cache may be shared with others, unseen: it ends where reading is nearer to memory's speed.
-        (_, before), (name, _) = list(caches.items())[-2:]
-        between = math.sqrt(rates[first, name] * memory)
-        over = 8 * before
-        while over < min(last, size) and best(first, READS, 2 * over) > between:
-            over *= 2
-        if 2 * over <= size:
-            held[name] = min(over, last)
-    return Machine(
-        **{**identity, "isas": tuple(identity["isas"])},
-        capacity=held,
-        buffer=size,
-        limits={
-            isa: Limits(
-                flops=rates[isa, "fma"],
-                bandwidth={level: rates[isa, level] for level in caches} | {MEMORY: memory},
-                latency={name: 1 / rates[isa, name] for name in LATENCIES},
-            )
-            for isa in isas()
-        },
-    )
-
-
-def _sizes(caches: Mapping[str, int], level: str) -> tuple[int, int]:
-    """Over how many bytes a cache is read: well within it, and well beyond the one before."""
-    names = list(caches)
-    here = caches[level]
-    before = caches[names[names.index(level) - 1]] if level != names[0] else 0
-    if before and here > 16 * before:
-        return 4 * before, 8 * before
-    return here // 4, here // 2
-
-
-def _free_memory() -> int:
-    """Bytes that may be used without harm: what the system has free, or a container may still have."""
-    free = [LEAST_BUFFER * 8]
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                free = [1024 * int(line.split()[1])]
-    for most, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        with suppress(OSError, ValueError):
-            group = Path("/sys/fs/cgroup")
-            free.append(int((group / most).read_text()) - int((group / used).read_text()))
-    return max(min(free), 0)

@@ -8,36 +8,26 @@ This module is plain Python: with a machine from a file it needs neither NumPy n
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.counting.counts import (
-    DIRECTIONS,
-    FLOAT_BYTES,
-    Complexity,
-    Counts,
-    LayerCounts,
-    Operations,
-    aligned,
-    count,
-)
+from fusedrnn.counting.cost import FLOAT_BYTES
+from fusedrnn.counting.counts import DIRECTIONS, Complexity, count
+from fusedrnn.counting.operations import Counts, LayerCounts, Operations
+from fusedrnn.counting.result import Result, Table, figure_text
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.machine.limits import MEMORY, Limits, Machine, this_machine
+from fusedrnn.machine.limits import MEMORY, Limits, Machine
+from fusedrnn.machine.probe import same_machine, this_machine
 
-__all__ = ["ASSUMPTIONS", "HIGHEST_FRACTION", "Bound", "Part", "floor_seconds", "roofline"]
+__all__ = ["ASSUMPTIONS", "MAX_FRACTION", "Part", "Roofline", "roofline"]
 
-SCHEMA_VERSION = 1
 #: A kernel measured to be faster than this share of the limit has shown that the model, or the machine's limits, are
 #: wrong: clocks are not steadier than the rest.
-HIGHEST_FRACTION = 1.05
+MAX_FRACTION = 1.05
 
 #: The formula, and what it takes for granted; it travels with every result.
 ASSUMPTIONS = {
@@ -66,7 +56,7 @@ FOOTNOTE = (
 
 @dataclass(frozen=True)
 class Part:
-    """Work of one layer and direction that one thing bounds.
+    """Work of one layer and direction that one resource limits.
 
     Attributes
     ----------
@@ -85,7 +75,7 @@ class Part:
     held_by
         The nearest level that has room for all its weights.
     intensity, ridge
-        FLOPs per byte read; and from how many on the level that holds the weights is no bound.
+        FLOPs per byte read; and from how many on the level that holds the weights is no limit.
     times
         Seconds that each resource needs at least: "compute", each level, "latency".
     """
@@ -103,26 +93,26 @@ class Part:
     times: dict[str, float]
 
     @property
-    def bound(self) -> str:
-        """The resource that it waits for."""
+    def limited_by(self) -> str:
+        """The resource that the part waits for: "compute", a level, or "latency"."""
         return max(self.times, key=self.times.__getitem__)
 
     @property
     def seconds(self) -> float:
-        """The least time it takes."""
-        return self.times[self.bound]
+        """The least time that the part takes."""
+        return self.times[self.limited_by]
 
     def to_dict(self) -> dict[str, Any]:
         """As plain, unrounded figures."""
         return asdict(self) | {
             "direction": DIRECTIONS[self.direction],
-            "bound": self.bound,
+            "limited_by": self.limited_by,
             "seconds": self.seconds,
         }
 
 
 @dataclass(frozen=True)
-class Bound:
+class Roofline(Result):
     """The least time that a network takes on one core of a machine, as :func:`roofline` returns it.
 
     Attributes
@@ -148,10 +138,10 @@ class Bound:
 
     @cached_property
     def _shares(self) -> dict[str, float]:
-        """Seconds of the floor by what bounds them."""
+        """Seconds of the floor by what limits them."""
         shares: dict[str, float] = {}
         for part in self.parts:
-            shares[part.bound] = shares.get(part.bound, 0.0) + part.seconds
+            shares[part.limited_by] = shares.get(part.limited_by, 0.0) + part.seconds
         level = max(self.whole, key=self.whole.__getitem__)
         return {level: self.whole[level]} if self.whole[level] > sum(shares.values()) else shares
 
@@ -166,7 +156,7 @@ class Bound:
         return self.seconds / self.complexity.steps
 
     @property
-    def bound(self) -> str:
+    def limited_by(self) -> str:
         """What most of the floor is spent on: "compute", a level, or "latency"."""
         return max(self._shares, key=self._shares.__getitem__)
 
@@ -184,9 +174,9 @@ class Bound:
     @property
     def failed(self) -> bool:
         """Whether a measurement was faster than the model allows."""
-        return self.fraction is not None and self.fraction > HIGHEST_FRACTION
+        return self.fraction is not None and self.fraction > MAX_FRACTION
 
-    def measure(self, seconds: float = 0.5) -> Bound:
+    def measure(self, seconds: float = 0.5) -> Roofline:
         """The same with ``measured``: the fastest round of this package's C kernels, in processor time.
 
         Parameters
@@ -199,43 +189,44 @@ class Bound:
         UnsupportedError
             If the limits are another machine's, or this package cannot run the network.
         """
-        from fusedrnn.machine.limits import same_machine
+        from fusedrnn.machine.kernel_time import kernel_seconds
 
         if not same_machine(self.machine):
             raise UnsupportedError(
                 f"only this machine can be measured, and these are the limits of {self.machine.cpu!r} "
                 f"with {self.machine.system!r}, fusedrnn {self.machine.probe}"
             )
-        return replace(self, measured=_measured(self, seconds))
+        return replace(self, measured=kernel_seconds(self.complexity, self.isa, seconds))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as plain, unrounded figures, with the assumptions in words."""
+    def _document(self) -> Mapping[str, Any]:
         work = self.complexity
-        architecture = asdict(work.architecture)
         return {
-            "schema_version": SCHEMA_VERSION,
-            "assumptions": dict(ASSUMPTIONS),
-            "architecture": architecture | {"periods": list(work.architecture.periods)},
+            "assumptions": ASSUMPTIONS,
+            "architecture": asdict(work.architecture),
             "steps": work.steps,
             "batch": work.batch,
             "rate": work.rate,
             "isa": self.isa,
             "machine": self.machine.to_dict(),
             "parts": [part.to_dict() for part in self.parts],
-            "whole": dict(self.whole),
-            "total": {
-                "flops_per_step": float(work.flops_per_step),
-                "bytes_per_step": float(work.bytes_per_step),
-                "weight_bytes": work.weight_bytes,
-                "held_by": self.held_by,
-                "bound": self.bound,
-                "seconds_per_step": self.seconds_per_step,
-                "seconds": self.seconds,
-                "real_time_factor": self.real_time_factor,
-                "measured_seconds": self.measured,
-                "fraction": self.fraction,
-                "model_failed": self.failed,
-            },
+            "whole": self.whole,
+            "total": self._total(),
+        }
+
+    def _total(self) -> dict[str, Any]:
+        work = self.complexity
+        return {
+            "flops_per_step": float(work.flops_per_step),
+            "bytes_per_step": float(work.bytes_per_step),
+            "weight_bytes": work.weight_bytes,
+            "held_by": self.held_by,
+            "limited_by": self.limited_by,
+            "seconds_per_step": self.seconds_per_step,
+            "seconds": self.seconds,
+            "real_time_factor": self.real_time_factor,
+            "measured_seconds": self.measured,
+            "fraction": self.fraction,
+            "model_failed": self.failed,
         }
 
     @property
@@ -243,65 +234,22 @@ class Bound:
         """The nearest level that has room for all weights of all layers."""
         return _holder(self.machine, self.complexity.weight_bytes)
 
-    def to_json(self) -> str:
-        """:meth:`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
-
-    def to_csv(self) -> str:
-        """One line per part, then one whose ``name`` is ``total``."""
+    def _records(self) -> list[Mapping[str, Any]]:
+        """A line for each part, then one whose ``name`` is ``total``."""
         rows = []
         for part in self.parts:
             row = part.to_dict()
             times = row.pop("times")
             rows.append(row | {f"seconds_{name}": time for name, time in times.items()})
-        total = self.to_dict()["total"]
         flops, read = (sum(getattr(part, name) for part in self.parts) for name in _SUMS)
-        rows.append(
-            {name: value for name, value in total.items() if name in rows[0]}
-            | {"name": "total", "flops": flops, "bytes_read": read, "intensity": flops / read}
-        )
-        text = io.StringIO()
-        columns = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(text, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    def to_markdown(self) -> str:
-        """The tables of ``str()`` in Markdown."""
-        parts = [f"## {self._title()}"]
-        for caption, header, rows, left in self._tables():
-            rule = [":--" if column < left else "--:" for column in range(len(header))]
-            lines = ("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
-            parts += [f"**{caption}**", "\n".join(lines)]
-        return "\n\n".join([*parts, *self._notes()]) + "\n"
-
-    def __str__(self) -> str:
-        parts = [self._title()]
-        for caption, header, rows, left in self._tables():
-            parts.append(f"{caption}\n{aligned([header, *rows], left=left)}")
-        return "\n\n".join([*parts, *self._notes()])
-
-    # ---- for people ------------------------------------------------------------------------------
+        total = {name: value for name, value in self._total().items() if name in rows[0]}
+        total |= {"name": "total", "flops": flops, "bytes_read": read, "intensity": flops / read}
+        return [*rows, total]
 
     def _title(self) -> str:
-        size = self.complexity.architecture
-        layers = f"{size.num_layers} layer" + ("s" if size.num_layers > 1 else "")
-        directions = "two directions" if size.bidirectional else "one direction"
-        said = ("num_layers", "bidirectional", "coupled", "reset")  # here or in the table's title
-        options = "".join(
-            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}, "
-            for name, value in _options(size).items()
-            if name not in said
-        )
-        return (
-            f"{size.table.title}: input_size {size.input_size}, hidden_size {size.hidden_size}, "
-            f"{options}{layers}, {directions}; steps {self.complexity.steps:,}, "
-            f"batch {self.complexity.batch:,}, float32 weights"
-        )
+        return self.complexity.title
 
-    def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]], int]]:
-        """Caption, header, rows, and how many columns are words, of each table for people."""
+    def _tables(self) -> Iterator[Table]:
         machine, limits = self.machine, self.machine.limits[self.isa]
         rows = [["FMA rate", "", f"{limits.flops / 1e9:,.1f} GFLOP/s"]]
         for level, speed in limits.bandwidth.items():
@@ -312,15 +260,14 @@ class Bound:
             rows.append([level, size, f"{speed / 1e9:,.1f} GB/s"])
         step = _step_latency(self.complexity.architecture, limits)
         rows.append(["step latency", "", f"{step * 1e9:,.1f} ns"])
-        yield (
-            f"Limits of one core: {machine.cpu}, {self.isa}",
-            ["limit", "size", "at most"],
-            rows,
-            1,
-        )
+        caption = f"Limits of one core: {machine.cpu}, {self.isa}"
+        yield Table(caption, ["limit", "size", "at most"], rows, [1, 2])
         header = ["part", "weight bytes", "held by", "reads", "FLOPs", "FLOPs/byte", "ridge"]
-        yield "Parts", [*header, "bound", "floor us"], [self._row(part) for part in self.parts], 1
-        yield "Totals", ["figure", "value"], self._summary(), 1
+        header += ["limited by", "floor us"]
+        yield Table(
+            "Parts", header, [self._row(part) for part in self.parts], range(1, len(header))
+        )
+        yield Table("Totals", ["figure", "value"], self._summary(), [1])
 
     def _row(self, part: Part) -> list[str]:
         size = self.complexity.architecture
@@ -334,18 +281,18 @@ class Bound:
             f"{part.flops:,}",
             f"{part.intensity:,.2f}",
             f"{part.ridge:,.2f}",
-            part.bound,
+            part.limited_by,
             _microseconds(part.seconds),
         ]
 
     def _summary(self) -> list[list[str]]:
         work = self.complexity
         rows = [
-            ["FLOPs per step of one sequence", _number(work.flops_per_step)],
-            ["bytes per step, every weight read", _number(work.bytes_per_step)],
+            ["FLOPs per step of one sequence", figure_text(work.flops_per_step)],
+            ["bytes per step, every weight read", figure_text(work.bytes_per_step)],
             ["weight bytes", f"{work.weight_bytes:,}"],
             ["held by", self.held_by],
-            ["bound", self.bound],
+            ["limited by", self.limited_by],
             ["floor per step", f"{_microseconds(self.seconds_per_step)} us"],
         ]
         if work.steps > 1:
@@ -360,7 +307,7 @@ class Bound:
     def _notes(self) -> Iterator[str]:
         if self.failed:
             yield (
-                f"MODEL FAILURE: the kernel is faster than {HIGHEST_FRACTION:.0%} of its limit, so the limit is "
+                f"MODEL FAILURE: the kernel is faster than {MAX_FRACTION:.0%} of its limit, so the limit is "
                 "wrong.\nThe machine may have been slower when its limits were measured: try --again."
             )
         yield FOOTNOTE
@@ -378,8 +325,8 @@ def roofline(
     rate: float | None = None,
     isa: str | None = None,
     **sizes: Any,
-) -> Bound:
-    """The least time that a recurrent network takes on one core of a machine, and what bounds it.
+) -> Roofline:
+    """The least time that a recurrent network takes on one core of a machine, and what limits it.
 
     Parameters
     ----------
@@ -398,7 +345,7 @@ def roofline(
 
     Returns
     -------
-    Bound
+    Roofline
 
     Raises
     ------
@@ -408,8 +355,8 @@ def roofline(
     Examples
     --------
     >>> import fusedrnn as fr
-    >>> bound = fr.roofline("lstm", input_size=128, hidden_size=128, steps=100)   # doctest: +SKIP
-    >>> bound.bound, bound.seconds_per_step                                       # doctest: +SKIP
+    >>> roofline = fr.roofline("lstm", input_size=128, hidden_size=128, steps=100)   # doctest: +SKIP
+    >>> roofline.limited_by, roofline.seconds_per_step                               # doctest: +SKIP
     ('L2', 1.74e-06)
     """
     complexity = count(model, steps=steps, batch=batch, rate=rate, **sizes)
@@ -424,21 +371,7 @@ def roofline(
         raise UnsupportedError(
             f"isa must be one of {', '.join(machine.limits)} for this machine, got {isa!r}"
         )
-    return _bound(complexity, machine, isa)
-
-
-def floor_seconds(
-    architecture: Architecture,
-    steps: int,
-    batch: int,
-    machine: Machine | None = None,
-    isa: str | None = None,
-) -> float:
-    """The floor of T steps of B sequences, in seconds; see :func:`roofline`.
-
-    Divided by a measured time, it is the fraction of this machine's limit that was reached.
-    """
-    return roofline(architecture, machine, steps=steps, batch=batch, isa=isa).seconds
+    return _model(complexity, machine, isa)
 
 
 # ---- the model -----------------------------------------------------------------------------------
@@ -451,9 +384,9 @@ def _beyond(reads: Sequence[_Reads], held: int) -> int:
     """Bytes that come from beyond a cache of so many bytes, at best: it keeps what is read most often."""
     total = 0
     for times, size in sorted(reads, reverse=True):
-        kept = min(size, held)
-        held -= kept
-        total += times * (size - kept)
+        nearer = min(size, held)
+        held -= nearer
+        total += times * (size - nearer)
     return total
 
 
@@ -476,13 +409,13 @@ def _holder(machine: Machine, size: int) -> str:
     return MEMORY
 
 
-def _bound(complexity: Complexity, machine: Machine, isa: str) -> Bound:
+def _model(complexity: Complexity, machine: Machine, isa: str) -> Roofline:
     limits, nearer = machine.limits[isa], _nearer(machine)
     parts: list[Part] = []
     kinds: dict[Counts, tuple[list[Part], dict[str, int]]] = {}
     weights, again = 0, dict.fromkeys(nearer, 0)
     for row in complexity.layers:
-        if row.counts not in kinds:  # layers that hold the same do the same
+        if row.counts not in kinds:  # layers with equal counts do the same work
             kinds[row.counts] = (
                 list(_parts(complexity, row, machine, isa)),
                 {level: _reread(complexity, row, held) for level, held in nearer.items()},
@@ -499,7 +432,7 @@ def _bound(complexity: Complexity, machine: Machine, isa: str) -> Bound:
         level: (max(0, once - held) + again[level]) / limits.bandwidth[level]
         for level, held in nearer.items()
     }
-    return Bound(complexity, machine, isa, tuple(parts), whole)
+    return Roofline(complexity, machine, isa, tuple(parts), whole)
 
 
 def _parts(complexity: Complexity, row: LayerCounts, machine: Machine, isa: str) -> Iterator[Part]:
@@ -568,109 +501,22 @@ def _step_latency(architecture: Architecture, limits: Limits) -> float:
 
     Sums and products are left out, but for the one FMA by which h reaches the units.
     """
-    exchange = limits.latency["exchange"]
+    table, exchange = architecture.table, limits.latency["exchange"]
     ready: dict[str, float] = {}
     last = 0.0
-    for equation in architecture.table.equations:
-        match = re.fullmatch(r"([\w']+) = (.+)", equation)
-        if match is None:  # words
+    for equation in table.equations:
+        if not equation.result:  # a line of words
             continue
-        name, expression = match.groups()
-        used = re.findall(r"[A-Za-z_]\w*'?", expression)
-        seconds = max((ready[word] for word in used if word in ready), default=0.0)
-        if re.search(
-            r"R_\w+ \(", expression
-        ):  # a product with what this step has made: through memory again
-            seconds += exchange
-        calls = re.findall(r"(sigmoid|tanh)\((.*)\)", expression)
-        for function, argument in calls:
-            role = "gate" if function == "sigmoid" else "state"
-            if argument in architecture.table.outputs:
-                role = "output"
+        last = max((ready[name] for name in equation.operands), default=0.0)
+        if (
+            equation.result in table.after_first_product
+        ):  # a product with what this step has computed: through memory again
+            last += exchange
+        if equation.role:
             # An activation that is not measured is not waited for.
-            seconds += limits.latency.get(architecture.activation_of(role).name, 0.0)
-        ready[name] = last = seconds
+            last += limits.latency.get(architecture.activation_of(equation.role).name, 0.0)
+        ready[equation.result] = last
     return last + exchange * (2 if architecture.proj_size else 1)
-
-
-# ---- measuring -----------------------------------------------------------------------------------
-
-
-def _measured(bound: Bound, seconds: float) -> float:
-    """Seconds of the fastest round of this package's kernels."""
-    from time import thread_time
-
-    import numpy as np
-
-    import fusedrnn
-    from fusedrnn._native import lib
-    from fusedrnn.engines.native import active_isa
-
-    architecture = bound.complexity.architecture
-    kinds = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN", "clockwork": "ClockworkRNN"}
-    kind = getattr(fusedrnn, kinds.get(architecture.cell, ""), None)
-    if kind is None:
-        raise UnsupportedError(f"this version has no kernel for {architecture.table.title}")
-    if active_isa() != bound.isa:
-        raise UnsupportedError(
-            f"the kernels use {active_isa()}, and these are the limits of {bound.isa}; set FUSEDRNN_ISA"
-        )
-    layer = kind(
-        architecture.input_size,
-        architecture.hidden_size,
-        backend="c",
-        seed=0,
-        **_options(architecture),
-    )
-    steps, batch = bound.complexity.steps, bound.complexity.batch
-    random = np.random.default_rng(0)
-    x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)
-    # The modules of a Clockwork RNN rest in most steps of a stream: the step that is meant here is that of t = 0.
-    if steps == 1 and not architecture.bidirectional and not architecture.periods:
-        stream = layer.stream(batch)
-        stream.input[...] = x[0]
-
-        def run(repeats: int) -> None:
-            lib.fr_time_steps(stream._handle, repeats)
-    else:
-        out = np.empty((steps, batch, architecture.output_size), np.float32)
-
-        def run(repeats: int) -> None:
-            for _ in range(repeats):
-                layer(x, out=out)
-
-    best, repeats, spent = float("inf"), 1, 0.0
-    while True:
-        start = thread_time()
-        run(repeats)
-        time = thread_time() - start
-        spent += time
-        if time < 1e-3 and repeats < 2**30:
-            repeats *= 2
-            continue
-        best = min(best, time / repeats)
-        if spent >= seconds:
-            return best
-
-
-def _options(architecture: Architecture) -> dict[str, Any]:
-    """What a layer is made with beside its sizes: the options that are not at their default."""
-    from dataclasses import fields
-
-    given = {field.name: getattr(architecture, field.name) for field in fields(architecture)}
-    return {
-        field.name: given[field.name]
-        for field in fields(architecture)
-        if field.name not in ("cell", "input_size", "hidden_size")
-        and given[field.name] != field.default
-    }
-
-
-# ---- text ----------------------------------------------------------------------------------------
-
-
-def _number(figure: Any) -> str:
-    return f"{figure:,}" if isinstance(figure, int) else f"{float(figure):,.3f}"
 
 
 def _microseconds(seconds: float) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusedrnn.report.results import LABELS, Measure, parse
+from fusedrnn.report.engines import ENGINES
+from fusedrnn.report.results import Measure, parse
 
 __all__ = ["Change", "Verdict", "compare", "verdict"]
 
@@ -51,7 +52,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     """Every row of both results, matched by what was timed and by engine; old rows come first."""
     before, after = _measures(old), _measures(new)
     return [
-        Change(group, network, title, LABELS.get(engine, engine), before.get(key), after.get(key))
+        Change(group, network, title, _label(engine), before.get(key), after.get(key))
         for key in dict.fromkeys([*before, *after])
         for group, network, title, engine in [key]
     ]
@@ -63,3 +64,7 @@ def _measures(results: dict[str, Any]) -> dict[tuple[str, str, str, str], Measur
         for row in parse(results).rows
         for engine, measure in row.measures.items()
     }
+
+
+def _label(engine: str) -> str:
+    return ENGINES[engine].label if engine in ENGINES else engine

@@ -10,43 +10,16 @@ from contextlib import contextmanager
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from fusedrnn.report.results import (
-    BASELINE,
-    GROUPS,
-    LABELS,
-    LIBRARIES,
-    NOT_SLOWER,
-    OURS,
-    PLAIN,
-    Group,
-    Results,
-    Row,
-)
+from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
+from fusedrnn.report.results import GROUPS, NOT_SLOWER, Group, Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "drawn", "image", "inline"]
+__all__ = ["PLOTS", "available_plots", "image", "inline"]
 
-COLOURS = {
-    "naive": "#9a5b00",
-    "numba": "#0b7a43",
-    "c": "#1d5fc4",
-    "torch": "#c0305f",
-    "onnxruntime": "#6d4bc3",
-    "openvino": "#0f7f8f",
-}
-#: Hollow squares around dots: both are seen where Numba and C are as fast.
-MARKERS: dict[str, dict[str, Any]] = {
-    "naive": {"marker": "D", "markersize": 4},
-    "numba": {"marker": "s", "markersize": 7, "markerfacecolor": "none"},
-    "c": {"marker": "o", "markersize": 4},
-    "torch": {"marker": "o", "markersize": 4.5},
-    "onnxruntime": {"marker": "^", "markersize": 5},
-    "openvino": {"marker": "s", "markersize": 4},
-}
 TEXT, GRID = "#1c1c1e", "#d5d5da"
 #: Behind what is slower than another library.
 LOSS = "#fbe0dc"
@@ -55,7 +28,7 @@ PAGE = "#fefefe"
 
 #: What the colours become where the page decides.
 _VARIABLES = {
-    **{colour: f"var(--{engine})" for engine, colour in COLOURS.items()},
+    **{engine.colour: f"var(--{name})" for name, engine in ENGINES.items()},
     TEXT: "currentColor",
     GRID: "var(--line)",
     LOSS: "var(--loss)",
@@ -95,7 +68,7 @@ def speedup(results: Results) -> Figure:
     """How many times as fast as naive NumPy the LSTM is in every shape."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
-        rows = [row for row in _alone(results, group) if row.network == PLAIN]
+        rows = [row for row in _alone(results, group) if row.plain]
         # The names of real data are long, and the same in every row: they are the heading's.
         texts = [row.title.removeprefix(f"{group.name}, ") for row in rows]
         named = all(text != row.title for text, row in zip(texts, rows, strict=True))
@@ -156,7 +129,9 @@ def _speedups(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.9), high)
-    axes.axvline(1, color=COLOURS[BASELINE], linewidth=1.2, label=f"{LABELS[BASELINE]} = 1×")
+    axes.axvline(
+        1, color=ENGINES[BASELINE].colour, linewidth=1.2, label=f"{ENGINES[BASELINE].label} = 1×"
+    )
     _named_lines(figure, axes, lines)
     axes.set_xlabel("speed-up, log scale")
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1, handletextpad=0.4)
@@ -172,10 +147,10 @@ def _dots(axes: Axes, engine: str, points: list[tuple[int, float, float, float]]
             [middle - low for _, middle, low, _ in points],
             [high - middle for _, middle, _, high in points],
         ],
-        **MARKERS[engine],
+        **ENGINES[engine].marker,
         linestyle="none",
-        color=COLOURS[engine],
-        label=LABELS[engine],
+        color=ENGINES[engine].colour,
+        label=ENGINES[engine].label,
     )
 
 
@@ -203,7 +178,7 @@ def peers(results: Results) -> Figure:
     """How many times as long each library takes as the C kernels, for every shape of the LSTM."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
-        rows = [row for row in _beside(results, group) if row.network == PLAIN]
+        rows = [row for row in _versus(results, group) if row.plain]
         lines += [(group.title, None), *((row.title, row) for row in rows)] if rows else []
     return _against(results, lines)
 
@@ -212,9 +187,9 @@ def peer_networks(results: Results) -> Figure:
     """The same for all other cells."""
     lines: list[tuple[str, Row | None]] = []
     for group in GROUPS:
-        network = PLAIN
-        for row in _beside(results, group):
-            if row.network == PLAIN:
+        network = None
+        for row in _versus(results, group):
+            if row.plain:
                 continue
             if row.network != network:
                 network = row.network
@@ -223,7 +198,7 @@ def peer_networks(results: Results) -> Figure:
     return _against(results, lines)
 
 
-def _beside(results: Results, group: Group) -> list[Row]:
+def _versus(results: Results, group: Group) -> list[Row]:
     """The rows of a group that other libraries have too."""
     return [row for row in results.in_group(group.name) if row.fastest]
 
@@ -248,9 +223,9 @@ def _against(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.5), max(high, 2))
     axes.axvspan(axes.get_xlim()[0], NOT_SLOWER, facecolor=LOSS, zorder=0)
-    axes.axvline(1, color=COLOURS[OURS], linewidth=1.2, label=f"{LABELS[OURS]} = 1×")
+    axes.axvline(1, color=ENGINES[OURS].colour, linewidth=1.2, label=f"{ENGINES[OURS].label} = 1×")
     _named_lines(figure, axes, lines)
-    axes.set_xlabel(f"times {LABELS[OURS]}, log scale")
+    axes.set_xlabel(f"times {ENGINES[OURS].label}, log scale")
     figure.legend(loc="outside upper center", ncols=2, columnspacing=1, handletextpad=0.4)
     return figure
 
@@ -292,10 +267,10 @@ def roofline(results: Results) -> Figure:
         axes.plot(
             [x for name, x, _ in reached if name == engine],
             [y for name, _, y in reached if name == engine],
-            **{**MARKERS[engine], "markersize": MARKERS[engine]["markersize"] * 0.8},
+            **{**ENGINES[engine].marker, "markersize": ENGINES[engine].marker["markersize"] * 0.8},
             linestyle="none",
-            color=COLOURS[engine],
-            label=LABELS[engine],
+            color=ENGINES[engine].colour,
+            label=ENGINES[engine].label,
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -324,10 +299,10 @@ def latency(results: Results) -> Figure:
                 axes.plot(
                     [seconds * 1e6 for _, seconds in each.slower],
                     [part for part, _ in each.slower],
-                    color=COLOURS[each.engine],
-                    linestyle="--" if each.engine == "numba" else "-",
+                    color=ENGINES[each.engine].colour,
+                    linestyle=ENGINES[each.engine].line,
                     linewidth=1.3,
-                    label=LABELS[each.engine] if hidden == sizes[0] else None,
+                    label=ENGINES[each.engine].label if hidden == sizes[0] else None,
                 )
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -354,9 +329,7 @@ def step_time(results: Results) -> Figure:
         ("step, kernel alone", ["c"], ":", ", kernel alone"),
     ):
         rows = [
-            row
-            for row in results.in_group(group)
-            if row.network == PLAIN and row.sizes["X"] == row.sizes["H"]
+            row for row in results.in_group(group) if row.plain and row.sizes["X"] == row.sizes["H"]
         ]
         for engine in engines:
             points = [
@@ -374,9 +347,9 @@ def step_time(results: Results) -> Figure:
                     [(measure.q3 - measure.median) * 1e6 for _, measure in points],
                 ],
                 linestyle=style,
-                **MARKERS[engine],
-                color=COLOURS[engine],
-                label=LABELS[engine] + where,
+                **ENGINES[engine].marker,
+                color=ENGINES[engine].colour,
+                label=ENGINES[engine].label + where,
             )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
@@ -409,27 +382,31 @@ PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], boo
     "peers": (
         peers,
         "LSTM: times as long as the C kernels that other libraries take. Where it is coloured, C is slower.",
-        lambda results: any(row.network == PLAIN for row in results.rows if row.fastest),
+        lambda results: any(row.plain for row in results.rows if row.fastest),
     ),
     "peer-networks": (
         peer_networks,
         "The other cells: times as long as the C kernels that other libraries take.",
-        lambda results: any(row.network != PLAIN for row in results.rows if row.fastest),
+        lambda results: any(not row.plain for row in results.rows if row.fastest),
     ),
     "speedup": (
         speedup,
         "LSTM: speed-up over naive NumPy for every shape; the tables below have the figures.",
-        lambda results: any(row.baseline for row in results.rows if row.network == PLAIN),
+        lambda results: any(row.baseline for row in results.rows if row.plain),
     ),
     "networks": (
         networks,
         "Speed-up over naive NumPy, cell by cell, in the same few shapes.",
-        lambda results: any(row.baseline for row in results.rows if row.network != PLAIN),
+        lambda results: any(row.baseline for row in results.rows if not row.plain),
     ),
     "step-time": (
         step_time,
         "LSTM: time per step by hidden size, both axes logarithmic, a line per engine.",
-        lambda results: bool(results.in_group("step from Python")),
+        lambda results: any(
+            row.plain and row.sizes["X"] == row.sizes["H"]
+            for group in ("step from Python", "step, kernel alone")
+            for row in results.in_group(group)
+        ),
     ),
     "roofline": (
         roofline,
@@ -447,7 +424,7 @@ PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], boo
 }
 
 
-def drawn(results: Results) -> list[str]:
+def available_plots(results: Results) -> list[str]:
     """The plots that there is something in."""
     return [name for name, (_, _, some) in PLOTS.items() if some(results)]
 

@@ -8,19 +8,9 @@ from functools import partial
 from typing import Any
 
 from fusedrnn.report import text
-from fusedrnn.report.plots import PLOTS, drawn, image, inline
-from fusedrnn.report.results import (
-    BASELINE,
-    GROUPS,
-    LABELS,
-    LIBRARIES,
-    NOT_SLOWER,
-    OURS,
-    PLAIN,
-    Results,
-    Row,
-    parse,
-)
+from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
+from fusedrnn.report.plots import PLOTS, available_plots, image, inline
+from fusedrnn.report.results import GROUPS, NOT_SLOWER, Results, Row, parse
 from fusedrnn.report.targets import TARGETS, outcomes
 
 __all__ = ["COMMAND", "render"]
@@ -28,8 +18,8 @@ __all__ = ["COMMAND", "render"]
 #: The command that makes such a report.
 COMMAND = "fusedrnn bench"
 
-#: The most times as long as C that Numba's kernels are meant to take.
-NUMBA_MOST = 1.3
+#: How many times as long as C Numba's kernels are meant to take at most.
+MAX_NUMBA_RATIO = 1.3
 
 
 def render(results: dict[str, Any]) -> dict[str, bytes]:
@@ -46,29 +36,32 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     )
     templates.filters.update({name: getattr(text, name) for name in text.__all__})
     templates.globals["span"] = text.span
-    templates.filters["name_of"] = LABELS.__getitem__
+    labels = {name: engine.label for name, engine in ENGINES.items()}
+    templates.filters["name_of"] = labels.__getitem__
     libraries = [name for name in LIBRARIES if name in parsed.engines]
     reached = outcomes(parsed) if libraries else []
-    names = drawn(parsed)
+    names = available_plots(parsed)
     facts = {
         "results": parsed,
         "groups": [group for group in GROUPS if parsed.in_group(group.name)],
-        "labels": LABELS,
+        "labels": labels,
+        "engines": ENGINES,
         "titles": {group.name: group.title for group in GROUPS},
         "scaled": partial(_scaled, parsed),
+        "within": parsed.within,
         "baseline": BASELINE,
         "ours": OURS,
         "libraries": libraries,
         "not_slower": NOT_SLOWER,
         "verdicts": Counter(
-            row.against_fastest.verdict for row in parsed.beside if row.against_fastest
+            row.against_fastest.verdict for row in parsed.versus if row.against_fastest
         ),
         "targets": [
             (target, found)
             for target in TARGETS
             if (found := [each for each in reached if each.target is target])
         ],
-        "numba_most": NUMBA_MOST,
+        "max_numba_ratio": MAX_NUMBA_RATIO,
         "fused": [engine for engine in parsed.own if engine != BASELINE],
         "headline": _headline(parsed),
         "machine": _machine(parsed),
@@ -88,7 +81,7 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
 def _headline(results: Results) -> tuple[Row, str] | None:
     """The row that stands for the others, a step of middle size, and the fastest engine in it."""
     steps = results.in_group("step from Python")
-    rows = [row for row in steps if row.baseline and row.network == PLAIN]
+    rows = [row for row in steps if row.baseline and row.plain]
     if not rows:
         return None
     row = min(rows, key=lambda row: abs(row.sizes["H"] - 128))
@@ -99,24 +92,26 @@ def _headline(results: Results) -> tuple[Row, str] | None:
 
 
 def _scaled(results: Results, row: Row, engine: str) -> str | None:
-    """How an engine fares with the threads of a row, beside one; None where that is not the question."""
+    """How an engine fares with the threads of a row against one; None where that is not the question."""
     found = results.scaling(row, engine) if row.threads not in (None, 1) else None
     return f"{text.ratio(found.median)} one thread" if found else None
 
 
 def _empty_loop(results: Results) -> float | None:
-    """What one turn of the timing loop costs, at best."""
+    """What one repeat of the timing loop costs, at best."""
     rows = results.in_group("step from Python")
     return min((each.empty_loop for row in rows for each in row.measures.values()), default=None)
 
 
 def _command(results: Results) -> str:
+    verb = "peers" if results.libraries else "run"
+    if not results.rows:
+        verb = "latency" if results.latencies else "stages"
     quick = " --quick" if results.quick else ""
-    if results.libraries:
-        quick = f" --peers{quick}"
+    summary = " --summary" if results.summary else ""
     best = results.environment["isas"][0] == results.environment["isa"]
     isa = "" if best else f" --isa {results.environment['isa']}"
-    return f"{COMMAND}{quick}{isa} --report report"
+    return f"{COMMAND} {verb}{quick}{summary}{isa} --report report"
 
 
 def _machine(results: Results) -> dict[str, str]:
@@ -137,14 +132,14 @@ def _machine(results: Results) -> dict[str, str]:
         "Instruction set": f"{facts['isa']} (available: {', '.join(facts['isas'])})",
         "Caches of a core": caches or "unknown",
         "Limits of a core": _limits(results),
-        "Cores": f"{facts['cores']} available, {facts['threads']} used"
+        "Cores": f"{facts['cores']} available, 1 used"
         + (f", {results.threads} in some rows" if results.threads else ""),
         "Load at the start": f"{facts['load']:.2f}",
         "System": facts["system"],
         "Python": facts["python"],
         "Packages": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
         "Other libraries": ", ".join(
-            f"{LABELS.get(name, name)} {number}" for name, number in results.libraries.items()
+            f"{ENGINES[name].label} {number}" for name, number in results.libraries.items()
         )
         or "none",
         "NumPy's BLAS": f"{blas or 'unknown'}, limited to 1 thread",

@@ -5,50 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
+
 __all__ = [
-    "BASELINE",
     "GROUPS",
-    "LABELS",
-    "LIBRARIES",
     "NOT_SLOWER",
-    "OURS",
-    "PLAIN",
-    "SHORT",
+    "SCHEMA",
     "Group",
     "Latency",
     "Measure",
+    "Overhead",
     "Ratio",
     "Results",
     "Row",
+    "Stage",
     "load",
     "parse",
 ]
 
-#: What the others are compared with.
-BASELINE = "naive"
-
-#: The network that has every shape.
-PLAIN = "LSTM"
-
-#: In the order of tables and legends: on a small screen the first columns are seen first.
-LABELS = {
-    "naive": "naive NumPy",
-    "c": "fusedrnn C",
-    "numba": "fusedrnn Numba",
-    "torch": "PyTorch",
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-}
-SHORT = {**LABELS, "naive": "NumPy", "c": "C", "numba": "Numba"}
-
-
-#: Engines that are other people's, and the one of ours that they are compared with.
-LIBRARIES = ("torch", "onnxruntime", "openvino")
-OURS = "c"
+#: The number of the schema of a benchmark JSON: another number cannot be read.
+SCHEMA = 1
 
 #: A ratio whose median is at least this is not slower: below it is more than noise.
 NOT_SLOWER = 0.97
@@ -124,6 +105,19 @@ GROUPS = (
         "over its step from Python.",
         "step from Python",
     ),
+    Group(
+        "call",
+        "One step, the layer called",
+        "One call of layer(x, state) for a single step: the state comes from the caller and goes back to it. Other "
+        "libraries are called in the same way.",
+        "call",
+    ),
+    Group(
+        "streams",
+        "One step of several streams",
+        "One call of a group of B streams, each with a state of its own; for naive NumPy and other libraries a batch of B.",
+        "streams",
+    ),
     Group("sequence", "One sequence", "One call for all T steps of a single sequence.", "sequence"),
     Group("batch", "A batch of sequences", "One call for all T steps of B sequences.", "batch"),
     Group(
@@ -160,34 +154,32 @@ class Measure:
     error
         The largest error against float64.
     empty_loop
-        Seconds for one turn of the timing loop around a function that does nothing.
+        Seconds for one repeat of the timing loop around a function that does nothing.
     bits
         Bits per character, of the character model.
     floor
         The least seconds that this machine could take, where that is known.
-    bound, intensity
-        What that floor is spent on; and the operations for each byte of weights that are read.
-    turns
+    intensity
+        The operations for each byte of weights that are read.
+    passes
         The median of each pass over all rows.
-    way
-        How a library was called, where there are several ways.
+    variant
+        How a library was called, where it can be called in several ways.
     """
 
     median: float
     q1: float
     q3: float
     rounds: int
-    iterations: int
     flops: float
     error: float
     empty_loop: float
     isa: str | None
     bits: float | None = None
     floor: float | None = None
-    bound: str | None = None
     intensity: float | None = None
-    turns: tuple[float, ...] = ()
-    way: str = ""
+    passes: tuple[float, ...] = ()
+    variant: str = ""
 
     @property
     def reached(self) -> float | None:
@@ -211,16 +203,20 @@ class Row:
 
     Attributes
     ----------
+    cell, options
+        The cell and its options, as the cell table names them.
     network
-        The name of the cell with its options.
+        The name of the cell with its options, for people.
     title
-        The name of the shape.
+        The name of the shape, for people.
     threads
         How many compute, where that was varied; else None, for one.
     """
 
     group: str
     case: str
+    cell: str
+    options: dict[str, Any]
     network: str
     title: str
     sizes: dict[str, int]
@@ -228,10 +224,15 @@ class Row:
     baseline: Measure | None = None
     threads: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the LSTM without options: the network that has every shape."""
+        return self.cell == "lstm" and not self.options
+
     def ratio(self, engine: str, over: str = OURS) -> Ratio | None:
         """How many times as long an engine takes as ours; None if one of the two was not measured."""
         theirs, ours = self.measures.get(engine), self.measures.get(over)
-        return Ratio.of(theirs.turns, ours.turns) if theirs and ours else None
+        return Ratio.of(theirs.passes, ours.passes) if theirs and ours else None
 
     @property
     def fastest(self) -> str | None:
@@ -290,13 +291,47 @@ class Latency:
     slower: list[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class Overhead:
+    """What ways to step cost above their kernel.
+
+    Attributes
+    ----------
+    seconds
+        Seconds of each way, by name.
+    above, calls
+        The quartiles of what is above the kernel, in seconds and in empty calls, by name.
+    """
+
+    engine: str
+    hidden: int
+    empty: float
+    kernel: float
+    seconds: dict[str, float]
+    above: dict[str, tuple[float, float, float]]
+    calls: dict[str, tuple[float, float, float]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the explanation from naive to fast; see :mod:`fusedrnn.bench.stages`."""
+
+    hidden: int
+    name: str
+    isa: str | None
+    seconds: tuple[float, float, float]
+    gain: float | None
+    total: float
+    error: float
+
+
 @dataclass
 class Results:
     """All rows of a benchmark JSON, and the circumstances.
 
     Attributes
     ----------
-    bound
+    max_error
         The largest error that an engine was allowed.
     failures
         What was not measured, and why.
@@ -305,33 +340,51 @@ class Results:
     libraries
         Other people's that were asked for, with their versions.
     threads
-        How many some rows were measured with, beside one; None for no other number.
+        How many some rows were measured with, as well as with one; None for no other number.
     latencies
         The distribution of single steps, by engine and size.
     clock
         Seconds that reading the clock takes, which are in each of those.
     compile
         Seconds to compile each Numba kernel, and to read it from its cache, by cell.
+    overheads
+        What calls from Python cost above their kernel, by engine and size.
+    limits_of_calls
+        What ways to step are meant to cost at most above their kernel: in empty calls, and in seconds.
+    stages
+        The stages of the explanation from naive to fast.
+    about_stages
+        What is new in each stage, by name.
+    rates
+        FLOP/s of FMAs, and of a tile alone by the size of its panels.
     """
 
     rows: list[Row]
     passes: int
-    bound: float
+    max_error: float
     quick: bool
+    summary: bool
     environment: dict[str, Any]
     failures: dict[str, str]
     limits: dict[str, Any] | None
-    libraries: dict[str, str] = field(default_factory=dict)
-    threads: int | None = None
+    libraries: dict[str, str]
+    threads: int | None
     latencies: list[Latency] = field(default_factory=list)
     clock: float = 0.0
     compile: dict[str, dict[str, float]] = field(default_factory=dict)
+    overheads: list[Overhead] = field(default_factory=list)
+    limits_of_calls: tuple[dict[str, float], dict[str, float]] = field(
+        default_factory=lambda: ({}, {})
+    )
+    stages: list[Stage] = field(default_factory=list)
+    about_stages: dict[str, str] = field(default_factory=dict)
+    rates: dict[str, float] = field(default_factory=dict)
 
     @property
     def engines(self) -> list[str]:
         """The engines that were measured, the baseline first."""
         seen = {engine for row in self.rows for engine in row.measures}
-        return [engine for engine in LABELS if engine in seen]
+        return [engine for engine in ENGINES if engine in seen]
 
     @property
     def own(self) -> list[str]:
@@ -339,7 +392,7 @@ class Results:
         return [engine for engine in self.engines if engine not in LIBRARIES]
 
     @property
-    def beside(self) -> list[Row]:
+    def versus(self) -> list[Row]:
         """The rows in which a library was measured too, with one thread, the worst for us first."""
         found = [row for row in self.rows if row.against_fastest and row.threads is None]
         return sorted(
@@ -365,8 +418,16 @@ class Results:
         for other in self.rows:
             if (other.group, other.case, other.threads) == (row.group, row.case, 1):
                 one, several = other.measures.get(engine), row.measures.get(engine)
-                return Ratio.of(one.turns, several.turns) if one and several else None
+                return Ratio.of(one.passes, several.passes) if one and several else None
         return None
+
+    def within(self, overhead: Overhead, way: str) -> str:
+        """ "met" or "missed": whether a way to step costs as little above its kernel as it is meant to; "" for no limit."""
+        in_calls, in_seconds = self.limits_of_calls
+        for limits, found in ((in_calls, overhead.calls), (in_seconds, overhead.above)):
+            if way in limits:
+                return "met" if found[way][1] <= limits[way] else "missed"
+        return ""
 
     def in_group(self, name: str) -> list[Row]:
         """The rows of a group."""
@@ -374,7 +435,7 @@ class Results:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The JSON of a benchmark, as ``fusedrnn bench --json`` writes it.
+    """The JSON of a benchmark, as ``fusedrnn bench run --json`` writes it.
 
     Raises
     ------
@@ -385,11 +446,11 @@ def load(path: Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or too deep
         raise ValueError(f"{path} is not JSON: {error}") from error
     try:
         parse(results)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not a result of 'fusedrnn bench'") from error
     return dict(results)
 
@@ -397,56 +458,95 @@ def load(path: Path) -> dict[str, Any]:
 def parse(results: dict[str, Any]) -> Results:
     """The rows of a benchmark JSON, those of a network together, and else in the order they were measured."""
     about = results["fusedrnn"]
-    machine = about.get("machine")
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"schema must be {SCHEMA}, got {about['schema']!r}")
+    machine, latency = about["machine"], about["latency"] or {"rows": [], "clock": 0}
+    overhead = about["overhead"] or {"rows": [], "max_calls": {}, "max_seconds": {}}
+    stages = about["stages"] or {"rows": [], "stages": {}, "rates": {}}
+    rows = _rows(results["benchmarks"])
+    networks = list(dict.fromkeys(row.network for row in rows))
+    return Results(
+        rows=sorted(rows, key=lambda row: networks.index(row.network)),
+        passes=int(about["passes"]),
+        max_error=_number(about["max_error"]),
+        quick=bool(about["quick"]),
+        summary=bool(about["summary"]),
+        environment=dict(about["environment"]),
+        failures=dict(about["failures"]),
+        limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
+        libraries=dict(about["libraries"]),
+        threads=about["threads"],
+        latencies=[_latency(each) for each in latency["rows"]],
+        clock=_number(latency["clock"]),
+        compile={cell: dict(took) for cell, took in (about["compile"] or {}).items()},
+        overheads=[_overhead(each) for each in overhead["rows"]],
+        limits_of_calls=(dict(overhead["max_calls"]), dict(overhead["max_seconds"])),
+        stages=[_stage(each) for each in stages["rows"]],
+        about_stages=dict(stages["stages"]),
+        rates=dict(stages["rates"]),
+    )
+
+
+def _rows(benchmarks: list[dict[str, Any]]) -> list[Row]:
     rows: dict[tuple[str, str, int | None], Row] = {}
-    for benchmark in results["benchmarks"]:
+    for benchmark in benchmarks:
         info, stats = benchmark["extra_info"], benchmark["stats"]
-        threads = info.get("threads")
+        threads = info["threads"]
         key = benchmark["group"], info["case"], threads
         if key not in rows:
-            sizes = {name: int(info[name]) for name in ("T", "B", "X", "H")}
-            title = info["title"]
+            title = str(info["title"])
             if threads is not None:
                 title += f", {threads} thread{'s' if threads > 1 else ''}"
-            # Before there were other cells, there was the LSTM.
-            network = info.get("network", PLAIN)
-            rows[key] = Row(*key[:2], network, title, sizes, threads=threads)
+            rows[key] = Row(
+                *key[:2],
+                cell=info["cell"],
+                options={name: _hashable(value) for name, value in info["options"].items()},
+                network=str(info["network"]),
+                title=title,
+                sizes={name: int(info[name]) for name in ("T", "B", "X", "H")},
+                threads=threads,
+            )
         rows[key].measures[info["engine"]] = Measure(
-            median=float(stats["median"]),
-            q1=float(stats["q1"]),
-            q3=float(stats["q3"]),
+            median=_seconds(stats["median"]),
+            q1=_seconds(stats["q1"]),
+            q3=_seconds(stats["q3"]),
             rounds=int(stats["rounds"]),
-            iterations=int(stats["iterations"]),
-            flops=float(info["flops"]),
-            error=float(info["max_error"]),
-            empty_loop=float(info["empty_loop"]),
+            flops=_number(info["flops"]),
+            error=_number(info["max_error"]),
+            empty_loop=_number(info["empty_loop"]),
             isa=info["isa"],
-            bits=info.get("bits_per_character"),
-            floor=info.get("floor"),
-            bound=info.get("bound"),
-            intensity=info.get("intensity"),
-            turns=tuple(float(each) for each in info.get("turns", ())),
-            way=info.get("way", ""),
+            bits=info.get("bits_per_character"),  # of the character model only
+            floor=info["floor"] and _seconds(info["floor"]),
+            intensity=info["intensity"] and _number(info["intensity"]),
+            passes=tuple(_seconds(each) for each in info["passes"]),
+            variant=info["variant"],
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():
         naive = rows.get((baselines[row.group], row.case, row.threads))
         row.baseline = naive.measures.get(BASELINE) if naive else None
-    networks = list(dict.fromkeys(row.network for row in rows.values()))
-    return Results(
-        rows=sorted(rows.values(), key=lambda row: networks.index(row.network)),
-        passes=int(about["passes"]),
-        bound=float(about["largest_error"]),
-        quick=bool(about["quick"]),
-        environment=dict(about["environment"]),
-        failures=dict(about["failures"]),
-        limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
-        libraries=dict(about.get("libraries", {})),
-        threads=about.get("threads"),
-        latencies=[_latency(each) for each in about.get("latency", {}).get("rows", [])],
-        clock=float(about.get("latency", {}).get("clock", 0)),
-        compile=dict(about.get("compile", {})),
-    )
+    return list(rows.values())
+
+
+def _number(value: Any) -> float:
+    """A number that is one."""
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"must be finite, got {number}")
+    return number
+
+
+def _seconds(value: Any) -> float:
+    """A time that can be divided by."""
+    seconds = _number(value)
+    if not seconds > 0:
+        raise ValueError(f"must be above 0, got {seconds}")
+    return seconds
+
+
+def _hashable(value: Any) -> Any:
+    """Of an option: JSON has lists where an architecture has tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _latency(row: dict[str, Any]) -> Latency:
@@ -454,7 +554,36 @@ def _latency(row: dict[str, Any]) -> Latency:
         engine=row["engine"],
         hidden=int(row["hidden"]),
         steps=int(row["steps"]),
-        error=float(row["max_error"]),
-        percentiles={name: float(seconds) for name, seconds in row["percentiles"].items()},
-        slower=[(float(share), float(seconds)) for share, seconds in row["slower"]],
+        error=_number(row["max_error"]),
+        percentiles={name: _number(seconds) for name, seconds in row["percentiles"].items()},
+        slower=[(_number(share), _number(seconds)) for share, seconds in row["slower"]],
+    )
+
+
+def _three(quartiles: dict[str, Any]) -> tuple[float, float, float]:
+    q1, middle, q3 = (_number(quartiles[name]) for name in ("q1", "median", "q3"))
+    return q1, middle, q3
+
+
+def _overhead(row: dict[str, Any]) -> Overhead:
+    return Overhead(
+        engine=row["engine"],
+        hidden=int(row["hidden"]),
+        empty=_seconds(row["empty"]),
+        kernel=_seconds(row["kernel"]),
+        seconds={name: _seconds(value) for name, value in row["seconds"].items()},
+        above={name: _three(value) for name, value in row["above"].items()},
+        calls={name: _three(value) for name, value in row["calls"].items()},
+    )
+
+
+def _stage(row: dict[str, Any]) -> Stage:
+    return Stage(
+        hidden=int(row["hidden"]),
+        name=row["name"],
+        isa=row["isa"],
+        seconds=_three(row["seconds"]),
+        gain=row["gain"] and _number(row["gain"]),
+        total=_number(row["total"]),
+        error=_number(row["error"]),
     )

@@ -28,9 +28,9 @@ def duration(seconds: float) -> str:
     return f"{_three_digits(seconds / scale)}\N{NO-BREAK SPACE}{unit}"
 
 
-def span(low: float, high: float, beside: float) -> str:
-    """Two times in the unit of the one that they stand beside: 1.20–1.27 µs."""
-    scale, unit = _unit(beside)
+def span(low: float, high: float, near: float) -> str:
+    """Two times in the unit of the one that they stand near: 1.20–1.27 µs."""
+    scale, unit = _unit(near)
     return f"{_three_digits(low / scale)}\N{EN DASH}{_three_digits(high / scale)}\N{NO-BREAK SPACE}{unit}"
 
 

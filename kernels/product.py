@@ -1,12 +1,11 @@
-"""The panel product: sums of a register tile of ``rows`` rows x ``blocks`` unit blocks x G gates.
+"""The product of rows and panels, a tile of rows x unit blocks x gates at a time: ``csrc/cells/product.h`` in Numba.
 
 ::
 
-    sum[row][block][gate] += sum over k of v[row][k] * panel[block][k][gate]
+    sum[row][block][gate] += sum over k of v[row][k] * panel[block][k][gate]          0 <= k < K
 
-``csrc/cells/panel.h`` again, in its names and its order; the layout, the tile shapes and the order of
-the sum are told there. What C's compiler unrolls over the shape of a tile is emitted here for every
-shape by a loop in Python; the rest is Numba.
+The symbols and their order are those of C, and so are layout, tiles and numerics, which are told there. What C's
+compiler unrolls over the shape of a tile is emitted here for each shape by a loop in Python; the rest is Numba.
 """
 
 from __future__ import annotations
@@ -33,36 +32,37 @@ from fusedrnn.kernels.memory import (
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 
-__all__ = ["FINISH", "MOST_BLOCKS", "MOST_ROWS", "PROJECT", "STEP", "functions"]
+__all__ = ["FINISH", "INPUT", "MAX_BLOCKS", "MAX_ROWS", "STEP", "functions"]
 
 # ---- tiles ---------------------------------------------------------------------------------------
 
-MOST_ROWS = 8
-MOST_BLOCKS = 8
-MOST_SUMS = 24
+MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, LINE_FLOATS = (
+    constants()[f"FR_{name}"]
+    for name in ("MAX_ROWS", "MAX_BLOCKS", "MAX_SUMS", "MAX_ROW_SUMS", "LINE_FLOATS")
+)
 GATES = (1, 2, 3, 4)
-LINE = 16  # floats in a cache line
+BLOCKS = (1, 2, 4, 8)
 
-PROJECT, STEP, FINISH = (constants()[f"FR_{name}"] for name in ("PROJECT", "STEP", "FINISH"))
+INPUT, STEP, FINISH = (constants()[f"FR_{name}"] for name in ("INPUT", "STEP", "FINISH"))
 RELU, IDENTITY, SIGMOID = (constants()[f"FR_{name}"] for name in ("RELU", "IDENTITY", "SIGMOID"))
 
 
 def fits(rows: int, blocks: int, gates: int, registers: int) -> bool:
     """Whether a tile may have this shape: FR_FITS."""
     sums = rows * blocks * gates
-    most = 8 if rows == 1 else MOST_SUMS
-    return sums <= most and sums + min(rows, blocks * gates) + 1 <= registers
+    max_sums = MAX_ROW_SUMS if rows == 1 else MAX_SUMS
+    return sums <= max_sums and sums + min(rows, blocks * gates) + 1 <= registers
 
 
-def max_rows(gates: int, registers: int) -> int:
-    """The most rows that a tile may have: FR_MAX_ROWS."""
-    heights = (8, 6, 5, 4, 3, 2) if gates == 3 else (6, 5, 4, 3, 2)
+def tallest(gates: int, registers: int) -> int:
+    """The largest number of rows that a tile may have: FR_TALLEST."""
+    heights = (MAX_ROWS, 6, 5, 4, 3, 2) if gates == 3 else (6, 5, 4, 3, 2)
     return next(rows for rows in heights if fits(rows, 1, gates, registers))
 
 
 def one_row_blocks(gates: int, registers: int) -> int:
-    """The most unit blocks that a tile of one row takes at once."""
-    return max(blocks for blocks in (1, 2, 4, 8) if fits(1, blocks, gates, registers))
+    """The largest number of unit blocks in a tile of one row."""
+    return max(blocks for blocks in BLOCKS if fits(1, blocks, gates, registers))
 
 
 class Shape(NamedTuple):
@@ -77,14 +77,14 @@ def tile_shapes(isa: InstructionSet, gates: int) -> list[Shape]:
     """The shapes that fit the registers."""
     return [
         Shape(rows, blocks, gates)
-        for rows in range(1, max_rows(gates, isa.registers) + 1)
-        for blocks in (1, 2, 4, MOST_BLOCKS)
+        for rows in range(1, tallest(gates, isa.registers) + 1)
+        for blocks in BLOCKS
         if fits(rows, blocks, gates, isa.registers)
     ]
 
 
 class Tiling(NamedTuple):
-    """Rows cut into tiles of nearly equal height, and the most unit blocks taken at once.
+    """How rows are cut into tiles of nearly equal height, and the largest number of unit blocks in a tile.
 
     The first ``higher`` tiles have one row more.
     """
@@ -102,13 +102,13 @@ class Range(NamedTuple):
     last: int
 
 
-class Place(NamedTuple):
-    """A tile's place in a sweep: its unit blocks, the group of blocks that comes after, and its rows."""
+class Tile(NamedTuple):
+    """A tile: which unit blocks and which rows, and the first unit block of the tiles that come after."""
 
     block: int
     blocks: int
     next: int
-    tile: int
+    number: int
     row: int
     rows: int
 
@@ -117,7 +117,7 @@ class Place(NamedTuple):
 
 
 class Factor(NamedTuple):
-    """Rows times panels: v[row] points to ``depth`` values, wherever they lie.
+    """Rows times panels: v[row] points to ``depth`` values.
 
     A tile of several rows fetches one cache line of ``ahead`` for each k.
     """
@@ -130,7 +130,7 @@ class Factor(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """Where sums come from or go to: [row][block][gate][lane]."""
+    """Where the sums of a tile come from or go to: [row][block][gate][lane]."""
 
     at: Any
     row_stride: int
@@ -192,20 +192,20 @@ def emit_accumulate(
     if rows > 1:
         emit_prefetch(builder, builder.gep(factor.ahead, [builder.mul(k, factor.ahead_step)]))
 
-    # The shorter side of the tile is held while the longer one passes by: beside 24 sums, 32
+    # The shorter side of the tile is held while the longer side passes by: beside 24 sums, 32
     # registers have no room to hold 6 values, and LLVM would spill sums for them.
-    places = [(block, gate) for block in range(blocks) for gate in range(gates)]
-    if rows < len(places):
+    columns = [(block, gate) for block in range(blocks) for gate in range(gates)]
+    if rows < len(columns):
         held = [value(row) for row in range(rows)]
-        for block, gate in places:
+        for block, gate in columns:
             passing = weight(block, gate)
             for row in range(rows):
                 add_product(row, block, gate, held[row], passing)
     else:
-        held = [weight(block, gate) for block, gate in places]
+        held = [weight(block, gate) for block, gate in columns]
         for row in range(rows):
             passing = value(row)
-            for index, (block, gate) in enumerate(places):
+            for index, (block, gate) in enumerate(columns):
                 add_product(row, block, gate, passing, held[index])
 
     following = builder.add(k, INT64(1))
@@ -228,18 +228,18 @@ def emit_product_tile(
 ) -> None:
     """One tile shape: sums come from memory once, and go there once."""
 
-    def places(sums: Sums) -> list[ir.Value]:
-        at = []
+    def pointers(sums: Sums) -> list[ir.Value]:
+        found = []
         for row in range(shape.rows):
             for block in range(shape.blocks):
                 by_row = builder.mul(INT64(row), sums.row_stride)
                 by_block = builder.mul(INT64(block), sums.block_stride)
                 for gate in range(shape.gates):
                     offset = builder.add(builder.add(by_row, by_block), INT64(gate * isa.lanes))
-                    at.append(builder.gep(sums.at, [offset]))
-        return at
+                    found.append(builder.gep(sums.at, [offset]))
+        return found
 
-    sums = [isa.load(builder, pointer) for pointer in places(start)]
+    sums = [isa.load(builder, pointer) for pointer in pointers(start)]
     sums = emit_accumulate(builder, isa, shape, sums, first)
     after_first = builder.block
     with builder.if_then(builder.icmp_signed(">", second.depth, INT64(0))):
@@ -251,7 +251,7 @@ def emit_product_tile(
         phi.add_incoming(sum_, after_first)
         phi.add_incoming(more, end_of_second)
         chosen.append(phi)
-    for pointer, sum_ in zip(places(to), chosen, strict=True):
+    for pointer, sum_ in zip(pointers(to), chosen, strict=True):
         isa.store(builder, pointer, sum_)
 
 
@@ -259,18 +259,18 @@ def emit_shapes(
     builder: ir.IRBuilder, isa: InstructionSet, shapes: list[Shape], values: Any
 ) -> None:
     """A switch over shapes of tiles."""
-    rows, blocks, *places = values
+    rows, blocks, *structs = values
     start, first, second, to = (
         made_of(*cgutils.unpack_tuple(builder, value))
-        for made_of, value in zip((Sums, Factor, Factor, Sums), places, strict=True)
+        for made_of, value in zip((Sums, Factor, Factor, Sums), structs, strict=True)
     )
     unknown = builder.append_basic_block("unknown")
     end = builder.append_basic_block("product.end")
-    key = builder.add(builder.mul(rows, INT64(MOST_BLOCKS)), builder.sub(blocks, INT64(1)))
+    key = builder.add(builder.mul(rows, INT64(MAX_BLOCKS)), builder.sub(blocks, INT64(1)))
     switch = builder.switch(key, unknown)
     for shape in shapes:
         case = builder.append_basic_block(f"{shape.rows}x{shape.blocks}")
-        switch.add_case(INT64(shape.rows * MOST_BLOCKS + shape.blocks - 1), case)
+        switch.add_case(INT64(shape.rows * MAX_BLOCKS + shape.blocks - 1), case)
         builder.position_at_end(case)
         emit_product_tile(builder, isa, shape, start, first, second, to)
         builder.branch(end)
@@ -382,7 +382,7 @@ def call_product(
 
 @cache
 def functions(isa_name: str) -> ModuleType:
-    """What every cell needs, for one instruction set: the rest of ``csrc/cells/panel.h``."""
+    """The rest of ``csrc/cells/product.h`` for one instruction set: ``fr.product`` is ``fr_product`` in C."""
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
     registers = isa.registers
@@ -391,44 +391,43 @@ def functions(isa_name: str) -> ModuleType:
     product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
     one_1, one_2, one_3, one_4 = (one_row_product_of(isa, gates) for gates in GATES)
     it_fits = inlined(fits)
-    most_rows = tuple(max_rows(gates, registers) for gates in GATES)
-    most_blocks = tuple(one_row_blocks(gates, registers) for gates in GATES)
-    local_sums = local_floats(MOST_SUMS * isa.lanes, alignment=64)
-    local_rows = local_pointers(MOST_ROWS)
+    max_rows = tuple(tallest(gates, registers) for gates in GATES)
+    max_row_blocks = tuple(one_row_blocks(gates, registers) for gates in GATES)
+    local_sums = local_floats(MAX_SUMS * isa.lanes, alignment=64)
+    local_rows = local_pointers(MAX_ROWS)
 
     @inlined
     def tile_rows(count, gates):
-        most = most_rows[gates - 1]
+        highest = max_rows[gates - 1]
         number, rows, higher, blocks = 1, count, 0, 1
-        if count > most:  # a small step would notice the divisions
-            number = (count + most - 1) // most
+        if count > highest:  # a small step would notice the divisions
+            number = (count + highest - 1) // highest
             rows = count // number
             higher = count % number
-        highest = rows + (higher > 0)
-        while blocks < MOST_BLOCKS and it_fits(highest, blocks * 2, gates, registers):
+        while blocks < MAX_BLOCKS and it_fits(rows + (higher > 0), blocks * 2, gates, registers):
             blocks *= 2
         return Tiling(number, rows, higher, blocks)
 
     @inlined
     def tile_one(gates):
-        """One row, the usual batch of a stream: all of it constants."""
-        return Tiling(1, 1, 0, most_blocks[gates - 1])
+        """The tiling of one row, the usual batch of a stream: constants."""
+        return Tiling(1, 1, 0, max_row_blocks[gates - 1])
 
     @inlined
     def share(s, blocks):
-        """Of ``blocks`` unit blocks those of this part of a team."""
-        if s.parts == 1:
+        """The unit blocks of this call's share, of ``blocks`` in all."""
+        if s.shares == 1:
             return Range(0, blocks)
-        return Range(blocks * s.part // s.parts, blocks * (s.part + 1) // s.parts)
+        return Range(blocks * s.share // s.shares, blocks * (s.share + 1) // s.shares)
 
     @inlined
     def downward(s, t):
         """Whether step t sweeps its unit blocks downward: every other step does."""
-        return ((t + s.turn) & 1) != 0
+        return ((t + s.downward) & 1) != 0
 
     @inlined
     def tiles(tiling, left, downward):
-        """The place of each tile: blocks are the outer loop."""
+        """Each tile of the blocks in a range: blocks are the outer loop."""
         first, last = left
         while first < last:
             count = last - first
@@ -444,35 +443,35 @@ def functions(isa_name: str) -> ModuleType:
                 first += blocks
                 following = first if blocks < count else block
             row = 0
-            for tile in range(tiling.tiles):
-                rows = tiling.rows + (tile < tiling.higher)
-                yield Place(block, blocks, following, tile, row, rows)
+            for number in range(tiling.tiles):
+                rows = tiling.rows + (number < tiling.higher)
+                yield Tile(block, blocks, following, number, row, rows)
                 row += rows
 
     @inlined
-    def factor_at(at, panels, gates, depth, v):
-        """The factor of a tile: ``panels`` [N][depth][gates][L]."""
+    def tile_factor(tile, panels, gates, depth, v):
+        """The factor of a tile. ``panels`` is [N][depth][gates][L]."""
         panel_floats = depth * gates * vf.LANES
-        panel = panels + at.block * panel_floats
-        if at.next != at.block and at.tile * LINE < at.blocks * gates * vf.LANES:
-            ahead = panels + at.next * panel_floats + at.tile * depth * LINE
-            return Factor(panel, v, depth, ahead, LINE)
+        panel = panels + tile.block * panel_floats
+        if tile.next != tile.block and tile.number * LINE_FLOATS < tile.blocks * gates * vf.LANES:
+            ahead = panels + tile.next * panel_floats + tile.number * depth * LINE_FLOATS
+            return Factor(panel, v, depth, ahead, LINE_FLOATS)
         return Factor(panel, v, depth, panel, 0)
 
     @inlined
-    def product(gates, at, start, first, second, to):
+    def product(gates, tile, start, first, second, to):
         """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        call_product(gates.product, at.rows, at.blocks, start, first, second, to)
+        call_product(gates.product, tile.rows, tile.blocks, start, first, second, to)
 
     @inlined
-    def nothing_more(v):
-        """A product over h alone."""
+    def no_factor(v):
+        """The second factor of a product that has one: of depth 0."""
         return Factor(null(), v, 0, null(), 0)
 
     @inlined
-    def tile_sums(tile, blocks, gates):
-        """The sums of a tile, between its product and its cell."""
-        return Sums(tile, blocks * gates * vf.LANES, gates * vf.LANES)
+    def sums_in(memory, blocks, gates):
+        """The sums of a tile in memory of its own, between its product and its cell."""
+        return Sums(memory, blocks * gates * vf.LANES, gates * vf.LANES)
 
     # ---- rows and steps
 
@@ -486,19 +485,19 @@ def functions(isa_name: str) -> ModuleType:
         return s.y[row] + (t - 1) * s.y_step if t > 0 else s.h[row]
 
     @inlined
-    def projected(w, at, z):
-        """Where the tile's part of the x-projection z [row][block][gate][lane] begins."""
+    def input_sums(w, tile, z):
+        """The sums of a tile in the input product z, [row][block][gate][lane], of a step or of a chunk."""
         z_row = w.blocks * w.block_floats
-        return Sums(z + at.row * z_row + at.block * w.block_floats, z_row, w.block_floats)
+        return Sums(z + tile.row * z_row + tile.block * w.block_floats, z_row, w.block_floats)
 
     @inlined
-    def biases(w, at):
-        """The tile's biases, the same for every row."""
-        return Sums(w.bias + at.block * w.block_floats, 0, w.block_floats)
+    def biases(w, tile):
+        """The biases of a tile, the same for each row."""
+        return Sums(w.bias + tile.block * w.block_floats, 0, w.block_floats)
 
     @inlined
-    def project(gates, w, s, first, z):
-        """FR_PROJECT: z = bias + x . weights for each running row of each step of the chunk, in order."""
+    def input_phase(gates, w, s, first, z):
+        """FR_INPUT: z = bias + W x for each running row of each step of the chunk, in order."""
         count = 0
         for t in range(first, min(first + s.chunk, s.steps)):
             for row in range(active(s, t)):
@@ -507,10 +506,10 @@ def functions(isa_name: str) -> ModuleType:
         if count == 0:
             return
         tiling = tile_rows(count, gates.number)
-        for at in tiles(tiling, share(s, w.blocks), False):
-            rows = s.scratch_rows + at.row
-            W_x = factor_at(at, w.x_panels, gates.number, w.inputs, rows)
-            product(gates, at, biases(w, at), W_x, nothing_more(rows), projected(w, at, z))
+        for tile in tiles(tiling, share(s, w.blocks), False):
+            rows = s.scratch_rows + tile.row
+            W_x = tile_factor(tile, w.x_panels, gates.number, w.inputs, rows)
+            product(gates, tile, biases(w, tile), W_x, no_factor(rows), input_sums(w, tile, z))
 
     # ---- what a cell's options choose
 
@@ -525,9 +524,9 @@ def functions(isa_name: str) -> ModuleType:
         return whole(v) if activation == IDENTITY else tanh(v)
 
     @inlined
-    def gate(w, plain, sum_):
-        """A gate's sum through its activation. ``plain`` is a constant where this is called."""
-        if plain:
+    def gate(w, defaults, sum_):
+        """The activation of a gate. ``defaults`` is a constant where this is called."""
+        if defaults:
             return sigmoid(sum_)
         sum_ = limited(sum_, w.clip)
         if w.gate_activation == SIGMOID:
@@ -536,14 +535,17 @@ def functions(isa_name: str) -> ModuleType:
         return whole(vf.maximum(vf.set1(0.0), vf.minimum(vf.set1(1.0), line)))
 
     @inlined
-    def written(w, plain, sum_):
-        """The sum of what is written through its activation."""
-        if plain:
+    def candidate(w, defaults, sum_):
+        """The activation of the candidate."""
+        if defaults:
             return tanh(sum_)
         return state_function(w.state_activation, limited(sum_, w.clip))
 
     module = ModuleType(f"{__name__}.{isa_name}")
     module.__dict__.update(
+        divided=activation.divided,
+        whole=whole,
+        tanh=tanh,
         local_sums=local_sums,
         local_rows=local_rows,
         tile_rows=tile_rows,
@@ -551,7 +553,7 @@ def functions(isa_name: str) -> ModuleType:
         share=share,
         downward=downward,
         tiles=tiles,
-        factor_at=factor_at,
+        tile_factor=tile_factor,
         product=product,
         product_1=product_1,
         product_2=product_2,
@@ -561,16 +563,16 @@ def functions(isa_name: str) -> ModuleType:
         one_2=one_2,
         one_3=one_3,
         one_4=one_4,
-        nothing_more=nothing_more,
-        tile_sums=tile_sums,
+        no_factor=no_factor,
+        sums_in=sums_in,
         active=active,
         h_before=h_before,
-        projected=projected,
+        input_sums=input_sums,
         biases=biases,
-        project=project,
+        input_phase=input_phase,
         limited=limited,
         state_function=state_function,
         gate=gate,
-        written=written,
+        candidate=candidate,
     )
     return module

@@ -1,0 +1,178 @@
+"""``fusedrnn bench``: its verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = ["bench"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+
+
+class _Command(click.Command):
+    """A command whose help ends with examples."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **rest: Any) -> None:
+        super().__init__(*args, **rest)
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line in self.examples:
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def _options(*names: str) -> Callable[[Function], Function]:
+    """The options of these names, which several verbs have."""
+    every = {
+        "quick": click.option("--quick", is_flag=True, help="Fewer shapes and passes."),
+        "long": click.option("--long", is_flag=True, help="Also shapes that take minutes each."),
+        "cases": click.option(
+            "--cases",
+            metavar="PATTERN",
+            help="Only shapes whose names have this, with * and ?.",
+        ),
+        "isa": click.option("--isa", metavar="NAME", help="Use this instruction set."),
+        "report": click.option("--report", metavar="DIR", type=FILE, help="Write a report to DIR."),
+        "json": click.option(
+            "--json", metavar="FILE", type=FILE, help="Write the results to FILE."
+        ),
+    }
+
+    def decorated(function: Function) -> Function:
+        for name in reversed(names):
+            function = every[name](function)
+        return function
+
+    return decorated
+
+
+@click.group()
+def bench() -> None:
+    """Measure the kernels on this machine.
+
+    How, and why so: docs/measuring.md.
+    """
+
+
+@bench.command(
+    cls=_Command,
+    examples=[
+        "fusedrnn bench run --quick --report report",
+        "fusedrnn bench run --cases 'gru-*-B1-*' --json new.json",
+        "fusedrnn bench run --isa baseline",
+    ],
+)
+@_options("quick", "long", "cases")
+@click.option("--threads", metavar="N", type=int, help="Also measure some shapes with N threads.")
+@_options("isa", "report", "json")
+def run(report: Path | None, json: Path | None, **given: Any) -> int:
+    """What fusing brings: the kernels against naive NumPy."""
+    from fusedrnn.bench import run as verbs
+
+    return verbs.run(outputs=verbs.Outputs(report, json), **given)
+
+
+@bench.command(
+    cls=_Command,
+    examples=[
+        "fusedrnn bench peers --report report",
+        "fusedrnn bench peers --quick --cases 'lstm-*-B16-*' --threads 1",
+        "fusedrnn bench peers --summary > table.md",
+    ],
+)
+@_options("quick", "long", "cases")
+@click.option(
+    "--threads",
+    metavar="N",
+    type=int,
+    help="Also measure some shapes with N threads (default: 2, if there are 2 cores).",
+)
+@click.option(
+    "--steps",
+    metavar="N",
+    type=int,
+    help="Time so many single steps (default: 1000000; 100000 with --quick).",
+)
+@click.option(
+    "--summary",
+    is_flag=True,
+    help="Only a step, a sequence and a batch in three sizes: one table, in Markdown.",
+)
+@_options("isa", "report", "json")
+def peers(report: Path | None, json: Path | None, **given: Any) -> int:
+    """Against PyTorch, ONNX Runtime and OpenVINO.
+
+    What is not installed is left out.
+    """
+    from fusedrnn.bench import run as verbs
+
+    return verbs.peers(outputs=verbs.Outputs(report, json), **given)
+
+
+@bench.command(
+    cls=_Command,
+    examples=[
+        "fusedrnn bench latency --quick",
+        "fusedrnn bench latency --peers --report report",
+    ],
+)
+@click.option("--peers", "versus", is_flag=True, help="Also the other libraries, where installed.")
+@click.option("--quick", is_flag=True, help="Fewer steps and rounds.")
+@click.option(
+    "--steps",
+    metavar="N",
+    type=int,
+    help="Time so many steps (default: 1000000; 100000 with --quick).",
+)
+@_options("isa", "report", "json")
+def latency(report: Path | None, json: Path | None, **given: Any) -> int:
+    """What one call costs, and many single steps.
+
+    What a call from Python costs above its kernel, and how long each of a million single steps takes.
+    """
+    from fusedrnn.bench import run as verbs
+
+    return verbs.latency(outputs=verbs.Outputs(report, json), **given)
+
+
+@bench.command(
+    cls=_Command,
+    examples=[
+        "fusedrnn bench stages",
+        "fusedrnn bench stages --hidden 64 --hidden 256 --rounds 50",
+    ],
+)
+@click.option(
+    "--hidden",
+    metavar="H",
+    type=int,
+    multiple=True,
+    help="A size, with as many inputs; can be given several times (default: 32, 128 and 512).",
+)
+@click.option("--rounds", metavar="N", type=int, help="Rounds of each stage (default: 25).")
+@_options("report", "json")
+def stages(report: Path | None, json: Path | None, **given: Any) -> int:
+    """What each idea brings, from naive to fast."""
+    from fusedrnn.bench import run as verbs
+
+    return verbs.stages(outputs=verbs.Outputs(report, json), **given)
+
+
+@bench.command(cls=_Command, examples=["fusedrnn bench diff old.json new.json"])
+@click.argument("old", metavar="OLD.json", type=FILE)
+@click.argument("new", metavar="NEW.json", type=FILE)
+def diff(old: Path, new: Path) -> int:
+    """What changed from one result to another.
+
+    Only what changed by more than the noise is called faster or slower.
+    """
+    from fusedrnn.bench import run as verbs
+
+    return verbs.diff(old, new)
