@@ -63,7 +63,7 @@ class _Stepped:
         self._input = _zeros(rows, size.input_size, dtype)
         y = _zeros(rows, size.output_size, dtype)
         self._output_shape = y.shape
-        self._read_only = memoryview(y).toreadonly()
+        self._read_only = y.data.toreadonly()
         self._entry = entry(self._input[None], y[None])
         self._handle: Any = self._entry.handle
         self._renew_output()
@@ -310,14 +310,14 @@ class StreamGroup(_Stepped):
 def _checked(streams: Any) -> tuple[Stream, ...]:
     if not isinstance(streams, (tuple, list)):
         raise TypeError(f"streams must be a list or tuple of streams, not {type(streams).__name__}")
-    streams = tuple(streams)
-    if not streams:
+    listed: tuple[Any, ...] = tuple(streams)
+    if not listed:
         raise ValueError("streams must be at least one, got none")
     seen: set[int] = set()
-    for number, stream in enumerate(streams):
+    for number, stream in enumerate(listed):
         if not isinstance(stream, Stream):
             raise TypeError(f"streams[{number}] must be a Stream, not {type(stream).__name__}")
-        if stream._layer is not streams[0]._layer:
+        if stream._layer is not listed[0]._layer:
             raise ValueError(
                 f"streams must be of one layer, the very same object: streams[{number}] is of another than"
                 " streams[0]"
@@ -325,7 +325,7 @@ def _checked(streams: Any) -> tuple[Stream, ...]:
         if id(stream) in seen:
             raise ValueError(f"streams must differ: streams[{number}] is there twice")
         seen.add(id(stream))
-    return streams
+    return listed
 
 
 class _Entry:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from functools import cache, lru_cache
-from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import module_from_spec
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ __all__ = [
 def _load_arrays() -> Any:
     """The module of ``csrc/arrays.c``: a second one in the library that holds cffi's."""
     loader = ExtensionFileLoader("fusedrnn._arrays", _native.__file__)
-    module = module_from_spec(spec_from_loader(loader.name, loader, origin=loader.path))
+    module: Any = module_from_spec(ModuleSpec(loader.name, loader, origin=loader.path))
     loader.exec_module(module)
     module.set_types(np.ndarray, StreamBusyError)
     return module
