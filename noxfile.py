@@ -93,8 +93,11 @@ def lint(session: nox.Session) -> None:
     session.run("clang-format", "--dry-run", "-Werror", *sources)
     for source, march in (
         ("csrc/dispatch.c", "x86-64"),
+        ("csrc/schedule.c", "x86-64"),
+        ("csrc/workspace.c", "x86-64"),
         ("csrc/run.c", "x86-64"),
-        ("csrc/team.c", "x86-64"),
+        ("csrc/stream.c", "x86-64"),
+        ("csrc/thread_pool.c", "x86-64"),
         ("csrc/probe.c", "x86-64"),
         ("csrc/isa/baseline.c", "x86-64"),
         ("csrc/isa/avx2.c", "x86-64-v3"),

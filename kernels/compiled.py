@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIVATIONS", "CompiledKernel", "activation", "build", "lanes"]
 
-ACTIVATIONS = ("sigmoid", "tanh")
+ACTIVATIONS = ("sigmoid", "full_sigmoid", "tanh")
 
 
 @dataclass(frozen=True)

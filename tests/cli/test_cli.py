@@ -256,47 +256,19 @@ def test_info_of_this_machine() -> None:
 # The subcommands that live elsewhere
 
 
-@pytest.mark.parametrize(
-    ("module", "line", "expected"),
-    [
-        (
-            "fusedrnn.bench.run",
-            "bench --quick --report out --json new.json --isa avx2",
-            {
-                "quick": True,
-                "report": Path("out"),
-                "json": Path("new.json"),
-                "isa": "avx2",
-                "compare": None,
-            },
-        ),
-        (
-            "fusedrnn.bench.run",
-            "bench --compare old.json new.json",
-            {"quick": False, "compare": (Path("old.json"), Path("new.json")), "report": None},
-        ),
-        (
-            "fusedrnn.demo",
-            "demo --backend numpy --characters 9 --temperature 0.5 --seed 3 --json",
-            {"backend": "numpy", "characters": 9, "temperature": 0.5, "seed": 3, "as_json": True},
-        ),
-    ],
-)
-def test_arguments_reach_the_module(
-    module: str, line: str, expected: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = {}
-    stand_in = types.ModuleType(module)
+def test_arguments_reach_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+    stand_in = types.ModuleType("fusedrnn.demo")
 
-    def run(*arguments: object, **keywords: object) -> int:
+    def run(**keywords: object) -> int:
         seen.update(keywords)
-        for each in arguments:
-            seen.update(vars(each))
         return 7
 
     stand_in.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module, stand_in)
+    monkeypatch.setitem(sys.modules, "fusedrnn.demo", stand_in)
+    line = "demo --backend numpy --characters 9 --temperature 0.5 --seed 3 --json"
     assert cli.main(line.split()) == 7
+    expected = {"backend": "numpy", "characters": 9, "temperature": 0.5, "seed": 3, "as_json": True}
     assert {name: seen[name] for name in expected} == expected
 
 
@@ -519,15 +491,38 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 # How it starts
 
 
-def test_counting_imports_nothing_heavy() -> None:
-    heavy = ["numpy", "numba", "cffi", "_cffi_backend", "fusedrnn._native", "torch", "matplotlib"]
+@pytest.mark.parametrize(
+    "line",
+    [
+        " ".join(COUNT),
+        f"{' '.join(COUNT)} --json",
+        "count examples/language-model.toml --explain",
+        "count --help",
+        "verify",
+        "roofline lstm --input 3 --hidden 4 --machine docs/example-machine.json",
+        "--help",
+        "--version",
+        "cuont",
+    ],
+)
+def test_a_command_imports_nothing_heavy(line: str) -> None:
+    heavy = "numpy numba cffi _cffi_backend fusedrnn._native torch matplotlib rich pytest asyncio"
     code = (
-        "import sys; from fusedrnn.cli import main; "
-        f"status = main({COUNT!r}); "
-        f"loaded = [name for name in {heavy!r} if name in sys.modules]; "
-        "sys.exit(status or ' '.join(loaded) or 0)"
+        "import sys; from fusedrnn.cli import main; main(sys.argv[1:]); "
+        f"print('loaded', *({set(heavy.split())!r} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *line.split()],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "loaded"
+
+
+def test_negative_control_info_imports_numpy() -> None:
+    code = (
+        "import sys; from fusedrnn.cli import main; main(['info']); print('numpy' in sys.modules)"
     )
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.endswith("True\n")

@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedrnn import cells
 from fusedrnn.architecture import BIASES, Architecture
 from fusedrnn.cells import ACTIVATIONS, CELLS, Cell, Equation, Gate, State
 from fusedrnn.counting.counts import CONVENTIONS, MAX_RATE, Complexity, count
@@ -1035,9 +1034,3 @@ def test_a_whole_figure_is_an_int(architecture: Architecture, steps: int, batch:
         assert isinstance(figure, tuple) or type(figure) is int or figure.denominator > 1
     if not architecture.periods:
         assert done.average == done.peak
-
-
-def test_the_cells_of_the_table_have_unique_names_and_forms() -> None:
-    for name, rows in cells.CELLS.items():
-        assert {row.name for row in rows} == {name}
-        assert len({row.form for row in rows}) == len(rows)

@@ -515,7 +515,11 @@ class TestRun:
         assert "Traceback" not in err
         assert list((tmp_path / "report").iterdir()) == []
 
-    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(self) -> None:
+    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(
+        self, request: pytest.FixtureRequest
+    ) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
         progress = _Progress(console())
         progress.started(2, 1.0)
         with progress.listening():

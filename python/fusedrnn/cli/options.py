@@ -15,6 +15,7 @@ import click
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
 from fusedrnn.cli.output import FORMATS, SUFFIXES, Output, write
+from fusedrnn.counting.counts import MAX_RATE
 
 __all__ = [
     "CELL_OPTIONS",
@@ -39,8 +40,6 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: Steps per second beyond which figures per second could overflow.
-MAX_RATE = 1e18
 #: The largest float32.
 MAX_CLIP = 3.4028235e38
 
