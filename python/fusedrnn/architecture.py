@@ -305,7 +305,7 @@ class Architecture:
         return self.hidden_size // len(self.periods)
 
     def module_reads(self, module: int) -> int:
-        """The first unit that a module reads: it reads its own and slower modules, to the end."""
+        """The first unit that a module reads: a module reads itself and all slower modules, to the end."""
         return self.periods.index(self.periods[module]) * self.module_size
 
     def activation_of(self, role: str) -> Activation:

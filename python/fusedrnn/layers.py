@@ -65,7 +65,7 @@ class ClockworkState(NamedTuple):
     t: npt.NDArray[np.int64]
 
 
-#: The numbers of shapes whose calls are kept, and of such calls for each: one for each thread that is inside.
+#: The largest number of shapes whose prepared calls are kept.
 MAX_SHAPES = 8
 
 StateT = TypeVar("StateT", bound=tuple[Any, ...])
@@ -95,9 +95,9 @@ class Layer(Generic[StateT]):
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
-        How many may compute a call side by side, the caller's among them: the bits are the same for any
-        number. "auto": as many as a measured model of this machine says are fastest. One thread pool
-        serves the process: a call that finds it at work computes alone.
+        Number of threads that may compute a call side by side, the caller's among them: the bits are the same
+        for any number. "auto": the number that a measured model of this machine says is fastest. One thread pool
+        serves the process: a call that finds the pool at work computes alone.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
     dtype
@@ -262,17 +262,17 @@ class Layer(Generic[StateT]):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of inputs, outputs and states."""
+        """dtype of inputs, outputs and states."""
         return self._signature.dtype
 
     @property
     def weight_dtype(self) -> str:
-        """Of the weights in memory."""
+        """dtype of the weights in memory."""
         return "float32" if self.dtype == FLOAT32 else str(self.dtype)
 
     @property
     def backend(self) -> str:
-        """What runs it: "c", "numba" or "numpy"."""
+        """What runs the layer: "c", "numba" or "numpy"."""
         return self._engine.backend
 
     @property
@@ -282,7 +282,7 @@ class Layer(Generic[StateT]):
 
     @property
     def isa(self) -> str | None:
-        """The instruction set it was packed for; None for NumPy."""
+        """The instruction set that the weights are packed for; None for NumPy."""
         return self._engine.isa
 
     def __repr__(self) -> str:
@@ -392,7 +392,7 @@ class Layer(Generic[StateT]):
     def _run_plain(
         self, pool: list[Any], x: Array, state: Sequence[Array] | None
     ) -> tuple[Array, StateT] | None:
-        """Run over arrays that C checks; None, and nothing computed, if they are not of the usual kind."""
+        """Run over arrays that C checks; None, and nothing computed, unless they are C-contiguous and of the right kind."""
         try:
             call = pool.pop()
         except IndexError:  # another thread has just taken it
@@ -479,15 +479,15 @@ class LSTM(Layer[LSTMState]):
     Parameters
     ----------
     proj_size
-        Width of a projection of h, which is then what is shown and fed back; 0 for none.
+        Width of a projection of h, which is then the output and what the next step reads; 0 for none.
     peephole
         Gates that look at the cell: True for all, or some of "ifo"; i and f see the old c, o the new one.
     coupled
-        i = 1 - f: forget only when something new is written. Three gate blocks, f g o.
+        i = 1 - f: forget only as much as is added. Three gate blocks, f g o.
     gate_activation
         "sigmoid", or "hard_sigmoid(alpha, beta)": max(0, min(1, alpha x + beta)).
     activation, output_activation
-        Of g, and of c before it is shown: "tanh", "relu", "identity".
+        Of the candidate g, and of c before the output gate: "tanh", "relu", "identity".
     clip
         Limits the sums of gates to ±clip before their activation, as ONNX's ``clip``.
     cell_clip

@@ -282,7 +282,7 @@ class Compiled(Engine):
         if not reads_arrays() or not steps or not batch or self._steps_at_once(call) < steps:
             return None
         bound = self.bound(call.x, call.y, call.state)
-        if bound.workspace.size > MOST_IDLE_FLOATS:
+        if bound.workspace.size > MAX_IDLE_FLOATS:
             return None
         if self._threads == "auto" and usable_cores() > 1 and (steps, batch) not in self._chosen:
             return None  # the pool was at work for somebody else: chosen another time
@@ -298,13 +298,13 @@ class Compiled(Engine):
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
         lib.fr_run(self.plan, call.q)
-        if call.workspace.size <= MOST_IDLE_FLOATS and len(self._idle) < MOST_IDLE:
+        if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
 
 
 #: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
-MOST_IDLE = 4
-MOST_IDLE_FLOATS = 2**20
+MAX_IDLE = 4
+MAX_IDLE_FLOATS = 2**20
 
 
 class _Call:
@@ -360,9 +360,8 @@ class PlainCall:
 
 def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
     """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    if (
-        reads_arrays()
-    ):  # one call: eight from Python would take as long as a hundred steps of a small layer
+    # One call: eight from Python would take as long as a hundred steps of a small layer.
+    if reads_arrays():
         last = state[1] if second else None
         arrays.bind(address(q), x, y, state[0], last, second == "counter")
         return
