@@ -21,7 +21,7 @@ from fusedrnn.counting.explain import explain
 from fusedrnn.counting.operations import LayerCounts, Work, count_layers
 from fusedrnn.counting.result import Result, Table, figure_text
 
-__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "chosen_options", "count"]
+__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "count"]
 
 DIRECTIONS = ("forward", "reverse")
 #: Steps per second. Below, no figure per second is beyond a float.
@@ -123,7 +123,7 @@ class Complexity(Cost, Result):
         size = self.architecture
         options = "".join(
             f", {name} {_option_text(value)}"
-            for name, value in chosen_options(size).items()
+            for name, value in size.chosen().items()
             # The others have words of their own here, or are in the title of the cell.
             if name not in {"num_layers", "bidirectional", "bias", "coupled", "reset"}
         )
@@ -393,16 +393,6 @@ def _described(architecture: Architecture) -> Iterator[tuple[str, Any]]:
     for name, value in asdict(architecture).items():
         if name not in options - architecture.table.options:
             yield name, value
-
-
-def chosen_options(architecture: Architecture) -> dict[str, Any]:
-    """The options that are not at their default, in their order."""
-    return {
-        field.name: value
-        for field in fields(architecture)
-        if field.default is not MISSING
-        and (value := getattr(architecture, field.name)) != field.default
-    }
 
 
 def _option_text(value: Any) -> str:
