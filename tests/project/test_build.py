@@ -54,6 +54,16 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+def with_baseline_alone(folder: Path) -> None:
+    """One instruction set is built, for time."""
+    for file, others in (
+        ("csrc/kernel_table.h", r'DO\((avx512|avx2|neon), "[^"]*"\)'),
+        ("CMakeLists.txt", r"add_isa\((avx512|avx2|neon)[^)]*\)"),
+    ):
+        path = folder / file
+        path.write_text(re.sub(others, "", path.read_text()))
+
+
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """The sources that CMake reads, outside git."""
@@ -94,14 +104,8 @@ print(tiny != 0, *outputs)
 def test_fast_math_among_cflags_reaches_neither_code_nor_link(
     copy: Path, tmp_path: Path, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One instruction set is built, for time."""
     monkeypatch.setenv("FUSEDRNN_ISA", "baseline")
-    for file, others in (
-        ("csrc/kernel_table.h", r'DO\((avx512|avx2|neon), "[^"]*"\)'),
-        ("CMakeLists.txt", r"add_isa\((avx512|avx2|neon)[^)]*\)"),
-    ):
-        path = copy / file
-        path.write_text(re.sub(others, "", path.read_text()))
+    with_baseline_alone(copy)
     build = tmp_path / "build"
     done = configure(copy, build, f"-DCMAKE_C_FLAGS={flag}")
     assert done.returncode == 0, done.stderr
@@ -121,6 +125,29 @@ def test_fast_math_among_cflags_reaches_neither_code_nor_link(
     x[0, 1, 0] = np.nan
     outputs = [cell(5, 18, seed=3)(x)[0].tobytes().hex() for cell in (fr.LSTM, fr.GRU, fr.RNN)]
     assert said == ["True", *outputs]
+
+
+def test_a_wheel_needs_no_place_among_the_sources(tmp_path: Path) -> None:
+    """They may be read-only: nothing is written there. (Root, who runs tests in containers, may write anywhere.)"""
+    pytest.importorskip("scikit_build_core")
+    source = tmp_path / "source"
+    without = shutil.ignore_patterns(
+        "__pycache__", "*.so", ".git", "build", "tests", "docs", "*env*", ".nox", ".hypothesis"
+    )
+    shutil.copytree(SOURCE, source, ignore=without, symlinks=True)
+    with_baseline_alone(source)
+    before = sorted(source.rglob("*"))
+    command = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps"]
+    done = subprocess.run(
+        [*command, "--wheel-dir", str(tmp_path), str(source)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.glob("fusedrnn-*.whl"))
+    assert sorted(source.rglob("*")) == before
 
 
 def test_the_commit_is_noted(copy: Path, tmp_path: Path) -> None:
