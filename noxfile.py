@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, on the installed package: an editable one hides kernels/ and bench/."""
+    """Mypy, strict, on the installed package."""
     session.install(".[test,lint]")
     with session.chdir(session.create_tmp()):
         session.run("mypy", "--config-file", f"{Path(__file__).parent}/pyproject.toml")

@@ -287,8 +287,9 @@ void fr_stream_bind(fr_stream *stream);
 /* What a call on a stream did. Such calls return it as an int: cffi makes Python's int from that at once. */
 enum fr_status {
     FR_OK = 0,
-    FR_BUSY = 1,       /* nothing: another thread is inside */
-    FR_OTHER_ARRAY = 2 /* nothing: the array is not one that C reads */
+    FR_BUSY = 1,        /* nothing: another thread is inside */
+    FR_OTHER_ARRAY = 2, /* nothing: the array is not one that C reads */
+    FR_OTHER_OUTPUT = 3 /* a step, but the array that is returned has another shape than it was given */
 };
 
 /* One step from the bound input buffer: FR_OK or FR_BUSY. */
@@ -296,24 +297,6 @@ int fr_step(fr_stream *stream);
 
 /* One step from x, [B][X] floats without gaps: FR_OK or FR_BUSY. */
 int fr_step_from(fr_stream *stream, const float *x);
-
-/*
- * One step from a NumPy array, given by its id(): a numpy.ndarray that the caller holds. FR_OK, FR_BUSY, or
- * FR_OTHER_ARRAY unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) that does not overlap y:
- * Python then says what is wrong with the array, or copies it. This check costs nanoseconds; the same check in Python
- * costs more than a small step.
- */
-int fr_step_array(fr_stream *stream, uintptr_t array);
-
-/*
- * Points q to NumPy arrays given by their id(), that Python has checked: x (T, B, X) and y (T, B, D R), float32 side by
- * side in the last axis, aligned, of any strides in the others; h, and the last of the state if it is not 0, without
- * gaps: t if it counts, else c.
- */
-void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y, uintptr_t h, uintptr_t last, bool counts);
-
-/* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
-bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);
 
 /* Takes a stream for whatever else reads or writes its state: FR_OK, or FR_BUSY if another thread has it. */
 int fr_stream_take(fr_stream *stream);

@@ -32,6 +32,7 @@ pytest.importorskip("numba")
 import numba
 from numba import types
 
+from fusedrnn.engines.base import Call
 from fusedrnn.kernels import memory, policy, product, simd
 from fusedrnn.kernels.memory import floats
 
@@ -449,7 +450,7 @@ def test_the_same_bits_as_c(cell: str, isa: str, data: Any) -> None:
         width = layer.architecture.output_size
         room = np.full((steps, batch, width + 3), 7, np.float32)
         given_lengths = None if lengths is None else np.array(lengths)
-        layer._engine.run(x, room[..., :width], state, given_lengths)
+        layer._engine.run(Call(x, room[..., :width], state, given_lengths))
         assert np.all(room[..., width:] == 7)
         outputs.append([room, *state])
     assert layer.isa == isa

@@ -14,14 +14,23 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import COMPILED_ACTIVATIONS
-from fusedrnn.engines.base import Engine, Lengths, by_direction
-from fusedrnn.engines.native import active_isa, find_kernel, isas, pointer, reads_arrays, strided
+from fusedrnn.engines.base import Call, Engine, Lengths, by_direction
+from fusedrnn.engines.native import (
+    active_isa,
+    address,
+    arrays,
+    find_kernel,
+    isas,
+    pointer,
+    reads_arrays,
+    strided,
+)
 from fusedrnn.engines.packing import aligned, packed
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
-__all__ = ["Compiled"]
+__all__ = ["Compiled", "PlainCall"]
 
 #: Which gates have peepholes, as bits: enum fr_peephole of csrc/api.h.
 PEEPHOLES = {"i": 1, "f": 2, "o": 4}
@@ -244,26 +253,40 @@ class Compiled(Engine):
         )
         return call
 
-    def run(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
-    ) -> None:
+    def _steps_at_once(self, call: Call) -> int:
+        """How many steps of a call are run without a look at interrupts."""
+        if not self._in_pieces or call.lengths is not None:
+            return len(call.x)
+        return self._piece_steps(call.x.shape[1], call.y.shape[2])
+
+    def run(self, call: Call) -> None:
         """See :class:`Engine`. The GIL is released inside."""
+        x, y, state, lengths = call.x, call.y, call.state, call.lengths
         length = len(x)
-        steps = length
-        if self._in_pieces and lengths is None:
-            steps = self._piece_steps(x.shape[1], y.shape[2])
+        steps = self._steps_at_once(call)
         if length <= steps:
             self._run(x, y, state, lengths)
             return
-        before = [array.copy() for array in state]
-        try:
-            for start in range(0, length, steps):
-                piece = slice(start, start + steps)
-                self._run(x[piece], y[piece], state, None)
-        except BaseException:  # an interrupt between two pieces leaves a stream's state as it was
-            for array, values in zip(state, before, strict=True):
-                array[...] = values
-            raise
+        for start in range(0, length, steps):
+            piece = slice(start, start + steps)
+            self._run(x[piece], y[piece], state, None)
+
+    def plain(
+        self, call: Call, state_type: type[Any], x: Array, y: Array, state: Sequence[Array]
+    ) -> PlainCall | None:
+        """A way to run calls of one shape in which C checks the arrays, if they may be run at once.
+
+        ``x``, ``y`` and ``state`` are the arrays of ``call`` in the shapes that a caller has them.
+        """
+        steps, batch, _ = call.x.shape
+        if not reads_arrays() or not steps or not batch or self._steps_at_once(call) < steps:
+            return None
+        bound = self.bound(call.x, call.y, call.state)
+        if bound.workspace.size > MAX_IDLE_FLOATS:
+            return None
+        if self._threads == "auto" and usable_cores() > 1 and (steps, batch) not in self._chosen:
+            return None  # the pool was at work for somebody else: chosen another time
+        return PlainCall(self.plan, bound, state_type, x, y, state)
 
     def _piece_steps(self, batch: int, outputs: int) -> int:
         """How many steps a piece of a long sequence has."""
@@ -275,13 +298,13 @@ class Compiled(Engine):
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
         lib.fr_run(self.plan, call.q)
-        if call.workspace.size <= MOST_IDLE_FLOATS and len(self._idle) < MOST_IDLE:
+        if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
 
 
 #: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
-MOST_IDLE = 4
-MOST_IDLE_FLOATS = 2**20
+MAX_IDLE = 4
+MAX_IDLE_FLOATS = 2**20
 
 
 class _Call:
@@ -296,13 +319,51 @@ class _Call:
         self.ragged: list[npt.NDArray[np.int64]] = []
 
 
+class PlainCall:
+    """A call of one shape whose arrays C checks itself: the cheapest way into a kernel.
+
+    Attributes
+    ----------
+    run
+        ``run(x, state, y, h)``, or ``run(x, state, y, h, last)`` for a cell with two states: ``csrc/arrays.c``. Used
+        by one thread at a time.
+    y, h, last
+        Shapes and dtypes of the new arrays that ``run`` wants, in the layout of ``numpy.empty``; last is None for a
+        cell with one state.
+    """
+
+    __slots__ = ("_bound", "_plan", "h", "last", "run", "y")
+
+    def __init__(
+        self,
+        plan: Any,
+        bound: _Call,
+        state_type: type[Any],
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+    ) -> None:
+        self._plan, self._bound = plan, bound
+        self.y = (y.shape, y.dtype)
+        self.h, last = ((array.shape, array.dtype) for array in (*state, *state)[:2])
+        self.last = last if len(state) > 1 else None
+        self.run = arrays.plain_call(
+            address(plan),
+            address(bound.q),
+            state_type,
+            x.shape,
+            self.h[0],
+            last[0] if self.last else (),
+            last[1].kind == "i",
+        )
+
+
 def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
     """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    if (
-        reads_arrays()
-    ):  # one call: eight from Python would take as long as a hundred steps of a small layer
-        last = id(state[1]) if second else 0
-        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "counter")
+    # One call: eight from Python would take as long as a hundred steps of a small layer.
+    if reads_arrays():
+        last = state[1] if second else None
+        arrays.bind(address(q), x, y, state[0], last, second == "counter")
         return
     item = FLOAT32.itemsize
     q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
