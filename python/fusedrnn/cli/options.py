@@ -85,6 +85,12 @@ class Command(_Helpful):
     """A command of ``fusedrnn``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {flag for each in self.params for flag in each.opts}
+        for word in args[: args.index("--") if "--" in args else None]:
+            # One dash too few: click would read it as short options.
+            flag = f"-{word.partition('=')[0]}"
+            if len(flag) > 3 and flag[1] == "-" and flag in known:
+                raise click.NoSuchOption(flag[1:], possibilities=[flag], ctx=ctx)
         return super().parse_args(ctx, _as_click_reads(args))
 
 

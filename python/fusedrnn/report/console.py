@@ -33,7 +33,8 @@ def make_console(file: TextIO | None = None) -> Console:
     """Rich's console for figures and paths, on standard output unless another file is given.
 
     A reader that goes away is a BrokenPipeError, where Rich alone would exit with 1; and what the
-    encoding of the output lacks is written in ASCII, where Rich alone would fail.
+    encoding of the output lacks is written in ASCII, where Rich alone would fail; a handler of encoding
+    errors that PYTHONIOENCODING names is kept.
     """
     from rich.console import Console
 
