@@ -28,7 +28,9 @@ def _options(*names: str) -> Callable[[Function], Function]:
             help="only shapes whose names have this, with * and ?",
         ),
         "isa": click.option("--isa", metavar="NAME", help="use this instruction set"),
-        "report": click.option("--report", metavar="DIR", type=OutputFile(), help="write a report to DIR"),
+        "report": click.option(
+            "--report", metavar="DIR", type=OutputFile(), help="write a report to DIR"
+        ),
         "json": click.option(
             "--json", metavar="FILE", type=OutputFile(), help="write the results to FILE"
         ),
