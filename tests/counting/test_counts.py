@@ -890,14 +890,6 @@ def test_csv_has_the_rows_of_json(bias: Any) -> None:
         assert total[name] == ("" if value is None else str(value))
 
 
-def test_markdown_tables_are_regular() -> None:
-    text = count(STACK, rate=100.5).to_markdown()
-    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert len(tables) == 3
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
 def test_text_says_what_the_count_is_of() -> None:
     text = str(count(STACK, steps=7, batch=3))
     for words in ("LSTM", "proj_size 16", "2 layers", "two directions", "bias double", "steps 7"):

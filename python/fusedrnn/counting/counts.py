@@ -354,20 +354,20 @@ def _architecture(model: object, sizes: dict[str, Any]) -> Architecture:
     return architecture
 
 
-def _rate(rate: object) -> int | float | None:
+def _rate(rate: Any) -> int | float | None:
     if rate is None:
         return None
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
         raise TypeError(f"rate must be a number, not {type(rate).__name__}")
-    if 0 < rate <= MAX_RATE:
-        # An int stays one: figures per second are then exact.
-        number = int(rate) if isinstance(rate, numbers.Integral) else float(rate)
-        if number:
-            return number
+    # An int stays one: figures per second are then exact.
+    exact = isinstance(rate, numbers.Integral)
+    value: Any = rate
+    if 0 < value <= MAX_RATE and float(value) > 0:
+        return int(value) if exact else float(value)
     raise ValueError(f"rate must be above 0 and at most {MAX_RATE:.0e}, got {_short(rate)}")
 
 
-def _short(number: numbers.Real) -> str:
+def _short(number: object) -> str:
     """A number for a message, whatever its size: Python refuses to write an int of very many digits."""
     try:
         text = str(number)
