@@ -170,6 +170,15 @@ def activations(session: nox.Session) -> None:
 
 
 @nox.session
+def next_numba(session: nox.Session) -> None:
+    """The Numba kernels with the newest version of Numba there is, also one that pyproject.toml does not allow yet."""
+    session.install(".[test]")
+    session.install("--upgrade", "--pre", "numba")
+    session.run("python", "-c", "import numba; print('Numba', numba.__version__)")
+    session.run("pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs)
+
+
+@nox.session
 def properties(session: nox.Session) -> None:
     """The properties again with a thousand random examples each."""
     session.install(".[test]")

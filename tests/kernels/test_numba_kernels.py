@@ -518,6 +518,39 @@ def test_numba_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         compiled.build("lstm", "baseline")
 
 
+FORK = """
+    import os, signal, sys, threading, time
+    from fusedrnn.kernels import compiled
+    built = compiled.activation("tanh", "baseline")
+    thread = threading.Thread(target=compiled.build, args=("lstm", "baseline"))
+    thread.start()
+    time.sleep({delay})
+    assert thread.is_alive(), "it is compiling"
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(300)
+        assert compiled.activation("tanh", "baseline") is built
+        os._exit(0 if compiled.activation("sigmoid", "baseline").address else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    thread.join()
+    sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("delay", [0.05, 0.3])
+def test_a_child_forked_while_a_thread_compiles(tmp_path: Path, delay: float) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORK).format(delay=delay)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )
+
+
+def test_numba_is_asked_for_debug_information(package: Path) -> None:
+    assert tanh_of_a_half(package, NUMBA_DEBUGINFO="1") == f"False {RIGHT}"
+
+
 # ---- the cache -----------------------------------------------------------------------------------
 
 # Only importers that look into sys.path: those of an editable install know where fusedrnn is.
