@@ -137,7 +137,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
     ]
     # Under the thread sanitizer a forked child may not start threads; under both, address space has other limits.
     left_out = "not numba and not no_thread" + " and not fork and not child" * threads
-    files = ["engines/test_thread_pool.py", "layers/test_stream.py", "layers/test_promises.py"]
+    files = ["engines", "layers/test_stream.py", "layers/test_promises.py"]
     if not threads:
         files += [
             "layers/test_layers.py",
