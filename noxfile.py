@@ -93,8 +93,11 @@ def lint(session: nox.Session) -> None:
     session.run("clang-format", "--dry-run", "-Werror", *sources)
     for source, march in (
         ("csrc/dispatch.c", "x86-64"),
+        ("csrc/schedule.c", "x86-64"),
+        ("csrc/workspace.c", "x86-64"),
         ("csrc/run.c", "x86-64"),
-        ("csrc/team.c", "x86-64"),
+        ("csrc/stream.c", "x86-64"),
+        ("csrc/thread_pool.c", "x86-64"),
         ("csrc/probe.c", "x86-64"),
         ("csrc/isa/baseline.c", "x86-64"),
         ("csrc/isa/avx2.c", "x86-64-v3"),
@@ -108,7 +111,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, on the installed package: an editable one hides kernels/ and bench/."""
+    """Mypy, strict, on the installed package."""
     session.install(".[test,lint]")
     with session.chdir(session.create_tmp()):
         session.run("mypy", "--config-file", f"{Path(__file__).parent}/pyproject.toml")
@@ -134,7 +137,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
     ]
     # Under the thread sanitizer a forked child may not start threads; under both, address space has other limits.
     left_out = "not numba and not no_thread" + " and not fork and not child" * threads
-    files = ["engines/test_thread_pool.py", "layers/test_stream.py", "layers/test_promises.py"]
+    files = ["engines", "layers/test_stream.py", "layers/test_promises.py"]
     if not threads:
         files += [
             "layers/test_layers.py",
@@ -164,6 +167,15 @@ def activations(session: nox.Session) -> None:
     """Every activation on all 2^32 floats, for every backend and instruction set: minutes each."""
     session.install(".[test]")
     session.run("pytest", "tests/kernels/test_activations.py", env={"FUSEDRNN_ALL_FLOATS": "1"})
+
+
+@nox.session
+def next_numba(session: nox.Session) -> None:
+    """The Numba kernels with the newest version of Numba there is, also one that pyproject.toml does not allow yet."""
+    session.install(".[test]")
+    session.install("--upgrade", "--pre", "numba")
+    session.run("python", "-c", "import numba; print('Numba', numba.__version__)")
+    session.run("pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs)
 
 
 @nox.session

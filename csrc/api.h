@@ -41,6 +41,7 @@ enum fr_floats {
 
 /* The constants of the activations: csrc/cells/activations.h says what they are. */
 static const float FR_SIGMOID_LIMIT = 33.0f;
+static const float FR_FULL_SIGMOID_LIMIT = 88.0f;
 static const float FR_TANH_LIMIT = 10.0f;
 static const float FR_LOG2_E = 0x1.715476p+0f;
 static const float FR_ROUNDING = 12583039.0f; /* 1.5 * 2^23 + 127 */
@@ -133,72 +134,162 @@ typedef struct fr_span {
 /* A stack of layers, in one direction or two. Immutable once filled; may be run by several threads at once. */
 typedef struct fr_plan {
     int64_t layers;
-    int64_t directions;
+    int64_t directions;      /* D: 1 or 2 */
+    int64_t lanes;           /* L */
     int64_t hidden;          /* H */
-    int64_t outputs;         /* R: each layer's output is directions * R wide */
+    int64_t outputs;         /* R; the output of a layer is D * R wide */
     const fr_panels *panels; /* [layers][directions] */
 } fr_plan;
 
-/* One call of a plan: whole sequences in, whole sequences out. */
-typedef struct fr_sequence {
-    int64_t steps; /* T >= 0 */
-    int64_t batch; /* B >= 0 */
-    const float *x;
-    int64_t x_step; /* floats from step to step */
-    int64_t x_row;  /* floats from sequence to sequence */
-    float *y;       /* may not overlap x, the states or the workspace; not written past a sequence's length */
-    int64_t y_step;
-    int64_t y_row;
-    float *h;               /* [layers * directions][B][R]: in and out; NULL in a group of streams */
-    float *c;               /* [layers * directions][B][H], likewise, and NULL for cells that have none */
-    int64_t *t;             /* [layers * directions][B], likewise */
-    const int64_t *order;   /* [B]: which sequence is the longest, the next longest, ...; NULL: all have T steps */
-    const int64_t *lengths; /* [B]: their lengths, in that order */
-    const int64_t *active;  /* [T]: how many of them are longer than t */
-    int64_t threads;        /* >= 1: how many compute, the caller's among them */
-    int64_t wakes;          /* 0: too short to wake threads for that sleep; alone is faster then */
-    float *workspace;       /* fr_workspace_floats() floats; contents do not matter before or after */
-} fr_sequence;
+/*
+ * How a call is divided among threads. What a number is computed from, and in which order, is the same in all of these,
+ * and in one thread: so are the bits.
+ */
+enum fr_division {
+    FR_ALONE = 0,      /* not: one thread computes everything */
+    FR_DIRECTIONS = 1, /* each direction has threads of its own, which may divide it further by rows or units; all
+                          threads wait for each other at the end of a layer */
+    FR_ROWS = 2,       /* each thread has sequences of its own, and waits for nobody */
+    FR_UNITS = 4,      /* each thread has units of its own, whose panels stay in its core's L2; after each product that
+                          another product needs, the threads of the direction wait for each other */
+    FR_LAYERS = 8      /* each thread has layers of its own, a few steps behind the layer below: a layer pipeline */
+};
 
-int64_t fr_workspace_floats(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
+/* The division of a call of one shape: T steps, B rows and the threads it may have. Filled by fr_bind_shape. */
+typedef struct fr_schedule {
+    int64_t division;      /* bits of fr_division */
+    int64_t threads;       /* number of threads that compute: no more than have work */
+    int64_t groups;        /* number of groups of threads: D under FR_DIRECTIONS, else 1 */
+    int64_t group_threads; /* number of threads in a group */
+    int64_t rows;          /* largest number of rows of a thread */
+    int64_t chunk;         /* number of steps whose input product a thread makes at once */
+    int64_t chunk_alone;   /* number of steps whose input product a thread that computes alone makes at once */
+} fr_schedule;
 
 /*
- * Runs a plan over sequences: the same bits for any number of threads. Where another call has the team of threads, this
- * one computes alone. Denormals are flushed inside and the caller's floating-point mode is restored.
+ * The workspaces of threads that compute side by side, or of one that computes alone, in floats. A thread has pointers
+ * to its rows [spans][5][rows], active [T] and scratch_rows [chunk][rows]. Threads that divide units share a scratch,
+ * any other thread has its own: z [chunk][rows][N][G][L], and the intermediate of that many rows, if any.
+ */
+typedef struct fr_thread_workspace {
+    int64_t start;        /* start of the first one */
+    int64_t size;         /* size of each */
+    int64_t rows;         /* largest number of rows of a thread */
+    int64_t chunk;        /* number of steps of a chunk */
+    int64_t active;       /* start of active in it */
+    int64_t scratch_rows; /* start of scratch_rows in it */
+    int64_t scratch_size; /* size of each scratch */
+    int64_t intermediate; /* start of the intermediate in a scratch */
+} fr_thread_workspace;
+
+/* Where the parts of a call's workspace begin, in floats, and their sizes. Filled by fr_bind_shape. */
+typedef struct fr_workspace {
+    int64_t layer_buffers;  /* number of layer buffers, used in turn: outputs of all layers but the last */
+    int64_t layer_buffer;   /* size of a layer buffer, [T][B][D * R] */
+    int64_t barrier_counts; /* start of the barrier counts, [2][threads]: within a layer, and at the end of a layer */
+    fr_thread_workspace alone;
+    fr_thread_workspace threads;
+    int64_t scratch; /* start of the scratches */
+    int64_t size;    /* size of all, with what it takes to align its start to a cache line */
+} fr_workspace;
+
+/* One call of a plan: whole sequences in, whole sequences out. */
+typedef struct fr_sequence {
+    int64_t steps;          /* T >= 0 */
+    int64_t batch;          /* B >= 0 */
+    const float *x;         /* [T][B][X], with the strides that follow */
+    int64_t x_step;         /* number of floats from step to step */
+    int64_t x_row;          /* number of floats from sequence to sequence */
+    float *y;               /* [T][B][D * R], with the strides that follow; not written past a sequence's length */
+    int64_t y_step;         /* number of floats from step to step */
+    int64_t y_row;          /* number of floats from sequence to sequence */
+    float *h;               /* [layers * D][B][R], read and written; NULL in a group of streams */
+    float *c;               /* [layers * D][B][H], read and written; NULL for cells without it and in a group */
+    int64_t *t;             /* [layers * D][B], read and written; NULL for cells without it and in a group */
+    const int64_t *order;   /* [B] indices of sequences, the longest first; NULL if all have T steps */
+    const int64_t *lengths; /* [B] lengths, in that order */
+    const int64_t *active;  /* [T] numbers of sequences longer than t */
+    int64_t threads;        /* number of threads that may compute, the caller's included: 1 to FR_MAX_THREADS */
+    int64_t wakes;          /* 0 if the call is too short to wake sleeping threads for; one thread is faster then */
+    float *workspace;       /* fr_bind_shape() floats; contents do not matter before or after a call */
+    fr_schedule schedule;
+    fr_workspace layout;
+} fr_sequence;
+
+/*
+ * Binds a call to its shape: fills q->schedule and q->layout from q->steps, q->batch and q->threads, once for all calls
+ * of that shape. Returns the size of its workspace in floats.
+ */
+int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q);
+
+/* What a call of a shape would take, by the model of schedule.c. */
+typedef struct fr_prediction {
+    int64_t threads;         /* number of threads that the call may have */
+    int64_t division;        /* bits of fr_division */
+    double seconds;          /* time of the call */
+    int64_t barrier_threads; /* largest number of threads that wait for each other in it; 0 if none do */
+} fr_prediction;
+
+/*
+ * What a call takes with so many threads. `step_seconds` is the time of a step of all layers on one thread;
+ * `barrier_seconds` [threads + 1] are the times of a barrier, by the number of threads.
+ */
+fr_prediction fr_predict(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, double step_seconds,
+                         const double *barrier_seconds);
+
+/*
+ * The number of threads, from 1 to `cores`, for which fr_predict says the least. More than one thread must be faster by
+ * a quarter, because threads cost caches and power besides; of equal numbers it is the smallest.
+ * `barrier_seconds` is [cores + 1].
+ */
+fr_prediction fr_choose_threads(const fr_plan *plan, int64_t steps, int64_t batch, int64_t cores, double step_seconds,
+                                const double *barrier_seconds);
+
+/*
+ * Runs a plan over sequences, bound by fr_bind_shape: the same bits for any number of threads. Where another call has
+ * the thread pool, this one computes alone. Denormals are flushed inside, rounding is the caller's, and the caller's
+ * floating-point mode is restored.
  */
 void fr_run(const fr_plan *plan, const fr_sequence *q);
 
-/* Ends the team's threads and waits for them; the next call that wants them starts them again. */
-void fr_team_stop(void);
-
-/* The seconds that a meeting of so many threads takes, on average; negative if the team cannot be had. */
-double fr_time_meetings(int64_t threads, int64_t repeats);
+/*
+ * Ends the threads of the pool, after the call that has them; the next call that wants threads starts them again.
+ * Returns false, with nothing done, if that call is not over after so many seconds: a process that wants to end, ends.
+ */
+bool fr_pool_stop(double seconds);
 
 /*
- * A plan with its own state, fed one step at a time. `io` has steps = 1 and points to buffers that Python keeps alive;
- * io.x is the bound input buffer; spans are filled by fr_stream_bind. `busy` is nonzero while a thread is inside.
+ * Times barriers of so many threads: in each of [rounds], the seconds of a barrier, on average over `repeats`. Ends the
+ * threads that it had to start. Returns false if the pool is at work or the threads cannot be had.
+ */
+bool fr_time_barriers(int64_t threads, int64_t repeats, int64_t rounds, double *seconds);
+
+/*
+ * A plan with its own state, fed one step at a time.
  *
  * A group is a stream whose rows are those of other streams of the plan, in their order: a weight that is read serves
  * several of them. The state of a row is that of its stream; io has none. To take a group is to take all its streams.
  */
 typedef struct fr_stream {
     const fr_plan *plan;
-    fr_sequence io;
-    fr_span *spans; /* [1 + threads][layers]: what each kernel is called with, alone and in a team */
+    fr_sequence
+        io; /* a bound call of one step. Its arrays live as long as the stream; io.x is the bound input buffer */
+    fr_span *spans; /* [1 + io.threads][layers] arguments of the kernels: of a thread alone, then of each thread */
     int64_t inputs; /* X */
-    int64_t busy;
-    struct fr_stream *const *streams; /* [stream_count], bound before; NULL unless this is a group */
-    int64_t stream_count;
+    int64_t busy;   /* nonzero while a thread is inside */
+    struct fr_stream *const *streams; /* [stream_count] streams of a group, bound before it; NULL unless this is one */
+    int64_t stream_count;             /* number of streams of a group */
 } fr_stream;
 
-/* Fills stream->spans, once, so that a step need not. */
+/* Fills stream->spans, once for all steps. */
 void fr_stream_bind(fr_stream *stream);
 
 /* What a call on a stream did. Such calls return it as an int: cffi makes Python's int from that at once. */
 enum fr_status {
     FR_OK = 0,
-    FR_BUSY = 1,       /* nothing: another thread is inside */
-    FR_OTHER_ARRAY = 2 /* nothing: the array is not one that C reads */
+    FR_BUSY = 1,        /* nothing: another thread is inside */
+    FR_OTHER_ARRAY = 2, /* nothing: the array is not one that C reads */
+    FR_OTHER_OUTPUT = 3 /* a step, but the array that is returned has another shape than it was given */
 };
 
 /* One step from the bound input buffer: FR_OK or FR_BUSY. */
@@ -207,31 +298,14 @@ int fr_step(fr_stream *stream);
 /* One step from x, [B][X] floats without gaps: FR_OK or FR_BUSY. */
 int fr_step_from(fr_stream *stream, const float *x);
 
-/*
- * One step from a NumPy array, given by its id(): a numpy.ndarray that the caller holds. FR_OK, FR_BUSY, or
- * FR_OTHER_ARRAY unless it is exactly a C-contiguous, aligned float32 array of shape (B, X) that does not overlap y:
- * Python then says what is wrong with the array, or copies it. This check costs nanoseconds; the same check in Python
- * costs more than a small step.
- */
-int fr_step_array(fr_stream *stream, uintptr_t array);
-
-/*
- * Points q to NumPy arrays given by their id(), that Python has checked: x (T, B, X) and y (T, B, D R), float32 side by
- * side in the last axis, aligned, of any strides in the others; h, and the last of the state if it is not 0, without
- * gaps: t if it counts, else c.
- */
-void fr_bind_arrays(fr_sequence *q, uintptr_t x, uintptr_t y, uintptr_t h, uintptr_t last, bool counts);
-
-/* What fr_step_array asks of an array: true if it is such a one of shape (rows, columns) and its data lie at `data`. */
-bool fr_reads_array(uintptr_t array, const void *data, int64_t rows, int64_t columns);
-
 /* Takes a stream for whatever else reads or writes its state: FR_OK, or FR_BUSY if another thread has it. */
 int fr_stream_take(fr_stream *stream);
 void fr_stream_release(fr_stream *stream);
 
 /*
- * The seconds that `repeats` steps from the bound input buffer take, looped here. For benchmarks. Each step waits for
- * the one before to finish, as it must for a caller who uses the output: side by side, two small steps overlap.
+ * The seconds that `repeats` steps from the bound input buffer take, looped here; negative, with nothing done, if
+ * another thread is inside. For benchmarks. Each step waits until the one before has finished, as a caller who uses the
+ * output must: side by side, two small steps overlap.
  */
 double fr_time_steps(fr_stream *stream, int64_t repeats);
 

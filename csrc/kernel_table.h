@@ -10,7 +10,7 @@
 
 #define FR_CELLS(DO) DO(rnn) DO(lstm) DO(lstm_coupled) DO(gru_after) DO(gru_before) DO(clockwork)
 
-#define FR_ACTIVATIONS(DO) DO(sigmoid) DO(tanh)
+#define FR_ACTIVATIONS(DO) DO(sigmoid) DO(full_sigmoid) DO(tanh)
 
 /* Best first. The second argument is what __builtin_cpu_supports and -march call it, so that the compiler's flags and
  * the run-time test cannot differ. Every aarch64 has NEON: there is nothing to ask there, and any other CPU has the

@@ -46,8 +46,9 @@ class Power(NamedTuple):
     p: Vector
 
 
-SIGMOID_LIMIT, TANH_LIMIT, LOG2_E, ROUNDING = (
-    getattr(lib, f"FR_{name}") for name in ("SIGMOID_LIMIT", "TANH_LIMIT", "LOG2_E", "ROUNDING")
+SIGMOID_LIMIT, FULL_SIGMOID_LIMIT, TANH_LIMIT, LOG2_E, ROUNDING = (
+    getattr(lib, f"FR_{name}")
+    for name in ("SIGMOID_LIMIT", "FULL_SIGMOID_LIMIT", "TANH_LIMIT", "LOG2_E", "ROUNDING")
 )
 P0, P1, P2, P3, P4, P5 = (getattr(lib, f"FR_EXP2_{power}") for power in range(6))
 
@@ -88,9 +89,18 @@ def functions(isa: str) -> ModuleType:
         return vf.fma(e.scaled, e.p, vf.add(e.scale, vf.set1(one)))
 
     @inlined
-    def sigmoid(x):
-        e = exp2(x, SIGMOID_LIMIT, -LOG2_E)
+    def sigmoid_within(x, limit):
+        e = exp2(x, limit, -LOG2_E)
         return Quotient(vf.set1(1.0), power_plus(e, 1.0))
+
+    @inlined
+    def sigmoid(x):
+        return sigmoid_within(x, SIGMOID_LIMIT)
+
+    @inlined
+    def full_sigmoid(x):
+        """To be divided alone."""
+        return sigmoid_within(x, FULL_SIGMOID_LIMIT)
 
     @inlined
     def tanh(x):
@@ -98,7 +108,9 @@ def functions(isa: str) -> ModuleType:
         return Quotient(power_plus(e, -1.0), power_plus(e, 1.0))
 
     module = ModuleType(f"{__name__}.{isa}")
-    module.__dict__.update(divided=divided, whole=whole, sigmoid=sigmoid, tanh=tanh)
+    module.__dict__.update(
+        divided=divided, whole=whole, sigmoid=sigmoid, full_sigmoid=full_sigmoid, tanh=tanh
+    )
     return module
 
 

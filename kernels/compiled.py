@@ -7,6 +7,7 @@ Importing this module neither imports Numba nor compiles.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIVATIONS", "CompiledKernel", "activation", "build", "lanes"]
 
-ACTIVATIONS = ("sigmoid", "tanh")
+ACTIVATIONS = ("sigmoid", "full_sigmoid", "tanh")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,14 @@ class CompiledKernel:
 
 _ROWS = {row.kernel: row for rows in CELLS.values() for row in rows}
 _built: dict[tuple[str, str, str], CompiledKernel] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
+
+# A fork waits until nobody compiles. The thread that does would not be there in the child, and this lock, Numba's, and
+# what LLVM keeps for itself would stay as it left them: renewing the locks alone leaves children that hang.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 def build(name: str, isa: str) -> CompiledKernel:
@@ -108,6 +116,9 @@ def _memoised(
 ) -> CompiledKernel:
     if name not in names:
         raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}")
+    kernel = _built.get((kind, name, isa))
+    if kernel is not None:  # without the lock, behind which others may compile for seconds
+        return kernel
     with _lock:
         kernel = _built.get((kind, name, isa))
         if kernel is None:

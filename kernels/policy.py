@@ -6,6 +6,7 @@ unbox, holds no GIL, and nothing in it may raise.
 - ``error_model="numpy"``: no test for a zero divisor, whose exception nobody could catch.
 - ``fastmath=False``: a NaN stays a NaN, and the order of a sum is part of the contract.
 - ``boundscheck=False``: kernels read addresses, whatever ``NUMBA_BOUNDSCHECK`` says.
+- ``debug=False``: debug information knows no vectors, whatever ``NUMBA_DEBUGINFO`` says.
 - ``forceinline``: a call would pass vectors and tuples through memory.
 - ``no_cpython_wrapper``, ``no_cfunc_wrapper``: what is inlined is called by kernels alone; each wrapper
   would be compiled with a copy of it.
@@ -27,7 +28,12 @@ __all__ = ["Kernel", "compile_kernel", "inlined"]
 #: (w, s, phase, t, z): what ``fr_kernel`` is in C.
 Kernel = Callable[[Any, Any, Any, Any, Any], None]
 
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+OPTIONS: dict[str, Any] = {
+    "error_model": "numpy",
+    "fastmath": False,
+    "boundscheck": False,
+    "debug": False,
+}
 
 
 def inlined(function: Callable[..., Any]) -> Any:

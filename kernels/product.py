@@ -44,7 +44,9 @@ GATES = (1, 2, 3, 4)
 BLOCKS = (1, 2, 4, 8)
 
 INPUT, STEP, FINISH = (constants()[f"FR_{name}"] for name in ("INPUT", "STEP", "FINISH"))
-RELU, IDENTITY, SIGMOID = (constants()[f"FR_{name}"] for name in ("RELU", "IDENTITY", "SIGMOID"))
+TANH, RELU, IDENTITY, SIGMOID = (
+    constants()[f"FR_{name}"] for name in ("TANH", "RELU", "IDENTITY", "SIGMOID")
+)
 
 
 def fits(rows: int, blocks: int, gates: int, registers: int) -> bool:
@@ -387,7 +389,8 @@ def functions(isa_name: str) -> ModuleType:
     isa: InstructionSet = vf.ISA
     registers = isa.registers
     activation = activations.functions(isa_name)
-    sigmoid, tanh, whole = activation.sigmoid, activation.tanh, activation.whole
+    sigmoid, full_sigmoid, tanh = activation.sigmoid, activation.full_sigmoid, activation.tanh
+    divided, whole = activation.divided, activation.whole
     product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
     one_1, one_2, one_3, one_4 = (one_row_product_of(isa, gates) for gates in GATES)
     it_fits = inlined(fits)
@@ -524,13 +527,18 @@ def functions(isa_name: str) -> ModuleType:
         return whole(v) if activation == IDENTITY else tanh(v)
 
     @inlined
+    def unbounded(w):
+        """Whether what a gate is multiplied with may be any number: a gate that is shut must then be 0."""
+        return w.state_activation != TANH or w.output_activation != TANH
+
+    @inlined
     def gate(w, defaults, sum_):
         """The activation of a gate. ``defaults`` is a constant where this is called."""
         if defaults:
             return sigmoid(sum_)
         sum_ = limited(sum_, w.clip)
         if w.gate_activation == SIGMOID:
-            return sigmoid(sum_)
+            return whole(divided(full_sigmoid(sum_))) if unbounded(w) else sigmoid(sum_)
         line = vf.fma(vf.set1(w.alpha), sum_, vf.set1(w.beta))
         return whole(vf.maximum(vf.set1(0.0), vf.minimum(vf.set1(1.0), line)))
 
@@ -543,7 +551,7 @@ def functions(isa_name: str) -> ModuleType:
 
     module = ModuleType(f"{__name__}.{isa_name}")
     module.__dict__.update(
-        divided=activation.divided,
+        divided=divided,
         whole=whole,
         tanh=tanh,
         local_sums=local_sums,

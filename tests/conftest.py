@@ -13,6 +13,7 @@ import pytest
 
 import fusedrnn as fr
 from fusedrnn.cells import CELLS
+from fusedrnn.engines import compiled
 from fusedrnn.engines.native import isas
 
 hypothesis.settings.register_profile(
@@ -170,3 +171,9 @@ FAMILY: dict[str, tuple[type[fr.Layer], dict[str, Any]]] = {
 @pytest.fixture(params=FAMILY)
 def member(request: pytest.FixtureRequest) -> tuple[type[fr.Layer], dict[str, Any]]:
     return FAMILY[request.param]
+
+
+@pytest.fixture(autouse=True)
+def many_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are divided as on a large machine: no call uses more threads than there are cores."""
+    monkeypatch.setattr(compiled, "usable_cores", lambda: 64)

@@ -14,12 +14,13 @@ from typing import Any
 from fusedrnn.bench.cases import Case
 from fusedrnn.bench.peers.fused import Fused, layer
 from fusedrnn.bench.peers.interface import Array, Peer, Setup, Weights, blas_threads
-from fusedrnn.bench.peers.naive import Naive, naive_lstm
+from fusedrnn.bench.peers.naive import Naive
 from fusedrnn.formats.layouts import find
 from fusedrnn.report.engines import ENGINES, LIBRARIES
 
 __all__ = [
     "FUSED",
+    "LIBRARIES",
     "OWN",
     "Array",
     "Fused",
@@ -31,7 +32,6 @@ __all__ = [
     "layer",
     "make",
     "missing",
-    "naive_lstm",
     "offers",
     "one_thread",
     "variants",

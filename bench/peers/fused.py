@@ -54,10 +54,11 @@ class Fused:
             self._state: Any = None
             self.step, self.run, self.reset = self._step, self._call, self._forget
             return
-        if case.group == "streams":
-            self.stream = _Streams(self._layer, case.batch)
-        else:
-            self.stream = self._layer.stream(case.batch)
+        self.stream: Any = (
+            _Streams(self._layer, case.batch)
+            if case.group == "streams"
+            else self._layer.stream(case.batch)
+        )
         self.step = self.stream.step
         self.run = self.stream.run
         self.reset = self.stream.reset

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.bench.cases import Case
 from fusedrnn.bench.peers.interface import Array, Setup, Weights, blas_threads
 
-__all__ = ["Naive", "naive_lstm"]
+__all__ = ["Naive"]
 
 
 class _Laid:
@@ -186,10 +185,3 @@ class Naive:
             state = tuple(np.where(going, *pair) for pair in zip(new, state, strict=True))
             y[t] = np.where(going, state[0], 0)
         return y
-
-
-def naive_lstm(weights: Weights) -> Naive:
-    """An LSTM in NumPy with these weights, for one sequence of any length."""
-    (rows, inputs), units = weights["weight_ih_l0"].shape, weights["weight_hh_l0"].shape[1]
-    assert rows == 4 * units
-    return Naive(Setup(Case("sequence", 1, 1, inputs, units), weights))

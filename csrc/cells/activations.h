@@ -21,7 +21,9 @@
  *
  * Numerics, over all floats: the error bounds are declared in kernels/activations.py, where tests read them. The clamps
  * keep a NaN. They keep 2^n, and the product of three denominators (2^124), normal numbers; past them a sigmoid is its
- * limit to 5e-15 and a tanh is 1 to the last bit. kernels/activations.py is the same, line for line.
+ * limit to 5e-15 and a tanh is 1 to the last bit. That is enough in front of a tanh. In front of a value without bound
+ * a gate is a full sigmoid and takes its own division: what is below the smallest normal number, 1.2e-38, is then a
+ * denormal, which fr_run has the CPU flush to 0. kernels/activations.py is the same, line for line.
  */
 #ifndef FR_ACTIVATIONS_H
 #define FR_ACTIVATIONS_H
@@ -62,11 +64,16 @@ FR_INLINE fr_power fr_exp2(vf x, float limit, float factor)
 
 FR_INLINE vf fr_power_plus(fr_power e, float one) { return vf_fma(e.scaled, e.p, vf_add(e.scale, vf_set1(one))); }
 
-FR_INLINE fr_quotient fr_sigmoid(vf x)
+FR_INLINE fr_quotient fr_sigmoid_within(vf x, float limit)
 {
-    const fr_power e = fr_exp2(x, FR_SIGMOID_LIMIT, -FR_LOG2_E);
+    const fr_power e = fr_exp2(x, limit, -FR_LOG2_E);
     return (fr_quotient){vf_set1(1.0f), fr_power_plus(e, 1.0f)};
 }
+
+FR_INLINE fr_quotient fr_sigmoid(vf x) { return fr_sigmoid_within(x, FR_SIGMOID_LIMIT); }
+
+/* To be divided alone: its denominator may be 2^127, and times another one infinite. */
+FR_INLINE fr_quotient fr_full_sigmoid(vf x) { return fr_sigmoid_within(x, FR_FULL_SIGMOID_LIMIT); }
 
 FR_INLINE fr_quotient fr_tanh(vf x)
 {
@@ -82,6 +89,7 @@ FR_INLINE fr_quotient fr_tanh(vf x)
             vf_store_n(y + k, fr_divided(fr_##name(vf_load_n(x + k, n - k))), n - k);                                  \
     }
 FR_DEFINE(sigmoid)
+FR_DEFINE(full_sigmoid)
 FR_DEFINE(tanh)
 #undef FR_DEFINE
 

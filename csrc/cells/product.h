@@ -374,6 +374,12 @@ FR_INLINE fr_quotient fr_state_function(int64_t activation, vf v)
     return activation == FR_IDENTITY ? fr_whole(v) : fr_tanh(v);
 }
 
+/* Whether what a gate is multiplied with may be any number: a gate that is shut must then be 0. */
+FR_INLINE bool fr_unbounded(const fr_panels *w)
+{
+    return w->state_activation != FR_TANH || w->output_activation != FR_TANH;
+}
+
 /* The activation of a gate. `defaults` is a constant, so that the default cell pays nothing for the options. */
 FR_INLINE fr_quotient fr_gate(const fr_panels *w, bool defaults, vf sum)
 {
@@ -381,7 +387,7 @@ FR_INLINE fr_quotient fr_gate(const fr_panels *w, bool defaults, vf sum)
         return fr_sigmoid(sum);
     sum = fr_limited(sum, w->clip);
     if (w->gate_activation == FR_SIGMOID)
-        return fr_sigmoid(sum);
+        return fr_unbounded(w) ? fr_whole(fr_divided(fr_full_sigmoid(sum))) : fr_sigmoid(sum);
     const vf line = vf_fma(vf_set1((float)w->alpha), sum, vf_set1((float)w->beta));
     return fr_whole(vf_max(vf_set1(0.0f), vf_min(vf_set1(1.0f), line)));
 }

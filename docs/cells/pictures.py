@@ -35,7 +35,9 @@ COLOURS = {
     "added": ("#2c7a3f", "#7fcf90"),
     "output": ("#2a5fa8", "#86b4ee"),
 }
-PAPER, INK, LINE, GATE, STATE, BOX, RETAINED, ADDED, OUTPUT = (light for light, _ in COLOURS.values())
+PAPER, INK, LINE, GATE, STATE, BOX, RETAINED, ADDED, OUTPUT = (
+    light for light, _ in COLOURS.values()
+)
 
 Point = tuple[float, float]
 

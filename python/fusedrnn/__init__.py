@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusedrnn.architecture import Architecture as Architecture
     from fusedrnn.counting.counts import Complexity as Complexity
     from fusedrnn.counting.counts import count as count
+    from fusedrnn.errors import ArchitectureError as ArchitectureError
     from fusedrnn.errors import MissingExtraError as MissingExtraError
     from fusedrnn.errors import StreamBusyError as StreamBusyError
     from fusedrnn.errors import UnsupportedError as UnsupportedError
@@ -30,20 +31,21 @@ if TYPE_CHECKING:
     from fusedrnn.layers import Layer as Layer
     from fusedrnn.layers import LSTMState as LSTMState
     from fusedrnn.layers import RNNState as RNNState
-    from fusedrnn.layers import clockwork_step as clockwork_step
-    from fusedrnn.layers import gru_step as gru_step
-    from fusedrnn.layers import lstm_step as lstm_step
-    from fusedrnn.layers import rnn_step as rnn_step
     from fusedrnn.machine.info import info as info
     from fusedrnn.machine.limits import Machine as Machine
     from fusedrnn.machine.probe import this_machine as this_machine
     from fusedrnn.machine.roofline import Roofline as Roofline
     from fusedrnn.machine.roofline import roofline as roofline
+    from fusedrnn.steps import clockwork_step as clockwork_step
+    from fusedrnn.steps import gru_step as gru_step
+    from fusedrnn.steps import lstm_step as lstm_step
+    from fusedrnn.steps import rnn_step as rnn_step
     from fusedrnn.stream import Stream as Stream
     from fusedrnn.stream import StreamGroup as StreamGroup
 
 _HOME = {
     "Architecture": "architecture",
+    "ArchitectureError": "errors",
     "Complexity": "counting.counts",
     "ClockworkRNN": "layers",
     "ClockworkState": "layers",
@@ -61,12 +63,12 @@ _HOME = {
     "StreamBusyError": "errors",
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
-    "clockwork_step": "layers",
+    "clockwork_step": "steps",
     "count": "counting.counts",
-    "gru_step": "layers",
+    "gru_step": "steps",
     "info": "machine.info",
-    "lstm_step": "layers",
-    "rnn_step": "layers",
+    "lstm_step": "steps",
+    "rnn_step": "steps",
     "roofline": "machine.roofline",
     "this_machine": "machine.probe",
 }

@@ -5,6 +5,7 @@ This module is plain Python: a program that only counts needs neither NumPy nor 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -13,17 +14,28 @@ from numbers import Real
 from typing import Any, Literal
 
 from fusedrnn.cells import CELLS, COMPILED_ACTIVATIONS, Activation, Cell, State
-from fusedrnn.errors import UnsupportedError
+from fusedrnn.errors import ArchitectureError, ArchitectureTypeError, UnsupportedError
 
-__all__ = ["BIASES", "RESETS", "Architecture", "Bias", "Kind", "Weight", "checked_size"]
+__all__ = [
+    "BIASES",
+    "RESETS",
+    "Architecture",
+    "Bias",
+    "Kind",
+    "Weight",
+    "checked_bool",
+    "checked_size",
+    "is_bool",
+]
 
 Bias = Literal["none", "single", "double"]
 Kind = Literal["input", "recurrent", "bias", "projection", "peephole"]
 BIASES: tuple[Bias, ...] = ("none", "single", "double")
 RESETS = ("after", "before")
 MAX_LAYERS = 10_000
-#: The largest float32, above which a limit is none.
+#: Limits are below the largest float32, above which a limit is none, and not below the smallest that is not flushed to 0.
 MAX_CLIP = 3.4028235e38
+MIN_CLIP = 2.0**-126
 
 
 @dataclass(frozen=True)
@@ -44,15 +56,28 @@ class Weight:
     elements: int
 
 
+def is_bool(value: object) -> bool:
+    """Whether a value is True or False, Python's or NumPy's."""
+    numpy = sys.modules.get("numpy")  # without it, there are no bools of NumPy's
+    return isinstance(value, bool) or (numpy is not None and isinstance(value, numpy.bool_))
+
+
+def checked_bool(name: str, value: object) -> bool:
+    """True or False, or the error that says what is given instead."""
+    if not is_bool(value):
+        raise ArchitectureTypeError(name, f"must be True or False, not {type(value).__name__}")
+    return bool(value)
+
+
 def checked_size(name: str, value: object, least: int) -> int:
     """An int in range, or the error that says what is wrong with it."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if is_bool(value) or not hasattr(value, "__index__"):
+        raise ArchitectureTypeError(name, f"must be an int, not {type(value).__name__}")
     number = int(value.__index__())
     if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
+        raise ArchitectureError(name, f"must be at least {least}, got {number}")
     if number >= 2**31:
-        raise ValueError(f"{name} must be below 2**31, got {number}")
+        raise ArchitectureError(name, f"must be below 2**31, got {number}")
     return number
 
 
@@ -73,7 +98,7 @@ class Architecture:
     bidirectional
         Run each layer in both directions; outputs are joined.
     proj_size
-        Width of the projected, fed-back h; 0 for none. Must be below ``hidden_size``.
+        R: width of the projected h, which is fed back; 0 for none. Must be below ``hidden_size``.
     bias
         How many bias vectors a gate block has: "none", "single" (as many as count: one, and a second
         where it cannot be added to the first), or "double" (PyTorch and cuDNN keep two of all).
@@ -87,7 +112,7 @@ class Architecture:
     periods
         Of the modules of a Clockwork RNN, ascending; as many modules of equal size as periods.
     gate_activation, activation, output_activation
-        Of the gates; of what is written (g, n, or the h of an RNN); of c before it is shown.
+        Of the gates; of the candidate (g, n, or the h of an RNN); of c before the output gate.
     clip
         Sums of gates are limited to ±clip before their activation (ONNX's ``clip``); None for no limit.
     cell_clip
@@ -95,9 +120,9 @@ class Architecture:
 
     Raises
     ------
-    TypeError, ValueError
+    ArchitectureError
         For a size that is not an int or is out of range, an unknown cell, or an option that the
-        cell does not have.
+        cell does not have. It is a TypeError, too, where a value is of the wrong type.
     """
 
     cell: str
@@ -119,7 +144,7 @@ class Architecture:
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, str) or self.cell not in CELLS:
-            raise ValueError(f"cell must be one of {', '.join(CELLS)}, got {self.cell!r}")
+            raise ArchitectureError("cell", f"must be one of {', '.join(CELLS)}, got {self.cell!r}")
         for name, least in (
             ("input_size", 1),
             ("hidden_size", 1),
@@ -128,35 +153,54 @@ class Architecture:
         ):
             self._set(name, checked_size(name, getattr(self, name), least))
         for name in ("bidirectional", "coupled"):
-            if not isinstance(getattr(self, name), bool):
-                kind = type(getattr(self, name)).__name__
-                raise TypeError(f"{name} must be True or False, not {kind}")
+            self._set(name, checked_bool(name, getattr(self, name)))
         if self.num_layers > MAX_LAYERS:
-            raise ValueError(f"num_layers must be at most {MAX_LAYERS}, got {self.num_layers}")
+            raise ArchitectureError(
+                "num_layers", f"must be at most {MAX_LAYERS}, got {self.num_layers}"
+            )
         if not isinstance(self.bias, str) or self.bias not in BIASES:
-            raise ValueError(f"bias must be one of {', '.join(BIASES)}, got {self.bias!r}")
+            raise ArchitectureError(
+                "bias", f"must be one of {', '.join(BIASES)}, got {self.bias!r}"
+            )
         self._refuse_options()
         if self.proj_size >= self.hidden_size:
-            raise ValueError(
-                f"proj_size must be below hidden_size ({self.hidden_size}), got {self.proj_size}"
+            raise ArchitectureError(
+                "proj_size", f"must be below hidden_size ({self.hidden_size}), got {self.proj_size}"
             )
         self._check_form()
         self._check_periods()
         for name in ("gate_activation", "activation", "output_activation"):
-            self._set(name, str(Activation.parse(name, getattr(self, name))))
-        for name in ("clip", "cell_clip"):
-            limit = getattr(self, name)
-            if limit is None:
-                continue
-            if isinstance(limit, bool) or not isinstance(limit, Real):
-                raise TypeError(f"{name} must be a number or None, not {type(limit).__name__}")
             try:
-                value = float(limit)
-            except OverflowError:
-                value = inf
-            if not 0 < value < MAX_CLIP:
-                raise ValueError(f"{name} must be above 0 and finite in float32, got {limit}")
-            self._set(name, value)
+                self._set(name, str(Activation.parse(name, getattr(self, name))))
+            except ValueError as error:
+                raise ArchitectureError(name, str(error).removeprefix(name).lstrip(": ")) from None
+        for name in ("clip", "cell_clip"):
+            self._check_limit(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """From a pickle or a copy: checked like any other."""
+        Architecture.__init__(self, **state)
+
+    def _check_limit(self, name: str) -> None:
+        limit = getattr(self, name)
+        if limit is None:
+            return
+        if is_bool(limit) or not isinstance(limit, Real):
+            raise ArchitectureTypeError(
+                name, f"must be a number or None, not {type(limit).__name__}"
+            )
+        try:
+            value = float(limit)
+        except OverflowError:
+            value = inf
+        if not MIN_CLIP <= value < MAX_CLIP:
+            raise ArchitectureError(
+                name, f"must be above 0 and finite in float32, as a normal number, got {limit}"
+            )
+        self._set(name, value)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -166,29 +210,34 @@ class Architecture:
         every = frozenset().union(*(form.options for forms in CELLS.values() for form in forms))
         for field in fields(self):
             given = getattr(self, field.name)
-            if field.name in every - has and given not in (field.default, False):
-                raise ValueError(
-                    f"{field.name} is not an option of {CELLS[self.cell][0].name}, got {given!r}; "
-                    f"it has {', '.join(sorted(has))}"
+            if field.name not in every - has:
+                continue
+            if is_bool(given) and not given:
+                self._set(field.name, field.default)
+            elif type(given) is not type(field.default) or given != field.default:
+                raise ArchitectureError(
+                    field.name,
+                    f"is not an option of {CELLS[self.cell][0].name}, got {given!r}; "
+                    f"it has {', '.join(sorted(has))}",
                 )
 
     def _check_form(self) -> None:
         if self.cell == "gru":
             self._set("reset", "after" if self.reset is None else self.reset)
             if self.reset not in RESETS:
-                raise ValueError(f"reset must be 'after' or 'before', got {self.reset!r}")
+                raise ArchitectureError("reset", f"must be 'after' or 'before', got {self.reset!r}")
         possible = "".join(gate.name for gate in self.table.gates if gate.peephole)
         given = self.peephole
-        if isinstance(given, bool):
+        if is_bool(given):
             given = possible if given else ""
         if (
             not isinstance(given, str)
             or not set(given) <= set(possible)
             or len(set(given)) < len(given)
         ):
-            raise ValueError(
-                f"peephole must be True, False or some of the letters {possible!r}, "
-                f"got {self.peephole!r}"
+            raise ArchitectureError(
+                "peephole",
+                f"must be True, False or some of the letters {possible!r}, got {self.peephole!r}",
             )
         self._set("peephole", "".join(letter for letter in possible if letter in given))
 
@@ -196,17 +245,32 @@ class Architecture:
         if self.cell != "clockwork":
             return
         if isinstance(self.periods, str) or not hasattr(self.periods, "__iter__"):
-            raise TypeError(f"periods must be a sequence of ints, got {self.periods!r}")
+            raise ArchitectureTypeError(
+                "periods", f"must be a sequence of ints, got {self.periods!r}"
+            )
         periods = tuple(checked_size("periods", period, 1) for period in self.periods)
         if not periods:
-            raise ValueError("periods must name one period per module, got none")
+            raise ArchitectureError("periods", "must name one period per module, got none")
         if list(periods) != sorted(periods):
-            raise ValueError(f"periods must ascend, the fastest module first, got {periods}")
+            raise ArchitectureError(
+                "periods", f"must ascend, the fastest module first, got {periods}"
+            )
         if self.hidden_size % len(periods):
-            raise ValueError(
-                f"hidden_size must be divisible by the {len(periods)} modules, got {self.hidden_size}"
+            raise ArchitectureError(
+                "hidden_size",
+                f"must be divisible by the {len(periods)} modules, got {self.hidden_size}",
             )
         self._set("periods", periods)
+
+    def chosen(self) -> dict[str, Any]:
+        """The options that are not default, by name, in the order of the fields: all but the cell, X and H."""
+        default = {"reset": CELLS[self.cell][0].form or None}
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("cell", "input_size", "hidden_size")
+            and getattr(self, field.name) != default.get(field.name, field.default)
+        }
 
     @cached_property
     def table(self) -> Cell:
@@ -227,7 +291,7 @@ class Architecture:
 
     @property
     def fed_back(self) -> int:
-        """R (D_h): width of the h that is fed back: ``proj_size``, or else H."""
+        """R (D_h): width of the h that the recurrent product reads: ``proj_size``, or else H."""
         return self.proj_size or self.hidden_size
 
     @property
@@ -241,7 +305,7 @@ class Architecture:
         return self.hidden_size // len(self.periods)
 
     def module_reads(self, module: int) -> int:
-        """The first unit that a module reads: it reads its own and slower modules, to the end."""
+        """The first unit that a module reads: a module reads itself and all slower modules, to the end."""
         return self.periods.index(self.periods[module]) * self.module_size
 
     def activation_of(self, role: str) -> Activation:
@@ -267,7 +331,7 @@ class Architecture:
         return self.input_size if layer == 0 else self.output_size
 
     def state_shape(self, state: State, batch: int) -> tuple[int, ...]:
-        """(L * D, B, width), or (L * D, B) for a count."""
+        """(L * D, B, width), or (L * D, B) for a counter."""
         rows = self.num_layers * self.directions
         widths = {"hidden": (self.fed_back,), "cell": (self.hidden_size,), "counter": ()}
         return (rows, batch, *widths[state.kind])

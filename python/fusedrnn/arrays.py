@@ -1,4 +1,10 @@
-"""The one gate: no array that a user gave reaches a kernel but through :func:`check_array`."""
+"""What arrays are accepted: none that a user gave reaches a kernel but through this check.
+
+NumPy lets anyone change the shape, strides or dtype of an array in place, at any time: from another thread, or from
+code of the user's that runs in the middle of a check. So the checks look at a view of their own, which nobody else can
+reach, and it is this view that is used from then on. The memory is still the user's: whoever frees it during a call
+(``x.resize(..., refcheck=False)``) breaks a promise made to NumPy.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +21,17 @@ Array = npt.NDArray[np.floating[Any]]
 FLOAT32 = np.dtype(np.float32)
 
 #: The address space of today's CPUs: below it, every offset inside a kernel fits an int64 by far.
-_MOST_BYTES = 2**47
+MAX_BYTES = 2**47
 
 
 def check_is_array(name: str, value: object, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Refuse what is not an array, or an array whose mask would be lost."""
+    """A private view of an array; what is not an array is refused, and an array whose mask would be lost."""
     if not isinstance(value, np.ndarray) or isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} must be a numpy.ndarray of {dtype}, not {type(value).__name__}; "
             f"convert it with numpy.asarray(..., dtype='{dtype}')"
         )
-    return np.asarray(value)
+    return np.ndarray.view(value, np.ndarray)
 
 
 def check_array(
@@ -54,8 +60,8 @@ def check_array(
     Returns
     -------
     numpy.ndarray
-        ``value``, or a copy where a kernel could not walk it: kernels need the last axis side by side
-        and every element aligned.
+        A private view of ``value``, or a copy where a kernel could not walk it: kernels need the last axis without
+        gaps, and every element aligned.
 
     Raises
     ------
@@ -107,21 +113,23 @@ def check_size(name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
     size = dtype.itemsize
     for length in shape:
         size *= int(length) or 1
-    if size >= _MOST_BYTES:
+    if size >= MAX_BYTES:
         raise ValueError(f"{name} is too large: shape {tuple(shape)} is {size:,} bytes")
 
 
 def check_lengths(lengths: object, steps: int, batch: int) -> npt.NDArray[np.int64]:
-    """Lengths of sequences as an int64 array, (batch,), each from 0 to steps."""
+    """Lengths of sequences as an int64 array of its own, (batch,), each from 0 to steps."""
+    if isinstance(lengths, np.ma.MaskedArray):
+        raise TypeError("lengths must be ints, got a MaskedArray: its mask would be lost")
     try:
-        array = np.asarray(lengths)
+        array = np.array(lengths)
     except ValueError:  # lists of unequal lengths
         raise ValueError(f"lengths must have shape ({batch},), got lists inside it") from None
     if array.dtype.kind not in "iu" and (array.size or array.dtype.kind != "f"):
         raise TypeError(f"lengths must be ints, got {array.dtype}")
     if array.shape != (batch,):
         raise ValueError(f"lengths must have shape ({batch},), got {array.shape}")
-    for row, length in enumerate(array.tolist()):
+    for row, length in enumerate(array.tolist()):  # of any size: before they are cast
         if not 0 <= length <= steps:
             raise ValueError(f"lengths must be from 0 to {steps}, got {length} for sequence {row}")
     return array.astype(np.int64)

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
@@ -21,13 +22,15 @@ import numpy as np
 import fusedrnn as fr
 from fusedrnn.arrays import Array
 from fusedrnn.engines import BACKENDS
-from fusedrnn.errors import MissingExtraError
 from fusedrnn.weights import Weights
 
 __all__ = ["CharacterModel", "held_out_text", "load_model", "run"]
 
 #: Engines take turns over pieces of this many characters, so that a slow moment hits them all.
 PIECE = 4096
+
+#: The engine that the others are compared with.
+NAIVE = "naive NumPy"
 
 #: Bits per character of any two backends differ by less than this, relatively.
 AGREEMENT = 1e-4
@@ -77,21 +80,28 @@ class CharacterModel:
 @lru_cache(maxsize=1)
 def load_model() -> CharacterModel:
     """The trained model that comes with the package."""
-    try:
-        from safetensors.numpy import load
-    except ImportError as error:
-        raise MissingExtraError("safetensors", "bench", "the character model") from error
     stored = (files("fusedrnn") / "data" / "char_lstm.safetensors").read_bytes()
-    arrays: dict[str, Array] = load(stored)
-    # The format: a length of 8 bytes, then JSON of that length.
-    header = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])
+    arrays, about = _read_safetensors(stored)
     head = {name: arrays.pop(name) for name in ("head.weight", "head.bias")}
     return CharacterModel(
         weights=arrays,
         head_weight=head["head.weight"],
         head_bias=head["head.bias"],
-        vocabulary=json.loads(header["__metadata__"]["vocabulary"]),
+        vocabulary=json.loads(about["vocabulary"]),
     )
+
+
+def _read_safetensors(stored: bytes) -> tuple[dict[str, Array], dict[str, str]]:
+    """The float32 arrays of a file of our own, and what it says of itself: eight bytes of length, JSON, data."""
+    begin = 8 + int.from_bytes(stored[:8], "little")
+    header = json.loads(stored[8:begin])
+    about = header.pop("__metadata__")
+    arrays: dict[str, Array] = {}
+    for name, each in header.items():
+        start, end = each["data_offsets"]
+        flat = np.frombuffer(stored[begin + start : begin + end], "<f4")
+        arrays[name] = flat.reshape(each["shape"]).astype(np.float32)
+    return arrays, about
 
 
 def held_out_text() -> str:
@@ -144,13 +154,15 @@ def run(
         f"which it has never seen: {len(text):,} characters, one by one.\n"
     )
     figures = _read(engines, model, text, progress=sys.stderr.isatty() and not as_json)
-    naive = figures["naive NumPy"]["microseconds_per_character"]
+    naive = figures[NAIVE]["microseconds_per_character"]
     say(f"{'engine':<14}{'bits per character':>20}{'us per character':>20}{'against naive':>16}")
     for name, row in figures.items():
         say(
             f"{name:<14}{row['bits_per_character']:>20.6f}{row['microseconds_per_character']:>20.2f}"
             f"{naive / row['microseconds_per_character']:>15.1f}x"
         )
+    if "numba" not in figures:
+        say("numba is left out, because it is not installed: pip install 'fusedrnn[numba]'")
     bits = [row["bits_per_character"] for row in figures.values()]
     agree = max(bits) - min(bits) <= AGREEMENT * min(bits)
     say(
@@ -183,15 +195,45 @@ def run(
 
 def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
     """Everything that reads the text, from x to y, by name; made before anything is said."""
-    if find_spec("threadpoolctl") is None:
-        raise MissingExtraError("threadpoolctl", "bench", "fusedrnn demo")
-    from fusedrnn.bench.peers import naive_lstm
-
-    engines: dict[str, Callable[[Array], Array]] = {"naive NumPy": naive_lstm(model.weights).run}
+    engines: dict[str, Callable[[Array], Array]] = {NAIVE: _NaiveLSTM(model.weights)}
     for backend in reversed(BACKENDS):
+        if backend == "numba" and find_spec("numba") is None:
+            continue
         # A layer, not a stream, for all: the numbers are those of the same call.
         engines[backend] = _Continued(fr.LSTM.from_weights(model.weights, backend=backend))
     return engines
+
+
+class _NaiveLSTM:
+    """The equations in NumPy, the way people write them; goes on from where the last call left it."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._W = np.ascontiguousarray(weights["weight_ih_l0"].T)
+        self._R = np.ascontiguousarray(weights["weight_hh_l0"].T)
+        self._b = weights["bias_ih_l0"]
+        self._h = self._c = np.zeros((1, len(self._R)), np.float32)
+
+    def __call__(self, x: Array) -> Array:
+        def sigmoid(z: Array) -> Array:
+            return 1 / (1 + np.exp(-z))
+
+        y = []
+        for x_t in x:
+            i, f, g, o = np.split(x_t @ self._W + self._h @ self._R + self._b, 4, axis=1)
+            self._c = sigmoid(f) * self._c + sigmoid(i) * np.tanh(g)
+            self._h = sigmoid(o) * np.tanh(self._c)
+            y.append(self._h)
+        return np.array(y)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """A context in which NumPy's products use one thread, as ours do, where threadpoolctl is there to say so."""
+    if find_spec("threadpoolctl") is None:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    limited: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
+    return limited
 
 
 def _read(
@@ -202,12 +244,10 @@ def _read(
     progress: bool,
 ) -> dict[str, dict[str, float]]:
     """Bits and microseconds per character of every engine, taking turns over pieces of the text."""
-    from fusedrnn.bench.peers import one_thread
-
     bits = dict.fromkeys(engines, 0.0)
     seconds = dict.fromkeys(engines, 0.0)
     last = len(text) - 1
-    with one_thread():
+    with _one_thread():
         for start in range(0, last, PIECE):
             end = min(start + PIECE, last)
             x = model.one_hot(text[start:end])

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
-__all__ = ["MissingExtraError", "StreamBusyError", "UnsupportedError"]
+__all__ = [
+    "ArchitectureError",
+    "ArchitectureTypeError",
+    "MissingExtraError",
+    "StreamBusyError",
+    "UnsupportedError",
+]
 
 
 class UnsupportedError(ValueError):
     """Something that exists, asked of a cell, backend or CPU that does not have it."""
+
+
+class ArchitectureError(ValueError):
+    """A size or option of a layer that cannot be.
+
+    Attributes
+    ----------
+    field
+        The size or option: ``"hidden_size"``, ``"peephole"``, ...
+    reason
+        What is wrong with it: a sentence whose subject is the field, as in "must be at least 1, got 0".
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.reason}"
+
+
+class ArchitectureTypeError(ArchitectureError, TypeError):
+    """An :class:`ArchitectureError` whose value is not even of the right type."""
 
 
 class StreamBusyError(RuntimeError):

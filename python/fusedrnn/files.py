@@ -214,6 +214,7 @@ _ASCII = str.maketrans(
         "\N{MULTIPLICATION SIGN}": "x",
         "\N{NO-BREAK SPACE}": " ",
         "\N{EN DASH}": "-",
+        "\N{LESS-THAN OR EQUAL TO}": "<=",
     }
 )
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy import empty, ndarray, zeros
 
-from fusedrnn.architecture import Architecture, Bias
-from fusedrnn.arrays import FLOAT32, Array, check_array, check_lengths, check_size
-from fusedrnn.cells import CELLS, State
+from fusedrnn.architecture import Architecture, Bias, checked_bool, is_bool
+from fusedrnn.arrays import FLOAT32, Array
+from fusedrnn.cells import CELLS
 from fusedrnn.engines import choose
+from fusedrnn.engines.base import Engine
 from fusedrnn.engines.threads import Threads, checked_threads
-from fusedrnn.errors import UnsupportedError
+from fusedrnn.errors import ArchitectureError, UnsupportedError
+from fusedrnn.signature import Signature
 from fusedrnn.stream import Stream
-from fusedrnn.weights import Weights, checked, infer, initialise
+from fusedrnn.weights import Weights, checked, infer, initialise, under
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -32,10 +36,6 @@ __all__ = [
     "LSTMState",
     "Layer",
     "RNNState",
-    "clockwork_step",
-    "gru_step",
-    "lstm_step",
-    "rnn_step",
 ]
 
 
@@ -65,10 +65,13 @@ class ClockworkState(NamedTuple):
     t: npt.NDArray[np.int64]
 
 
-#: From so many rows on, a state might be too large: below, its weights would have been.
-_MANY = 2**16
+#: The largest number of shapes whose prepared calls are kept.
+MAX_SHAPES = 8
 
 StateT = TypeVar("StateT", bound=tuple[Any, ...])
+
+# Bound here: a small layer would notice the look-up.
+new_tuple = tuple.__new__
 
 
 class Layer(Generic[StateT]):
@@ -87,14 +90,14 @@ class Layer(Generic[StateT]):
         Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
     bias
         True: as many bias vectors as count; False: none; "double": PyTorch's two of each.
-    weights
-        What weights are stored as in panels; "float32" in this version.
+    weight_dtype
+        dtype of the weights in memory; "float32" in this version.
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
-        How many may compute a call side by side, the caller's among them: the bits are the same for any
-        number. "auto": as many as a measured model of this machine says are fastest. One team of threads
-        serves the process: a call that finds it at work computes alone.
+        Number of threads that may compute a call side by side, the caller's among them: the bits are the same
+        for any number. "auto": the number that a measured model of this machine says is fastest. One thread pool
+        serves the process: a call that finds the pool at work computes alone.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
     dtype
@@ -104,7 +107,7 @@ class Layer(Generic[StateT]):
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ArchitectureError
         For a size or option that is not one, or that the cell does not have.
     UnsupportedError
         For what the backend does not have.
@@ -112,6 +115,8 @@ class Layer(Generic[StateT]):
 
     cell: ClassVar[str]
     state_type: ClassVar[type[Any]]
+    _engine: Engine
+    _signature: Signature
 
     def __init__(
         self,
@@ -122,14 +127,14 @@ class Layer(Generic[StateT]):
         bidirectional: bool = False,
         batch_first: bool = False,
         bias: bool | Bias = True,
-        weights: str = "float32",
+        weight_dtype: str = "float32",
         backend: str = "auto",
         threads: Threads = 1,
         seed: int | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> None:
-        if isinstance(bias, bool):
+        if is_bool(bias):
             bias = "single" if bias else "none"
         architecture = Architecture(
             self.cell,
@@ -137,7 +142,7 @@ class Layer(Generic[StateT]):
             hidden_size,
             num_layers,
             bidirectional=bidirectional,
-            bias=bias,
+            bias=cast(Bias, bias),
             **self._options(options),
         )
         kind = _dtype(dtype)
@@ -145,7 +150,7 @@ class Layer(Generic[StateT]):
             architecture,
             initialise(architecture, seed, kind),
             batch_first=batch_first,
-            weights=weights,
+            weight_dtype=weight_dtype,
             backend=backend,
             threads=threads,
             dtype=kind,
@@ -156,8 +161,9 @@ class Layer(Generic[StateT]):
         cls,
         arrays: Weights,
         *,
+        prefix: str = "",
         batch_first: bool = False,
-        weights: str = "float32",
+        weight_dtype: str = "float32",
         backend: str = "auto",
         threads: Threads = 1,
         dtype: str = "float32",
@@ -171,6 +177,9 @@ class Layer(Generic[StateT]):
             ``{"weight_ih_l0": (G H, X), "weight_hh_l0": (G H, R), "bias_ih_l0": (G H,), ...}``; gates in
             PyTorch's order (i f g o; r z n). One bias, two or none; ``weight_hr_l0`` for a projection;
             ``weight_peephole_l0``, of each gate that has one, in the order i f o.
+        prefix
+            What names begin with, as in ``"encoder.lstm."``: it is cut off, and arrays without it are ignored. All
+            arrays with it must be weights of this layer.
         **options
             Those of the cell, where shapes do not tell them.
 
@@ -181,12 +190,13 @@ class Layer(Generic[StateT]):
         """
         layer = cls.__new__(cls)
         kind = _dtype(dtype)
+        arrays = under(prefix, arrays)
         architecture = infer(cls.cell, arrays, cls._options(options))
         layer._build(
             architecture,
             checked(architecture, arrays, kind),
             batch_first=batch_first,
-            weights=weights,
+            weight_dtype=weight_dtype,
             backend=backend,
             threads=threads,
             dtype=kind,
@@ -211,29 +221,27 @@ class Layer(Generic[StateT]):
         arrays: Weights,
         *,
         batch_first: bool,
-        weights: str,
+        weight_dtype: str,
         backend: str,
         threads: Threads,
         dtype: np.dtype[Any],
     ) -> None:
-        if not isinstance(weights, str) or weights != "float32":
-            raise UnsupportedError(f"weights must be 'float32' in this version, got {weights!r}")
+        if not isinstance(weight_dtype, str) or weight_dtype != "float32":
+            raise UnsupportedError(
+                f"weight_dtype must be 'float32' in this version, got {weight_dtype!r}"
+            )
         threads = checked_threads(threads)
-        if not isinstance(batch_first, bool):
-            raise TypeError(f"batch_first must be True or False, not {type(batch_first).__name__}")
         self._architecture = architecture
         self._weights = arrays
-        self._batch_first = batch_first
         self._backend = backend
-        self._dtype = dtype
         self._threads = threads
-        # Looked up here, once: a small layer would notice it in every call.
-        self._output_size = architecture.output_size
-        self._states = tuple(
-            (each.name, architecture.state_shape(each, 1), self._state_dtype(each))
-            for each in architecture.table.states
+        self._signature = Signature(
+            architecture, dtype, batch_first=checked_bool("batch_first", batch_first)
         )
         self._engine = choose(backend, architecture, arrays, dtype, threads)
+        # Calls whose arrays C checks itself, by the shape of x: prepared when a shape comes twice in a row.
+        self._plain: dict[tuple[int, ...], list[Any]] = {}
+        self._last_shape: tuple[int, ...] = ()
 
     # ---- what it is ------------------------------------------------------------------------------
 
@@ -244,22 +252,27 @@ class Layer(Generic[StateT]):
 
     @property
     def weights(self) -> Weights:
-        """The canonical weights, by name: read-only arrays."""
-        return self._weights
+        """The canonical weights, by name: read-only arrays. What is done to their shapes has no effect on the layer."""
+        return MappingProxyType({name: array.view() for name, array in self._weights.items()})
 
     @property
     def batch_first(self) -> bool:
         """Whether sequences are (B, T, ·) instead of (T, B, ·)."""
-        return self._batch_first
+        return self._signature.batch_first
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of inputs, outputs and states."""
-        return self._dtype
+        """dtype of inputs, outputs and states."""
+        return self._signature.dtype
+
+    @property
+    def weight_dtype(self) -> str:
+        """dtype of the weights in memory."""
+        return "float32" if self.dtype == FLOAT32 else str(self.dtype)
 
     @property
     def backend(self) -> str:
-        """What runs it: "c", "numba" or "numpy"."""
+        """What runs the layer: "c", "numba" or "numpy"."""
         return self._engine.backend
 
     @property
@@ -269,21 +282,17 @@ class Layer(Generic[StateT]):
 
     @property
     def isa(self) -> str | None:
-        """The instruction set it was packed for; None for NumPy."""
+        """The instruction set that the weights are packed for; None for NumPy."""
         return self._engine.isa
 
     def __repr__(self) -> str:
         a = self._architecture
         said = [str(a.input_size), str(a.hidden_size)]
-        said += [
-            f"{field.name}={getattr(a, field.name)!r}"
-            for field in fields(a)[3:]
-            if getattr(a, field.name) != field.default
-        ]
-        if self._batch_first:
+        said += [f"{name}={value!r}" for name, value in a.chosen().items()]
+        if self.batch_first:
             said.append("batch_first=True")
-        if self._dtype != FLOAT32:
-            said.append(f"dtype={str(self._dtype)!r}")
+        if self.dtype != FLOAT32:
+            said.append(f"dtype={str(self.dtype)!r}")
         if self._threads != 1:
             said.append(f"threads={self._threads!r}")
         said.append(f"backend={self.backend!r}")
@@ -294,19 +303,30 @@ class Layer(Generic[StateT]):
         return {
             "weights": dict(self._weights),
             "architecture": self._architecture,
-            "batch_first": self._batch_first,
+            "batch_first": self.batch_first,
             "backend": self._backend,
             "threads": self._threads,
-            "dtype": str(self._dtype),
+            "dtype": str(self.dtype),
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
+        """From a pickle, of which nothing is trusted: everything is checked as in a new layer."""
+        architecture = saved["architecture"]
+        if type(architecture) is not Architecture:
+            kind = type(architecture).__name__
+            raise TypeError(f"architecture must be an Architecture, not {kind}")
+        architecture = replace(architecture)
+        if architecture.cell != self.cell:
+            raise ArchitectureError(
+                "cell",
+                f"must be {self.cell!r} for {type(self).__name__}, got {architecture.cell!r}",
+            )
         dtype = _dtype(saved["dtype"])
         self._build(
-            saved["architecture"],
-            checked(saved["architecture"], saved["weights"], dtype),
+            architecture,
+            checked(architecture, saved["weights"], dtype),
             batch_first=saved["batch_first"],
-            weights="float32",
+            weight_dtype="float32",
             backend=saved["backend"],
             threads=saved["threads"],
             dtype=dtype,
@@ -327,8 +347,9 @@ class Layer(Generic[StateT]):
         Parameters
         ----------
         x
-            (T, B, X), or (B, T, X) if ``batch_first``; any strides, float32 (or the layer's dtype).
-            T = 0 and B = 0 are allowed.
+            (T, B, X), or (B, T, X) if ``batch_first``; or (T, X): one sequence without a batch axis, which y and
+            the states then do not have either. Any strides, float32 (or the layer's dtype). T = 0 and B = 0 are
+            allowed. What another thread does to its shape during the call has no effect.
         state
             The state before step 0, as a tuple in the cell's order, each (L * D, B, ·); None for zeros.
             It is not written to.
@@ -342,7 +363,8 @@ class Layer(Generic[StateT]):
         Returns
         -------
         y : numpy.ndarray
-            (T, B, D * R), or (B, T, D * R): the h of every step, the reverse direction behind the forward.
+            (T, B, D * R), or (B, T, D * R), or (T, D * R): the h of every step, the reverse direction behind the
+            forward.
         state : tuple
             The named tuple of the state after the last step of each direction.
 
@@ -351,16 +373,53 @@ class Layer(Generic[StateT]):
         TypeError, ValueError
             If an argument is not as described; nothing has been computed or written.
         """
-        x, y, result = self._sequences(x, out, "batch")
-        steps, batch, _ = x.shape
-        values = self._given_state(state, batch)
-        if state is not None:
-            values = [np.array(array, order="C") for array in values]
-        each = None if lengths is None else check_lengths(lengths, steps, batch)
-        if each is not None:
-            y[...] = 0
-        self._engine.run(x, y, values, each)
-        return result, cast(StateT, self.state_type(*values))
+        if lengths is None and out is None and type(x) is ndarray:
+            pool = self._plain.get(x.shape)
+            if pool:
+                plain = self._run_plain(pool, x, state)
+                if plain is not None:
+                    return plain
+        call, sequences = self._signature.call(x, state, lengths, out)
+        self._engine.run(call)
+        if sequences.shape == self._last_shape and sequences.shape not in self._plain:
+            self._keep_plain(sequences.shape)
+        self._last_shape = sequences.shape
+        values = call.state
+        if not sequences.batched:
+            values = [array[:, 0] for array in values]
+        return sequences.result, cast(StateT, self.state_type(*values))
+
+    def _run_plain(
+        self, pool: list[Any], x: Array, state: Sequence[Array] | None
+    ) -> tuple[Array, StateT] | None:
+        """Run over arrays that C checks; None, and nothing computed, unless they are C-contiguous and of the right kind."""
+        try:
+            call = pool.pop()
+        except IndexError:  # another thread has just taken it
+            return None
+        make = zeros if state is None else empty
+        y, h = empty(*call.y), make(*call.h)
+        values: tuple[Array, ...]
+        if call.last is None:
+            values = (h,)
+            done = call.run(x, state, y, h)
+        else:
+            last = make(*call.last)
+            values = (h, last)
+            done = call.run(x, state, y, h, last)
+        pool.append(call)
+        # A named tuple's own constructor takes twice as long.
+        return (y, cast(StateT, new_tuple(self.state_type, values))) if done else None
+
+    def _keep_plain(self, shape: tuple[int, ...]) -> None:
+        """Prepare for other calls of this shape."""
+        call, sequences = self._signature.call(empty(shape, self.dtype), None, None, None)
+        state = [array if sequences.batched else array[:, 0] for array in call.state]
+        x = empty(shape, self.dtype)
+        plain = self._engine.plain(call, self.state_type, x, sequences.result, state)
+        if len(self._plain) >= MAX_SHAPES:
+            self._plain.clear()
+        self._plain[shape] = [] if plain is None else [plain]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """This layer with a state of its own, to be fed step by step; see :class:`Stream`.
@@ -376,60 +435,14 @@ class Layer(Generic[StateT]):
                 "a bidirectional layer has no stream: its reverse direction starts from the last step, "
                 "and a stream never knows which one that is; run whole sequences instead"
             )
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)):
+        if is_bool(batch_size) or not isinstance(batch_size, (int, np.integer)):
             raise TypeError(f"batch_size must be an int, not {type(batch_size).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return Stream(self, int(batch_size))
 
-    def _sequences(self, x: Any, out: Any, batch: int | str) -> tuple[Array, Array, Array]:
-        """x and y as the engine sees them, (T, B, ·), and y as the caller does."""
-        axes = (batch, "steps") if self._batch_first else ("steps", batch)
-        x = check_array("x", x, (*axes, self._architecture.input_size), self._dtype)
-        shape = (*x.shape[:2], self._output_size)
-        if out is None:
-            check_size("y", shape, self._dtype)
-            out = np.empty(shape, self._dtype)
-        else:
-            out = check_array("out", out, shape, self._dtype, written=True)
-            if np.may_share_memory(out, x):
-                raise ValueError("out must not overlap x in memory; leave it out, or copy x")
-        if self._batch_first:
-            return x.transpose(1, 0, 2), out.transpose(1, 0, 2), out
-        return x, out, out
-
     def _zero_state(self, batch: int) -> list[Array]:
-        if batch > _MANY:
-            for name, (rows, _, *width), dtype in self._states:
-                check_size(f"state.{name}", (rows, batch, *width), dtype)
-        return [np.zeros((shape[0], batch, *shape[2:]), dtype) for _, shape, dtype in self._states]
-
-    def _state_dtype(self, state: State) -> np.dtype[Any]:
-        return np.dtype(np.int64) if state.kind == "counter" else self._dtype
-
-    def _given_state(self, state: Sequence[Array] | None, batch: int) -> list[Array]:
-        if state is None:
-            return self._zero_state(batch)
-        names = [name for name, _, _ in self._states]
-        if not isinstance(state, (tuple, list)) or len(state) != len(names):
-            given = (
-                f"{len(state)} of them"
-                if isinstance(state, (tuple, list))
-                else type(state).__name__
-            )
-            wanted = ", ".join(names) + ("," if len(names) == 1 else "")
-            raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
-        checked = [
-            check_array(f"state.{name}", value, (rows, batch, *width), dtype)
-            for (name, (rows, _, *width), dtype), value in zip(self._states, state, strict=True)
-        ]
-        for (name, _, dtype), array in zip(self._states, checked, strict=True):
-            # A counter goes on counting: not from below zero, nor up to where it would wrap.
-            if dtype.kind == "i" and array.size and not 0 <= array.min() <= array.max() < 2**62:
-                raise ValueError(
-                    f"state.{name} must be from 0 to 2**62 - 1, got {array.min()} to {array.max()}"
-                )
-        return checked
+        return self._signature.zero_state(batch)
 
 
 def _dtype(name: Any) -> np.dtype[Any]:
@@ -466,15 +479,15 @@ class LSTM(Layer[LSTMState]):
     Parameters
     ----------
     proj_size
-        Width of a projection of h, which is then what is shown and fed back; 0 for none.
+        Width of a projection of h, which is then the output and what the next step reads; 0 for none.
     peephole
         Gates that look at the cell: True for all, or some of "ifo"; i and f see the old c, o the new one.
     coupled
-        i = 1 - f: forget only when something new is written. Three gate blocks, f g o.
+        i = 1 - f: forget only as much as is added. Three gate blocks, f g o.
     gate_activation
         "sigmoid", or "hard_sigmoid(alpha, beta)": max(0, min(1, alpha x + beta)).
     activation, output_activation
-        Of g, and of c before it is shown: "tanh", "relu", "identity".
+        Of the candidate g, and of c before the output gate: "tanh", "relu", "identity".
     clip
         Limits the sums of gates to ±clip before their activation, as ONNX's ``clip``.
     cell_clip
@@ -556,81 +569,3 @@ class ClockworkRNN(Layer[ClockworkState]):
 
     cell = "clockwork"
     state_type = ClockworkState
-
-
-def rnn_step(x: Array, h: Array, weights: RNN | Weights) -> Array:
-    """One fused RNN step, as a function; see :func:`lstm_step`.
-
-    Parameters
-    ----------
-    x
-        (B, X), float32.
-    h
-        (B, H): the state before the step. Not written to.
-    weights
-        An :class:`RNN` of one layer and direction, or the canonical arrays of one.
-
-    Returns
-    -------
-    h : numpy.ndarray
-        (B, H): the state after the step, a new array.
-    """
-    (h,) = _step(RNN, x, (h,), weights)
-    return h
-
-
-def lstm_step(x: Array, h: Array, c: Array, weights: LSTM | Weights) -> tuple[Array, Array]:
-    """One fused LSTM step, as a function.
-
-    Parameters
-    ----------
-    x
-        (B, X), float32.
-    h, c
-        (B, R) and (B, H): the state before the step. Not written to.
-    weights
-        An :class:`LSTM` of one layer and one direction, or the canonical arrays of one. Arrays are checked
-        and packed anew at every call, which costs more than the step: for more than a few steps make the
-        layer once, and for many, a stream of it.
-
-    Returns
-    -------
-    h, c : numpy.ndarray
-        (B, R) and (B, H): the state after the step, new arrays.
-    """
-    h, c = _step(LSTM, x, (h, c), weights)
-    return h, c
-
-
-def gru_step(x: Array, h: Array, weights: GRU | Weights) -> Array:
-    """One fused GRU step, as a function: parameters as for :func:`rnn_step`, reset after for arrays."""
-    (h,) = _step(GRU, x, (h,), weights)
-    return h
-
-
-def clockwork_step(
-    x: Array, h: Array, t: npt.NDArray[np.int64], weights: ClockworkRNN
-) -> tuple[Array, npt.NDArray[np.int64]]:
-    """One fused Clockwork step, as a function: h (B, H) and t (B,), the steps each row has made."""
-    h, t = _step(ClockworkRNN, x, (h, t), weights)
-    return h, t
-
-
-def _step(
-    kind: type[Layer[Any]], x: Any, state: tuple[Any, ...], weights: Layer[Any] | Weights
-) -> list[Any]:
-    layer = weights if isinstance(weights, Layer) else kind.from_weights(weights)
-    a = layer.architecture
-    if not isinstance(layer, kind) or a.num_layers != 1 or a.bidirectional:
-        raise ValueError(
-            f"weights must be of one {kind.__name__} layer in one direction, got {layer!r}"
-        )
-    x = check_array("x", x, ("batch", a.input_size), layer.dtype)
-    before = [
-        check_array(each.name, value, a.state_shape(each, len(x))[1:], layer._state_dtype(each))[
-            None
-        ]
-        for each, value in zip(a.table.states, state, strict=True)
-    ]
-    _, after = layer(x[:, None] if layer.batch_first else x[None], before)
-    return [array[0] for array in after]

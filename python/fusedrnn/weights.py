@@ -18,7 +18,7 @@ from fusedrnn.architecture import Architecture, Bias
 from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
 from fusedrnn.cells import CELLS
 
-__all__ = ["Weights", "checked", "infer", "initialise"]
+__all__ = ["Weights", "checked", "infer", "initialise", "under"]
 
 Weights = Mapping[str, Array]
 
@@ -66,6 +66,32 @@ def _never_read(
                 yield arrays[weight.name], rows, slice(0, architecture.module_reads(module))
 
 
+def under(prefix: str, weights: Weights) -> Weights:
+    """The arrays whose names begin with a prefix, by what is left of their names.
+
+    Raises
+    ------
+    ValueError
+        If there are none; the message says with what names begin.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be text, not {type(prefix).__name__}")
+    if not isinstance(weights, Mapping):
+        kind = type(weights).__name__
+        raise TypeError(f"weights must be a mapping from names to arrays, not {kind}")
+    if not prefix:
+        return weights
+    found = {
+        name[len(prefix) :]: array
+        for name, array in weights.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    if not found:
+        given = _listed(weights) or "no arrays"
+        raise ValueError(f"weights: no name begins with the prefix {prefix!r}; given are {given}")
+    return found
+
+
 def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architecture:
     """The architecture whose weights these are, from names and shapes, and from what options say.
 
@@ -75,9 +101,6 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
         If a name is not canonical, or the shapes of the first layer do not determine the sizes.
         Missing, left-over and misshapen arrays are found by :func:`checked`.
     """
-    if not isinstance(weights, Mapping):
-        kind = type(weights).__name__
-        raise TypeError(f"weights must be a mapping from names to arrays, not {kind}")
     found = []
     for name in weights:
         match = _NAME.fullmatch(name) if isinstance(name, str) else None
@@ -147,6 +170,7 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     TypeError
         Anything but float32 (or, for a float64 layer, float64): nothing is rounded silently.
     """
+    weights = under("", weights)
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
     missing = [name for name in wanted if name not in weights]
     left_over = [name for name in weights if name not in wanted]

@@ -35,7 +35,7 @@ from fusedrnn.bench.measure import (
     plan_rounds,
     problem,
 )
-from fusedrnn.bench.peers import OWN, Fused, Naive, Setup, layer, make, naive_lstm
+from fusedrnn.bench.peers import OWN, Fused, Naive, Setup, layer, make
 from fusedrnn.bench.peers.fused import layer_class
 from fusedrnn.bench.session import merged
 from fusedrnn.bench.timing import interleaved
@@ -194,10 +194,6 @@ class TestPeers:
         x = np.ones((4, 2, 5), np.float32)
         naive = Naive(Setup(replace(case, steps=4, batch=2), this.weights))
         np.testing.assert_allclose(naive.run(x), this(x)[0], atol=1e-6)
-
-    def test_an_lstm_from_its_weights(self) -> None:
-        this = problem(replace(SMALL[0], group="sequence", batch=1))
-        assert check("this", naive_lstm(this.weights), this) < 1e-6
 
     @small
     def test_the_oracle_is_in_float64(self, case: Case) -> None:

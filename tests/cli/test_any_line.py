@@ -202,6 +202,8 @@ def test_a_long_value_is_named_by_its_ends(tmp_path: Path) -> None:
         ("cuont lstm", "count"),
         ("count lstm --hiden 4", "--hidden"),
         ("count lstm --biderectional", "--bidirectional"),
+        ("count lstm -input 3", "--input"),
+        ("count lstm -hidden=3", "--hidden"),
         ("count lstm --dtype int8", "--weight-dtype"),
         ("count lsmt", "lstm"),
         ("count nat.toml", "net.toml"),

@@ -491,15 +491,38 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
 # How it starts
 
 
-def test_counting_imports_nothing_heavy() -> None:
-    heavy = ["numpy", "numba", "cffi", "_cffi_backend", "fusedrnn._native", "torch", "matplotlib"]
+@pytest.mark.parametrize(
+    "line",
+    [
+        " ".join(COUNT),
+        f"{' '.join(COUNT)} --json",
+        "count examples/language-model.toml --explain",
+        "count --help",
+        "verify",
+        "roofline lstm --input 3 --hidden 4 --machine docs/example-machine.json",
+        "--help",
+        "--version",
+        "cuont",
+    ],
+)
+def test_a_command_imports_nothing_heavy(line: str) -> None:
+    heavy = "numpy numba cffi _cffi_backend fusedrnn._native torch matplotlib rich pytest asyncio"
     code = (
-        "import sys; from fusedrnn.cli import main; "
-        f"status = main({COUNT!r}); "
-        f"loaded = [name for name in {heavy!r} if name in sys.modules]; "
-        "sys.exit(status or ' '.join(loaded) or 0)"
+        "import sys; from fusedrnn.cli import main; main(sys.argv[1:]); "
+        f"print('loaded', *({set(heavy.split())!r} & set(sys.modules)))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *line.split()],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "loaded"
+
+
+def test_negative_control_info_imports_numpy() -> None:
+    code = (
+        "import sys; from fusedrnn.cli import main; main(['info']); print('numpy' in sys.modules)"
     )
-    assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.endswith("True\n")

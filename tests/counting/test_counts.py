@@ -21,7 +21,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusedrnn import cells
 from fusedrnn.architecture import BIASES, Architecture
 from fusedrnn.cells import ACTIVATIONS, CELLS, Cell, Equation, Gate, State
 from fusedrnn.counting.counts import CONVENTIONS, MAX_RATE, Complexity, count
@@ -891,14 +890,6 @@ def test_csv_has_the_rows_of_json(bias: Any) -> None:
         assert total[name] == ("" if value is None else str(value))
 
 
-def test_markdown_tables_are_regular() -> None:
-    text = count(STACK, rate=100.5).to_markdown()
-    tables = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
-    assert len(tables) == 3
-    for table in tables:
-        assert len({line.count("|") for line in table.splitlines()}) == 1
-
-
 def test_text_says_what_the_count_is_of() -> None:
     text = str(count(STACK, steps=7, batch=3))
     for words in ("LSTM", "proj_size 16", "2 layers", "two directions", "bias double", "steps 7"):
@@ -1035,9 +1026,3 @@ def test_a_whole_figure_is_an_int(architecture: Architecture, steps: int, batch:
         assert isinstance(figure, tuple) or type(figure) is int or figure.denominator > 1
     if not architecture.periods:
         assert done.average == done.peak
-
-
-def test_the_cells_of_the_table_have_unique_names_and_forms() -> None:
-    for name, rows in cells.CELLS.items():
-        assert {row.name for row in rows} == {name}
-        assert len({row.form for row in rows}) == len(rows)

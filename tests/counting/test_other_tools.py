@@ -23,6 +23,7 @@ from fusedrnn.cells import CELLS
 from fusedrnn.counting import other_tools as module
 from fusedrnn.counting.counts import Complexity, count
 from fusedrnn.counting.other_tools import TOOLS, Comparison, Measured, Reading, Term, Tool, compare
+from fusedrnn.formats.layouts import LAYOUTS
 
 DOCS = Path(__file__).parents[2] / "docs" / "compare.md"
 SIZES = {"input_size": 40, "hidden_size": 64, "steps": 7, "batch": 3, "bias": "double"}
@@ -315,8 +316,9 @@ def test_what_pytorch_does_not_have_is_only_counted(
 
 
 def test_only_the_cells_of_pytorch_are_built() -> None:
-    assert set(module._MODULES) <= set(CELLS)
-    for cell in set(CELLS) - set(module._MODULES):
+    known = {layout.cell for layout in LAYOUTS if layout.framework == "torch"}
+    assert known == {"rnn", "lstm", "gru"}
+    for cell in set(CELLS) - known:
         options = {"periods": (1,)} if cell == "clockwork" else {}
         assert compare(cell, input_size=2, hidden_size=2, **options).readings == ()
 
@@ -337,9 +339,13 @@ def test_unknown_tools_are_errors(tools: Any, error: type[Exception], message: s
         compare("lstm", input_size=2, hidden_size=2, tools=tools)
 
 
-def test_what_is_not_compared_is_an_error() -> None:
-    with pytest.raises(TypeError, match="lengths is not compared"):
-        compare("lstm", input_size=2, hidden_size=2, lengths=[3, 1])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lengths", [3, 1]), ("weight_dtype", "int8"), ("rate", 100), ("backward", True)],
+)
+def test_what_is_not_compared_is_an_error(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} is not compared"):
+        compare("lstm", input_size=2, hidden_size=2, **{name: value})
 
 
 def test_importing_it_imports_no_tool() -> None:

@@ -240,9 +240,8 @@ def test_the_exit_code(
     path.write_text(document(**published))
     (each,) = verify([path]).checks
     assert each.result == result
-    for style in ("table", "json", "csv", "markdown"):
-        assert cli.main(["verify", str(path), "--format", style]) == (result == "FAIL")
-        assert ("FAIL" in capsys.readouterr().out) == (result == "FAIL")
+    assert cli.main(["verify", str(path)]) == (result == "FAIL")
+    assert ("FAIL" in capsys.readouterr().out) == (result == "FAIL")
 
 
 def test_tied_weights_count_as_the_figure_says(tmp_path: Path) -> None:
@@ -297,20 +296,14 @@ def test_an_installation_without_figures_is_no_success(
 # What is printed
 
 
-def test_the_formats_have_every_figure() -> None:
+def test_every_format_has_every_figure() -> None:
     verification = verify()
-    rows = list(csv.DictReader(io.StringIO(verification.to_csv())))
-    document = json.loads(verification.to_json())
-    assert document == verification.to_dict()
-    assert document["schema_version"] == 1
-    assert [row["computed"] for row in rows] == [
-        str(each["computed"]) for each in document["checks"]
-    ]
-    table, markdown = str(verification), verification.to_markdown()
+    rows = csv.DictReader(io.StringIO(verification.to_csv()))
+    computed = [each.computed for each in verification.checks]
+    assert [row["computed"] for row in rows] == list(map(str, computed))
+    assert [each["computed"] for each in verification.to_dict()["checks"]] == computed
     for each in verification.checks:
-        for text in (table, markdown):
-            assert each.network in text.replace("\\", "")
-            assert f"{each.computed:,}" in text
+        assert f"{each.computed:,}" in str(verification)
 
 
 def test_a_failure_is_named() -> None:

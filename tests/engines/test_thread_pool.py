@@ -1,11 +1,13 @@
-"""The team of threads: the same results whoever computes, and no surprise for the process that it lives in."""
+"""The thread pool: the same results whoever computes, and no surprise for the process that it lives in."""
 
 from __future__ import annotations
 
 import copy
+import ctypes
 import multiprocessing
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -21,10 +23,6 @@ from conftest import Draw, Maker, assert_allocates_nothing
 
 import fusedrnn as fr
 from fusedrnn._native import lib
-from fusedrnn.engines import compiled
-from fusedrnn.engines.native import isas
-
-CORES = len(os.sched_getaffinity(0))
 
 
 def threads_of_this_process() -> int:
@@ -59,26 +57,26 @@ def call_often(layer: fr.Layer, x: np.ndarray) -> tuple[threading.Thread, thread
 # ---- it computes -----------------------------------------------------------------------------------
 
 
-def test_a_team_is_as_large_as_asked_for_and_ends_when_told(
+def test_the_pool_is_as_large_as_asked_for_and_ends_when_told(
     make_compiled: Maker, draw: Draw
 ) -> None:
-    lib.fr_team_stop()
+    lib.fr_pool_stop(30.0)
     before = threads_of_this_process()
     layer = make_compiled(8, 70, threads=3, seed=0)
     assert threads_of_this_process() == before, "no thread before one is needed"
     layer(draw(3, 1, 8))
     assert threads_of_this_process() == before + 2
     make_compiled(8, 70, threads=2, seed=0)(draw(3, 1, 8))
-    assert threads_of_this_process() == before + 2, "one team for all layers"
-    lib.fr_team_stop()
+    assert threads_of_this_process() == before + 2, "one pool for all layers"
+    assert lib.fr_pool_stop(30.0)
     assert threads_of_this_process() == before
     layer(draw(3, 1, 8))
     assert threads_of_this_process() == before + 2
-    lib.fr_team_stop()
+    lib.fr_pool_stop(30.0)
 
 
 def test_one_thread_unless_more_are_asked_for(make_compiled: Maker, draw: Draw) -> None:
-    lib.fr_team_stop()
+    lib.fr_pool_stop(30.0)
     before = threads_of_this_process()
     make_compiled(8, 70, seed=0)(draw(3, 9, 8))
     assert threads_of_this_process() == before
@@ -93,7 +91,7 @@ def test_sleeping_threads_are_woken(make_compiled: Maker, draw: Draw) -> None:
         np.testing.assert_array_equal(layer(x)[0], expected)
 
 
-def test_denormals_are_flushed_by_every_member(make_compiled: Maker) -> None:
+def test_denormals_are_flushed_by_every_thread(make_compiled: Maker) -> None:
     layer = make_compiled(5, 70, bias=False, threads=3, seed=0)
     tiny = np.full((4, 1, 5), 1e-40, np.float32)
     y, state = layer(tiny, (np.full((1, 1, 70), 1e-40, np.float32),) * 2)
@@ -101,7 +99,9 @@ def test_denormals_are_flushed_by_every_member(make_compiled: Maker) -> None:
     assert np.float32(1e-40) * np.float32(0.5) != 0
 
 
-def test_who_finds_the_team_at_work_computes_alone(make_compiled: Maker, draw: Draw) -> None:
+def test_a_call_that_finds_the_pool_at_work_computes_alone(
+    make_compiled: Maker, draw: Draw
+) -> None:
     layers = [make_compiled(16, 48, 2, threads=n, bidirectional=True, seed=0) for n in (1, 2, 3, 4)]
     inputs = [draw(30, 2, 16) for _ in layers]
     expected = [layers[0](x)[0] for x in inputs]
@@ -123,7 +123,7 @@ def test_who_finds_the_team_at_work_computes_alone(make_compiled: Maker, draw: D
     assert not wrong
 
 
-def test_one_layer_with_a_team_in_many_threads(make_compiled: Maker, draw: Draw) -> None:
+def test_one_layer_with_several_threads_in_many_threads(make_compiled: Maker, draw: Draw) -> None:
     layer = make_compiled(16, 48, threads=2, seed=0)
     x = draw(50, 2, 16)
     expected = make_compiled(16, 48, seed=0)(x)[0]
@@ -137,14 +137,14 @@ def test_one_layer_with_a_team_in_many_threads(make_compiled: Maker, draw: Draw)
             thread.join()
 
 
-def test_a_team_can_be_stopped_while_others_compute(make_compiled: Maker, draw: Draw) -> None:
+def test_the_pool_can_be_stopped_while_others_compute(make_compiled: Maker, draw: Draw) -> None:
     layer = make_compiled(16, 48, threads=2, seed=0)
     x = draw(200, 1, 16)
     expected = layer(x)[0]
     others = [call_often(layer, x) for _ in range(2)]
     try:
         for _ in range(5):
-            lib.fr_team_stop()
+            assert lib.fr_pool_stop(30.0)
             np.testing.assert_array_equal(layer(x)[0], expected)
     finally:
         for thread, end in others:
@@ -152,7 +152,7 @@ def test_a_team_can_be_stopped_while_others_compute(make_compiled: Maker, draw: 
             thread.join()
 
 
-def test_a_step_with_a_team_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
+def test_a_step_of_several_threads_allocates_nothing(make_compiled: Maker, draw: Draw) -> None:
     stream = make_compiled(5, 40, 3, threads=2, seed=0).stream(2)
     x = draw(2, 5)
     assert_allocates_nothing(lambda: stream.step(x))
@@ -177,7 +177,7 @@ def forked(work) -> int:
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.01], ids=["spinning", "asleep"])
-def test_a_child_has_a_team_of_its_own(make_compiled: Maker, draw: Draw, pause: float) -> None:
+def test_a_child_has_a_pool_of_its_own(make_compiled: Maker, draw: Draw, pause: float) -> None:
     layer = make_compiled(8, 70, threads=3, seed=0)
     x = draw(20, 2, 8)
     y, _ = layer(x)
@@ -187,14 +187,14 @@ def test_a_child_has_a_team_of_its_own(make_compiled: Maker, draw: Draw, pause: 
         alone = threads_of_this_process()
         same = all(np.array_equal(layer(x)[0], y) for _ in range(3))
         used = threads_of_this_process() == alone + 2
-        lib.fr_team_stop()
+        lib.fr_pool_stop(30.0)
         return same and used and threads_of_this_process() == alone
 
     assert forked(child) == 1
     np.testing.assert_array_equal(layer(x)[0], y)
 
 
-def test_a_fork_while_another_thread_has_the_team(make_compiled: Maker, draw: Draw) -> None:
+def test_a_fork_while_another_thread_has_the_pool(make_compiled: Maker, draw: Draw) -> None:
     layer = make_compiled(16, 70, threads=2, seed=0)
     x = draw(300, 2, 16)
     y, _ = layer(x)
@@ -222,8 +222,7 @@ def test_multiprocessing_forks(draw: Draw) -> None:
 
 
 @pytest.mark.parametrize("daemons", [0, 3])
-def test_a_process_ends_with_its_team(daemons: int) -> None:
-    started = time.monotonic()
+def test_a_process_ends_with_its_pool(daemons: int) -> None:
     done = python(
         f"""
         import threading, time, numpy as np, fusedrnn as fr
@@ -239,18 +238,50 @@ def test_a_process_ends_with_its_team(daemons: int) -> None:
         """
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert time.monotonic() - started < 30
 
 
-def test_interrupts_reach_python() -> None:
-    code = """
-        import numpy as np, fusedrnn as fr
-        layer = fr.LSTM(64, 256, threads=2)
-        x = np.zeros((100, 1, 64), "float32")
+def test_a_process_ends_before_a_call_of_its_daemon_does() -> None:
+    """The call would take longer than a child of these tests may live: with lengths it is one call into C."""
+    done = python(
+        """
+        import threading, time, numpy as np, fusedrnn as fr
+        layer = fr.LSTM(1, 1024, threads=2, seed=0)
+        x = np.zeros((400_000, 1, 1), "float32")
+        threading.Thread(target=lambda: layer(x, lengths=[len(x)]), daemon=True).start()
+        time.sleep(0.3)
+        print("ends")
+        """
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n", "")
+
+
+def test_stopping_the_pool_waits_no_longer_than_told(draw: Draw) -> None:
+    layer = fr.LSTM(16, 256, threads=2, seed=0)
+    thread, end = call_often(layer, draw(2000, 1, 16))
+    try:
+        for _ in range(5000):
+            time.sleep(0.001)
+            if not lib.fr_pool_stop(0.0):
+                break
+        else:
+            pytest.fail("never was a call in the pool")
+    finally:
+        end.set()
+        thread.join()
+    assert lib.fr_pool_stop(0.0)
+
+
+@pytest.mark.parametrize("call", ["while True: layer(x[:100])", "layer(x)"])
+def test_interrupts_reach_python(call: str) -> None:
+    # A background job inherits that SIGINT is ignored.
+    code = f"""
+        import signal, numpy as np, fusedrnn as fr
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        layer = fr.LSTM(1, 512, threads=2)
+        x = np.zeros((1_000_000, 1, 1), "float32")  # minutes
         print("ready", flush=True)
         try:
-            while True:
-                layer(x)
+            {call}
         except KeyboardInterrupt:
             print("interrupted")
     """
@@ -284,81 +315,72 @@ def test_where_no_thread_can_be_had_one_computes() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-# ---- a wave through a stack ------------------------------------------------------------------------
+# ---- a layer pipeline ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", [2, 4, 6])
-def test_a_wave_has_the_same_bits(
+def test_a_layer_pipeline_has_the_same_bits(
     member: tuple[type[fr.Layer], dict[str, Any]], layers: int, draw: Draw
 ) -> None:
     kind, options = member
-    steps, batch = 60, 2  # long enough for a wave, small enough to be one
+    steps, batch = 60, 2  # long enough for a pipeline, small enough to be one
     one = kind(3, 12, layers, seed=1, **options)
     x, lengths = draw(steps, batch, 3), [steps, 17]
     for threads in (2, layers):
-        team = kind(3, 12, layers, seed=1, threads=threads, **options)
+        several = kind(3, 12, layers, seed=1, threads=threads, **options)
         for each in (None, lengths):
             expected, state = one(x, lengths=each)
-            y, after = team(x, lengths=each)
+            y, after = several(x, lengths=each)
             np.testing.assert_array_equal(y, expected)
             for array, wanted in zip(after, state, strict=True):
                 np.testing.assert_array_equal(array, wanted)
 
 
-# ---- threads="auto" --------------------------------------------------------------------------------
+# ---- the floating-point mode of the caller ---------------------------------------------------------
+
+FE_UPWARD = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
 
 
-def test_auto_is_a_number_of_this_machine(make_compiled: Maker, draw: Draw) -> None:
-    layer = make_compiled(16, 70, threads="auto", seed=0)
-    for batch in (1, 3):
-        assert 1 <= layer._engine.threads(batch) <= CORES
-    x = draw(9, 3, 16)
-    np.testing.assert_array_equal(layer(x)[0], make_compiled(16, 70, seed=0)(x)[0])
+@pytest.mark.skipif(FE_UPWARD is None, reason="no number for FE_UPWARD of this CPU")
+@pytest.mark.parametrize(
+    ("batch", "layers", "bidirectional"),
+    [(1, 1, False), (16, 1, False), (1, 2, False), (2, 2, True)],
+    ids=["units", "rows", "layers", "directions"],
+)
+def test_threads_round_as_the_caller_does(
+    make_compiled: Maker, draw: Draw, batch: int, layers: int, bidirectional: bool
+) -> None:
+    hidden = 24 if layers > 1 else 70
+    one, several = (
+        make_compiled(8, hidden, layers, bidirectional=bidirectional, threads=threads, seed=0)
+        for threads in (1, 2)
+    )
+    x = draw(60, batch, 8)
+    nearest = one(x)[0]
+    np.testing.assert_array_equal(several(x)[0], nearest)
+    libm = ctypes.CDLL(None)
+    assert libm.fesetround(FE_UPWARD) == 0
+    try:
+        results = one(x)[0], several(x)[0]
+    finally:
+        libm.fesetround(0)
+    np.testing.assert_array_equal(*results)
+    assert not np.array_equal(results[0], nearest), "negative control: the mode changes the bits"
+    np.testing.assert_array_equal(several(x)[0], nearest, "and the pool does not keep it")
 
 
-def test_auto_takes_one_thread_where_meetings_cost_more_than_they_save(monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(4))
-    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 10e-6)
-
-    def chosen(meeting: float | None, hidden: int = 256, **named) -> int:
-        monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: meeting)
-        layer = fr.LSTM(8, hidden, threads="auto", seed=0, **named)
-        return layer._engine.threads(1)
-
-    assert chosen(1e-7) == 4
-    assert chosen(9e-6) == 1
-    assert chosen(9e-6, bidirectional=True) > 1, "directions side by side do not meet"
-    lanes = lib.fr_isa_lanes(next(iter(isas().values())))
-    assert chosen(1e-7, 2 * lanes) == 2, "two unit blocks, no work for a third thread"
-    assert chosen(1e-7, 3) == 1
+# ---- a stream that is timed ------------------------------------------------------------------------
 
 
-def test_auto_asks_again_if_the_team_was_at_work(monkeypatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(2))
-    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 1.0)
-    layer = fr.LSTM(8, 256, threads="auto", seed=0)
-    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: None)
-    assert layer._engine.threads(1) == 1
-    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: 1e-7)
-    assert layer._engine.threads(1) == 2
-
-
-def test_auto_does_not_wake_threads_for_a_short_call(monkeypatch, draw: Draw) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(2))
-    monkeypatch.setattr(compiled, "meeting_seconds", lambda threads: 1e-7)
-    monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 10e-6)
-    layer = fr.LSTM(8, 256, threads="auto", seed=0)
-    assert layer._engine.threads(1) == 2
-    state = layer._zero_state(1)
-
-    def wakes(steps: int) -> bool:
-        x = draw(steps, 1, 8)
-        return bool(layer._engine.bound(x, draw(steps, 1, 256), state).q.wakes)
-
-    assert not wakes(1)
-    assert wakes(100)
-    asked = fr.LSTM(8, 256, threads=2, seed=0)
-    assert asked._engine.bound(draw(1, 1, 8), draw(1, 1, 256), state).q.wakes
+def test_a_stream_that_is_timed_is_taken(make_compiled: Maker) -> None:
+    stream = make_compiled(3, 5, seed=0).stream()
+    handle = stream._handle
+    assert lib.fr_time_steps(handle, 1) >= 0
+    assert lib.fr_stream_take(handle) == lib.FR_OK, "and it is released"
+    before = stream._state[0].copy()
+    assert lib.fr_time_steps(handle, 1) < 0
+    np.testing.assert_array_equal(stream._state[0], before)
+    lib.fr_stream_release(handle)
 
 
 # ---- what a layer says of it -----------------------------------------------------------------------

@@ -32,6 +32,7 @@ pytest.importorskip("numba")
 import numba
 from numba import types
 
+from fusedrnn.engines.base import Call
 from fusedrnn.kernels import memory, policy, product, simd
 from fusedrnn.kernels.memory import floats
 
@@ -449,7 +450,7 @@ def test_the_same_bits_as_c(cell: str, isa: str, data: Any) -> None:
         width = layer.architecture.output_size
         room = np.full((steps, batch, width + 3), 7, np.float32)
         given_lengths = None if lengths is None else np.array(lengths)
-        layer._engine.run(x, room[..., :width], state, given_lengths)
+        layer._engine.run(Call(x, room[..., :width], state, given_lengths))
         assert np.all(room[..., width:] == 7)
         outputs.append([room, *state])
     assert layer.isa == isa
@@ -499,7 +500,7 @@ def test_unknown_names() -> None:
         ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"
     ):
         compiled.build("lstm", "nothing")
-    with pytest.raises(ValueError, match="activation must be one of sigmoid, tanh.*'nothing'"):
+    with pytest.raises(ValueError, match="activation must be one of sigmoid, .*tanh.*'nothing'"):
         compiled.activation("nothing", "baseline")
 
 
@@ -515,6 +516,39 @@ def test_numba_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_built", {})
     with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[numba\]"):
         compiled.build("lstm", "baseline")
+
+
+FORK = """
+    import os, signal, sys, threading, time
+    from fusedrnn.kernels import compiled
+    built = compiled.activation("tanh", "baseline")
+    thread = threading.Thread(target=compiled.build, args=("lstm", "baseline"))
+    thread.start()
+    time.sleep({delay})
+    assert thread.is_alive(), "it is compiling"
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(300)
+        assert compiled.activation("tanh", "baseline") is built
+        os._exit(0 if compiled.activation("sigmoid", "baseline").address else 1)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    thread.join()
+    sys.exit(code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("delay", [0.05, 0.3])
+def test_a_child_forked_while_a_thread_compiles(tmp_path: Path, delay: float) -> None:
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(FORK).format(delay=delay)],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        check=True,
+    )
+
+
+def test_numba_is_asked_for_debug_information(package: Path) -> None:
+    assert tanh_of_a_half(package, NUMBA_DEBUGINFO="1") == f"False {RIGHT}"
 
 
 # ---- the cache -----------------------------------------------------------------------------------

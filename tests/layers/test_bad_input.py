@@ -14,7 +14,9 @@ import fusedrnn as fr
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda x: x[0], ValueError, r"x must have shape \(steps, batch, 3\), got \(2, 3\)"),
+        (lambda x: x[0, 0], ValueError, r"x .*\(steps, batch, 3\).*\(3,\)"),
+        (lambda x: x[0, :, :2], ValueError, r"x .*\(steps, 3\).*\(2, 2\)"),
+        (lambda x: x[None], ValueError, r"x .*\(steps, batch, 3\).*\(1, 4, 2, 3\)"),
         (
             lambda x: x[..., :2],
             ValueError,
@@ -42,8 +44,8 @@ def test_x(make: Maker, draw: Draw, change, error, message) -> None:
 
 
 def test_x_of_a_batch_first_layer(make: Maker, draw: Draw) -> None:
-    with pytest.raises(ValueError, match=r"x must have shape \(batch, steps, 3\)"):
-        make(3, 5, batch_first=True)(draw(4, 3))
+    with pytest.raises(ValueError, match=r"x .*\(batch, steps, 3\)"):
+        make(3, 5, batch_first=True)(draw(4, 2, 4))
 
 
 @pytest.mark.parametrize(
@@ -63,9 +65,11 @@ def test_x_of_a_batch_first_layer(make: Maker, draw: Draw) -> None:
     ],
 )
 def test_state(make: Maker, draw: Draw, state, error, message) -> None:
-    layer = make(3, 5, 2)
-    with pytest.raises(error, match=message):
-        layer(draw(4, 2, 3), state(draw(2, 2, 5)))
+    layer, x = make(3, 5, 2), draw(4, 2, 3)
+    for _ in range(3):  # before and after a call of this shape is prepared
+        with pytest.raises(error, match=message):
+            layer(x, state(draw(2, 2, 5)))
+        layer(x, (draw(2, 2, 5), draw(2, 2, 5)))
 
 
 def test_out(make: Maker, draw: Draw) -> None:
@@ -122,7 +126,9 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"bias": "triple"}, ValueError, "bias must be one of none, single, double"),
         ({"backend": "cuda"}, ValueError, "backend must be 'auto' or one of c, numba, numpy"),
         ({"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64'"),
-        ({"weights": "int8"}, fr.UnsupportedError, "weights must be 'float32'"),
+        ({"weight_dtype": "int8"}, fr.UnsupportedError, "weight_dtype .*float32.*int8"),
+        ({"weight_dtype": None}, fr.UnsupportedError, "weight_dtype .*float32.*None"),
+        ({"weights": "float32"}, TypeError, "LSTM has no option 'weights'"),
         ({"proj_size": 5}, ValueError, r"proj_size must be below hidden_size \(5\), got 5"),
         ({"proj_size": -1}, ValueError, "proj_size must be at least 0"),
         (
@@ -145,6 +151,8 @@ def test_sizes_that_overflow_are_refused_before_anything_is_allocated(make: Make
         ({"clip": 10**400}, ValueError, "clip must be above 0 and finite in float32"),
         ({"num_layers": 10_001}, ValueError, "num_layers must be at most 10000"),
         ({"clip": float("nan")}, ValueError, "clip must be above 0"),
+        ({"clip": 1e-50}, ValueError, "clip .*float32.*1e-50"),
+        ({"cell_clip": 1e-40}, ValueError, "cell_clip .*float32.*1e-40"),
         ({"cell_clip": "3"}, TypeError, "cell_clip must be a number or None"),
         ({"bias": np.ones(2)}, ValueError, "bias must be one of"),
         ({"dtype": np.ones(2)}, ValueError, "dtype must be"),
@@ -174,6 +182,8 @@ def test_constructor(arguments, error, message) -> None:
         ([4.0, 2.0], TypeError, "lengths must be ints, got float64"),
         ("ab", TypeError, "lengths must be ints"),
         ([True, False], TypeError, "lengths must be ints, got bool"),
+        (np.ma.array([4, 2], mask=[0, 1]), TypeError, "lengths .*MaskedArray"),
+        (np.array([2**64 - 1, 2], np.uint64), ValueError, f"lengths .*{2**64 - 1}"),
     ],
 )
 def test_lengths(make: Maker, draw: Draw, lengths, error, message) -> None:
@@ -281,8 +291,11 @@ def test_step_function(draw: Draw) -> None:
     layer = fr.LSTM(3, 5)
     with pytest.raises(ValueError, match=r"h must have shape \(2, 5\), got \(1, 5\)"):
         fr.lstm_step(draw(2, 3), draw(1, 5), draw(2, 5), layer)
-    with pytest.raises(TypeError, match="weights must be a mapping"):
-        fr.lstm_step(draw(2, 3), draw(2, 5), draw(2, 5), 3)
+    for other in (3, layer.weights, dict(layer.weights), fr.GRU(3, 5)):
+        with pytest.raises(TypeError, match=r"layer .*LSTM.*LSTM\.from_weights"):
+            fr.lstm_step(draw(2, 3), draw(2, 5), draw(2, 5), other)
+    with pytest.raises(ValueError, match="one LSTM layer in one direction"):
+        fr.lstm_step(draw(2, 3), draw(2, 5), draw(2, 5), fr.LSTM(3, 5, 2))
 
 
 def test_errors_pickle() -> None:
@@ -297,13 +310,88 @@ def test_a_projection_is_told_by_the_arrays() -> None:
         fr.LSTM.from_weights(weights, proj_size=3)
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
+def test_numbers_and_bools_of_numpy_are_numbers_and_bools() -> None:
     assert fr.LSTM(np.int64(3), np.int32(5), clip=np.float32(0.5)).architecture.clip == 0.5
+    names = ("bidirectional", "coupled", "peephole", "bias", "batch_first")
+    for bit in (True, False):
+        ours = fr.LSTM(3, 5, seed=0, **dict.fromkeys(names, np.bool_(bit)))
+        plain = fr.LSTM(3, 5, seed=0, **dict.fromkeys(names, bit))
+        assert ours.architecture == plain.architecture
+        assert type(ours.architecture.bidirectional) is bool
+        assert ours.batch_first is bit
+    for name in ("hidden_size", "num_layers", "clip"):
+        with pytest.raises(TypeError, match=name):
+            fr.LSTM(**{"input_size": 3, "hidden_size": 5, name: np.True_})
+    with pytest.raises(TypeError, match="batch_size"):
+        fr.LSTM(3, 5).stream(np.True_)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "wrong_type"),
+    [
+        ({"cell": "ltsm"}, "cell", False),
+        ({"input_size": 0}, "input_size", False),
+        ({"hidden_size": 2.5}, "hidden_size", True),
+        ({"num_layers": 10_001}, "num_layers", False),
+        ({"bidirectional": 1}, "bidirectional", True),
+        ({"proj_size": 5}, "proj_size", False),
+        ({"bias": "triple"}, "bias", False),
+        ({"peephole": "x"}, "peephole", False),
+        ({"periods": (1,)}, "periods", False),
+        ({"cell": "gru", "reset": "during"}, "reset", False),
+        ({"cell": "clockwork", "periods": 3}, "periods", True),
+        ({"cell": "clockwork", "periods": (1, 2)}, "hidden_size", False),
+        ({"cell": "clockwork", "periods": (0, 1)}, "periods", False),
+        ({"activation": "swish"}, "activation", False),
+        ({"gate_activation": "hard_sigmoid(a)"}, "gate_activation", False),
+        ({"clip": -1}, "clip", False),
+        ({"cell_clip": "3"}, "cell_clip", True),
+    ],
+)
+def test_an_error_of_an_architecture_names_the_field(arguments, field, wrong_type) -> None:
+    with pytest.raises(fr.ArchitectureError) as caught:
+        fr.Architecture(**{"cell": "lstm", "input_size": 3, "hidden_size": 5, **arguments})
+    error = caught.value
+    assert error.field == field
+    assert str(error) == f"{field} {error.reason}"
+    assert isinstance(error, TypeError) == wrong_type
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), again.field, again.reason) == (type(error), field, error.reason)
+
+
+def test_what_is_chosen_is_what_is_not_default() -> None:
+    assert fr.Architecture("lstm", 3, 5).chosen() == {}
+    assert fr.Architecture("gru", 3, 5, reset="after").chosen() == {}
+    chosen = {"num_layers": 2, "bidirectional": True, "bias": "none", "reset": "before"}
+    architecture = fr.Architecture("gru", 3, 5, **chosen)
+    assert architecture.chosen() == chosen
+    assert fr.Architecture("gru", 3, 5, **architecture.chosen()) == architecture
+
+
+def test_a_prefix_is_cut_off() -> None:
+    layer = fr.LSTM(3, 5, 2, seed=0)
+    weights = {f"encoder.lstm.{name}": array for name, array in layer.weights.items()}
+    others = {"encoder.lstmx": None, "head.weight": np.zeros(3), 7: None}
+    found = fr.LSTM.from_weights({**weights, **others}, prefix="encoder.lstm.")
+    assert found.architecture == layer.architecture
+    for name, array in layer.weights.items():
+        np.testing.assert_array_equal(found.weights[name], array)
+    for prefix, error, message in (
+        ("", ValueError, "encoder.lstm.weight_ih_l0"),
+        ("decoder.", ValueError, "prefix 'decoder.'.*encoder"),
+        (3, TypeError, "prefix"),
+    ):
+        with pytest.raises(error, match=message):
+            fr.LSTM.from_weights(weights, prefix=prefix)
+    with pytest.raises(ValueError, match="'weight_xx_l0'"):
+        fr.LSTM.from_weights({**weights, "encoder.lstm.weight_xx_l0": None}, prefix="encoder.lstm.")
 
 
 @pytest.mark.parametrize("count", [-1, 2**63 - 1, 2**62])
 def test_a_counter_that_would_wrap_is_refused(make: Maker, count: int) -> None:
     layer = make(3, 4, cell=fr.ClockworkRNN, periods=(1, 2), seed=0)
     state = (np.zeros((1, 2, 4), np.float32), np.array([[0, count]]))
-    with pytest.raises(ValueError, match=rf"state.t must be from 0 to 2\*\*62 - 1, got .*{count}"):
-        layer(np.zeros((3, 2, 3), np.float32), state)
+    for _ in range(3):  # before and after a call of this shape is prepared
+        with pytest.raises(ValueError, match=rf"state\.t .*{count}"):
+            layer(np.zeros((3, 2, 3), np.float32), state)
+        layer(np.zeros((3, 2, 3), np.float32))

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusedrnn as fr
+from fusedrnn.bench.cases import CASES
 from fusedrnn.cells import Activation
 
 # Differences to float64 that rounding explains over a few dozen steps; unbounded activations scale with their state.
@@ -144,6 +145,107 @@ def test_same_bits_whole_chunked_or_stepped(
         same_bits(by_steps, values)
 
 
+@pytest.mark.parametrize(
+    ("steps", "batch", "inputs", "hidden"),
+    [(5, 3, 120, 120), (900, 2, 3, 64)],
+    ids=["beyond the first cache", "across chunks"],
+)
+def test_same_bits_of_large_layers(
+    make_compiled: Maker, draw: Draw, steps: int, batch: int, inputs: int, hidden: int
+) -> None:
+    """Their tile of one row is another one, and their input product is made in several chunks."""
+    layer = make_compiled(inputs, hidden, seed=0)
+    x = draw(steps, batch, inputs)
+    y, after = layer(x)
+    at = 5 * steps // 9 + 11 if steps > 9 else 2
+    first, middle = layer(x[:at])
+    second, end = layer(x[at:], middle)
+    same_bits(np.concatenate([first, second]), y)
+    same_bits(end.c, after.c)
+    for row in range(batch):
+        alone = np.ascontiguousarray(x[:, row : row + 1])
+        same_bits(layer(alone)[0], y[:, row : row + 1])
+        stream = layer.stream()
+        same_bits(np.stack([stream.step(x_t).copy() for x_t in alone]), y[:, row : row + 1])
+
+
+#: Each shape of the quick benchmark once, with its cell and options, of no more steps than tell.
+BENCHMARKED = {
+    (case.cell, case.options, case.input, case.hidden, case.batch, min(case.steps, 10))
+    for case in CASES
+    if "quick" in case.runs
+}
+
+
+@pytest.mark.parametrize("shape", sorted(BENCHMARKED, key=str), ids=str)
+def test_benchmark_shapes(make_compiled: Maker, draw: Draw, shape: tuple[Any, ...]) -> None:
+    cell, chosen, inputs, hidden, batch, steps = shape
+    classes = {each.cell: each for each in (fr.RNN, fr.LSTM, fr.GRU, fr.ClockworkRNN)}
+    layer = make_compiled(inputs, hidden, cell=classes[cell], seed=2, **dict(chosen))
+    rows = layer.architecture.directions
+    state = [
+        array if array.dtype.kind == "i" else draw(*array.shape) / 2
+        for array in layer._zero_state(batch)
+    ]
+    assert len(state[0]) == rows
+    assert_matches(layer, draw(steps, batch, inputs), state, None)
+
+
+def test_calls_that_c_checks_are_the_others(make: Maker, member: Member, draw: Draw) -> None:
+    """A shape that comes again is checked in C: the same bits as for arrays that only Python takes."""
+    cell, chosen = member
+    for batch_first, bidirectional in ((False, True), (True, False)):
+        layer = make(
+            5, 12, 2, cell=cell, batch_first=batch_first, bidirectional=bidirectional, seed=10, **chosen
+        )  # fmt: skip
+        for shape in ((1, 1, 5), (3, 2, 5), (4, 5)):
+            x = draw(*shape)
+            for state in (None, layer(x)[1]):
+                y, after = layer(np.repeat(x, 2, axis=-1)[..., ::2], state)
+                for _ in range(4):
+                    y_again, after_again = layer(x, state)
+                    same_bits(y_again, y)
+                    assert type(after_again) is layer.state_type
+                    for values, again in zip(after, after_again, strict=True):
+                        same_bits(again, values)
+                if state is not None:  # of another type, or layout
+                    others = (tuple(state), list(state), [np.asfortranarray(a) for a in state])
+                    for other in others:
+                        same_bits(layer(x, other)[0], y)
+            assert bool(layer._plain.get(shape)) == (make.target.backend != "numpy")
+
+
+def test_one_sequence_without_a_batch_axis(make: Maker, member: Member, draw: Draw) -> None:
+    cell, chosen = member
+    for batch_first in (False, True):
+        layer = make(
+            5, 12, 2, cell=cell, batch_first=batch_first, bidirectional=True, seed=11, **chosen
+        )
+        x = draw(7, 5)
+        batched = x[None] if batch_first else x[:, None]
+        state: Any = None
+        state_batched: Any = None
+        for _ in range(2):
+            y, state = layer(x, state)
+            y_batched, state_batched = layer(batched, state_batched)
+            assert y.shape == (7, layer.architecture.output_size)
+            same_bits(y, y_batched.reshape(y.shape))
+            for values, others in zip(state, state_batched, strict=True):
+                same_bits(values, others[:, 0])
+        out = np.empty_like(y)
+        assert layer(x, state, out=out)[0] is out
+        same_bits(out, layer(x, state)[0])
+        assert layer(draw(0, 5))[0].shape == (0, layer.architecture.output_size)
+        with pytest.raises(ValueError, match=r"state\.h .*\(4, "):
+            layer(x, state_batched)
+        with pytest.raises(ValueError, match=r"state\.h .*\(4, 1, "):
+            layer(batched, state)
+        with pytest.raises(ValueError, match="lengths .*batch axis"):
+            layer(x, lengths=[7])
+    with pytest.raises(ValueError, match=r"x .*\(steps, 1, 5\)"):
+        make(5, 12, cell=cell, **chosen).stream().run(x)
+
+
 def test_step_functions(make: Maker, member: Member, draw: Draw) -> None:
     cell, chosen = member
     layer = make(5, 12, cell=cell, seed=2, **chosen)
@@ -154,10 +256,16 @@ def test_step_functions(make: Maker, member: Member, draw: Draw) -> None:
         fr.ClockworkRNN: fr.clockwork_step,
     }
     state = [array[0] for array in layer._zero_state(3)]
-    after = step[cell](draw(3, 5), *state, layer)
+    state[0][...] = draw(*state[0].shape) / 2
+    x = draw(3, 5)
+    after = step[cell](x, *state, layer)
     arrays = after if isinstance(after, tuple) else (after,)
-    assert [array.shape for array in arrays] == [array.shape for array in state]
-    assert arrays[0].any()
+    true = step[cell](x.astype(np.float64), *widened(state), exact(layer))
+    for array, true_array, before in zip(
+        arrays, true if isinstance(true, tuple) else (true,), state, strict=True
+    ):
+        assert array.shape == before.shape
+        np.testing.assert_allclose(array, true_array, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_empty(make: Maker, member: Member, draw: Draw) -> None:
@@ -173,7 +281,9 @@ def test_empty(make: Maker, member: Member, draw: Draw) -> None:
     assert not y.any()
     for values, before in zip(after, state, strict=True):
         np.testing.assert_array_equal(values, before)
-    assert layer(draw(3, 0, 5))[0].shape[:2] == (3, 0)
+    y, after = layer(draw(3, 0, 5))
+    assert y.shape[:2] == (3, 0)
+    assert after[0].shape[:2] == (4, 0)
     assert layer(draw(3, 0, 5), lengths=[])[0].shape[:2] == (3, 0)
 
 
@@ -206,9 +316,9 @@ def test_nan_propagates_in_its_own_row(make: Maker, member: Member, draw: Draw) 
 
 def test_pickle_copy_and_repr(make: Maker, member: Member, draw: Draw) -> None:
     cell, chosen = member
-    layer = make(5, 12, 2, cell=cell, seed=6, **chosen)
+    layer = make(5, 12, 2, cell=cell, bidirectional=True, batch_first=True, seed=6, **chosen)
     x = draw(3, 2, 5)
-    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), copy.copy(layer)):
         assert repr(twin) == repr(layer)
         np.testing.assert_array_equal(twin(x)[0], layer(x)[0])
     for name, value in chosen.items():

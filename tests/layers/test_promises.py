@@ -14,88 +14,10 @@ from hypothesis import strategies as st
 
 import fusedrnn as fr
 
-cut = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-SIZES = {
-    "steps": st.integers(1, 40),
-    "batch": st.integers(1, 14),
-    "inputs": st.integers(1, 20),
-    "hidden": st.integers(1, 40),
-    "layers": st.integers(1, 3),
-    "seed": st.integers(0, 2**31),
-}
-
 
 def same_bits(a: np.ndarray, b: np.ndarray) -> None:
     assert a.shape == b.shape
     np.testing.assert_array_equal(a.view(np.uint32), np.ascontiguousarray(b).view(np.uint32))
-
-
-def problem(make: Maker, steps, batch, inputs, hidden, layers, seed, **options):
-    layer = make(inputs, hidden, layers, seed=seed, **options)
-    random = np.random.default_rng(seed)
-    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
-    rows = layers * layer.architecture.directions
-    state = tuple(
-        random.standard_normal((rows, batch, hidden)).astype(np.float32) for _ in range(2)
-    )
-    return layer, x, state
-
-
-@cut
-@given(**SIZES)
-def test_same_bits_for_any_batch_and_place_in_it(make_compiled: Maker, **sizes) -> None:
-    layer, x, (h, c) = problem(make_compiled, **sizes, bidirectional=True)
-    y, state = layer(x, (h, c))
-    for row in range(sizes["batch"]):
-        one = slice(row, row + 1)
-        y_one, state_one = layer(x[:, one], (h[:, one], c[:, one]))
-        same_bits(y_one, y[:, one])
-        same_bits(state_one.h, state.h[:, one])
-        same_bits(state_one.c, state.c[:, one])
-
-
-@cut
-@given(**SIZES, data=st.data())
-def test_same_bits_whole_chunked_or_stepped(make_compiled: Maker, data, **sizes) -> None:
-    layer, x, before = problem(make_compiled, **sizes)
-    y, after = layer(x, before)
-    at = data.draw(st.integers(0, sizes["steps"]))
-
-    first, middle = layer(x[:at], before)
-    second, end = layer(x[at:], middle)
-    same_bits(np.concatenate([first, second]), y)
-    same_bits(end.c, after.c)
-
-    stream = layer.stream(sizes["batch"])
-    stream.reset(before)
-    stepped = [stream.step(np.ascontiguousarray(x_t)).copy() for x_t in x[:at]]
-    rest = stream.run(x[at:])
-    same_bits(np.concatenate([np.stack(stepped), rest]) if stepped else rest, y)
-    same_bits(stream.state.h, after.h)
-    same_bits(stream.state.c, after.c)
-
-
-def test_same_bits_of_a_layer_beyond_the_first_cache(make_compiled: Maker, draw: Draw) -> None:
-    """Its tile of one row is another one."""
-    layer = make_compiled(120, 120, seed=0)
-    x = draw(5, 3, 120)
-    together, _ = layer(x)
-    for row in range(3):
-        alone = np.ascontiguousarray(x[:, row : row + 1])
-        np.testing.assert_array_equal(layer(alone)[0], together[:, row : row + 1])
-        stream = layer.stream()
-        stepped = np.stack([stream.step(x_t).copy() for x_t in alone])
-        np.testing.assert_array_equal(stepped, together[:, row : row + 1])
-
-
-def test_same_bits_across_the_scratch_boundary(make_compiled: Maker, draw: Draw) -> None:
-    layer = make_compiled(3, 64, seed=0)
-    x = draw(900, 2, 3)
-    y, after = layer(x)
-    first, middle = layer(x[:511])
-    second, end = layer(x[511:], middle)
-    same_bits(np.concatenate([first, second]), y)
-    same_bits(end.c, after.c)
 
 
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -171,7 +171,7 @@ def test_denormals_are_flushed_in_a_step_as_in_a_sequence(make_compiled: Maker) 
 
 def test_a_busy_stream_refuses_everything(make: Maker, draw: Draw) -> None:
     stream = make(5, 9, seed=0).stream(2)
-    assert stream._entry.take() == lib.FR_OK
+    assert lib.fr_stream_take(stream._handle) == lib.FR_OK
     for call in (
         stream.step,
         lambda: stream.step(draw(2, 5)),
@@ -182,26 +182,25 @@ def test_a_busy_stream_refuses_everything(make: Maker, draw: Draw) -> None:
     ):
         with pytest.raises(fr.StreamBusyError):
             call()
-    stream._entry.release()
+    lib.fr_stream_release(stream._handle)
     stream.step()
 
 
 def test_the_status_of_a_step_tells_a_busy_stream_from_another_array(
     make: Maker, draw: Draw
 ) -> None:
-    entry = make(5, 9, seed=0).stream(2)._entry
-    x, compiled_one = draw(2, 5), make.target.backend != "numpy"
-    assert entry.step(entry.handle) == entry.step_from(x) == lib.FR_OK
-    fast = lib.FR_OK if compiled_one else lib.FR_OTHER_ARRAY
-    assert entry.step_array(entry.handle, id(x)) == fast
-    for other in (x[0], x.astype(np.float64), draw(5, 2).T):
-        assert entry.step_array(entry.handle, id(other)) == lib.FR_OTHER_ARRAY
-    assert entry.take() == lib.FR_OK
-    assert entry.take() == entry.step(entry.handle) == entry.step_from(x) == lib.FR_BUSY
-    if compiled_one:
-        assert entry.step_array(entry.handle, id(x)) == lib.FR_BUSY
-    entry.release()
-    assert entry.take() == lib.FR_OK
+    stream = make(5, 9, seed=0).stream(2)
+    step, step_from, x = stream._step, stream._entry.step_from, draw(2, 5)
+    fast = lib.FR_OK if make.target.backend != "numpy" else lib.FR_OTHER_ARRAY
+    assert (step(None), step_from(x), step(x)) == (lib.FR_OK, lib.FR_OK, fast)
+    for other in (x[0], x.astype(np.float64), draw(5, 2).T, x.tolist(), x.view(Subclass)):
+        assert step(other) == lib.FR_OTHER_ARRAY
+    assert lib.fr_stream_take(stream._handle) == lib.FR_OK
+    busy = lib.FR_BUSY if fast == lib.FR_OK else fast
+    assert lib.fr_stream_take(stream._handle) == lib.FR_BUSY
+    assert (step(None), step_from(x), step(x)) == (lib.FR_BUSY, lib.FR_BUSY, busy)
+    lib.fr_stream_release(stream._handle)
+    assert step(None) == lib.FR_OK
 
 
 def test_an_interrupted_step_of_the_specification_leaves_the_state(draw: Draw, monkeypatch) -> None:
@@ -362,14 +361,14 @@ def test_a_busy_stream_stops_its_group_and_a_busy_group_its_streams(
     x = draw(3, 5)
     for stream in group.streams:
         before = [other.state for other in group.streams]
-        assert stream._entry.take() == lib.FR_OK
+        assert lib.fr_stream_take(stream._handle) == lib.FR_OK
         for call in (group.step, lambda: group.step(x), lambda: group.step(x.view(Subclass))):
             with pytest.raises(fr.StreamBusyError, match="a stream of this group is in use"):
                 call()
-        stream._entry.release()
+        lib.fr_stream_release(stream._handle)
         for other, state in zip(group.streams, before, strict=True):  # and the others are free
             np.testing.assert_array_equal(other.state.c, state.c)
-    assert group._entry.take() == lib.FR_OK
+    assert lib.fr_stream_take(group._handle) == lib.FR_OK
     for stream in group.streams:
         with pytest.raises(fr.StreamBusyError, match="this stream is in use"):
             stream.step(x[:1])
@@ -377,7 +376,7 @@ def test_a_busy_stream_stops_its_group_and_a_busy_group_its_streams(
         group.step(x)
     with pytest.raises(fr.StreamBusyError):
         fr.StreamGroup(group.streams[1:]).step(x[1:])
-    group._entry.release()
+    lib.fr_stream_release(group._handle)
     group.step(x)
     group.streams[0].step(x[:1])
 

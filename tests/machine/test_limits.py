@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fusedrnn.machine.limits import load
+from fusedrnn.machine.limits import Machine, load
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "example-machine.json"
 
@@ -102,3 +102,57 @@ def test_what_is_no_machine_file(raw: bytes, message: str, tmp_path: Path) -> No
     path.write_bytes(raw)
     with pytest.raises((TypeError, ValueError), match=message):
         load(path)
+
+
+LONG, WILD = "x" * 50_000, "a\n\x1b[31m\ud800"
+
+
+@pytest.mark.parametrize("text", [LONG, WILD], ids=["long", "wild"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("caches",),
+        ("capacity",),
+        ("limits",),
+        ("limits", "avx2"),
+        ("limits", "avx2", "bandwidth"),
+    ],
+)
+def test_a_key_of_any_text_is_named_on_one_short_line(
+    keys: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    data = copy.deepcopy(json.loads(EXAMPLE.read_text()))
+    put(*keys, text, value=-1)(data)
+    path = tmp_path / "machine.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises((TypeError, ValueError)) as caught:
+        load(path)
+    message = str(caught.value).removeprefix(str(path))
+    assert message.isprintable()
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("cores", 10**5000),
+        ("cpu", LONG),
+        ("cpu", WILD),
+        ("isas", [LONG] * 2),
+        ("schema_version", LONG),
+    ],
+    ids=["cores", "long cpu", "wild cpu", "isas", "version"],
+)
+def test_a_value_of_any_length_is_named_on_one_short_line(key: str, value: Any) -> None:
+    data = json.loads(EXAMPLE.read_text()) | {key: value}
+    with pytest.raises((TypeError, ValueError), match=f"^{key}: ") as caught:
+        Machine.from_dict(data)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 200
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "machine.json"
+    path.write_bytes(b"\xef\xbb\xbf" + EXAMPLE.read_bytes())
+    assert load(path) == load(EXAMPLE)

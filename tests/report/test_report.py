@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from contextlib import suppress
 from html.parser import HTMLParser
 from itertools import groupby
@@ -19,23 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarking import arguments
+from benchmarking import bench
 
-from fusedrnn.bench.console import console
+from fusedrnn.bench import run as verbs
 from fusedrnn.bench.environment import commit
 from fusedrnn.bench.measure import limits
-from fusedrnn.bench.run import _Progress, run
+from fusedrnn.bench.run import Outputs, _Progress
 from fusedrnn.files import write_file
 from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
+from fusedrnn.report.console import make_console, show_results
+from fusedrnn.report.engines import ENGINES, LIBRARIES
+from fusedrnn.report.plots import available_plots
 from fusedrnn.report.results import GROUPS as ALL_GROUPS
-from fusedrnn.report.results import LABELS as ALL_LABELS
-from fusedrnn.report.results import LIBRARIES, PLAIN, Measure
+from fusedrnn.report.results import Measure
 from fusedrnn.report.text import duration, error, ratio, share, size, span
 
 #: What is measured without other libraries and several threads.
 GROUPS = [group for group in ALL_GROUPS if group.name != "threads"]
-LABELS = [name for name in ALL_LABELS if name not in LIBRARIES]
+OWN = [name for name in ENGINES if name not in LIBRARIES]
 PLOTS_HERE = ["speedup", "networks", "step-time", *(["roofline"] if limits() else [])]
 
 
@@ -66,6 +69,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-q", "-ppytest_benchmark.plugin"]
     command += ["-pno:cacheprovider", "--pyargs", "fusedrnn.bench", "--benchmark-json=out.json"]
     shapes = "X32-H32 or X65-H200 and step or X40-H96 and batch or gru and ragged or beginning"
+    shapes += " or streams-T1-B4"
     family = "(lstm-T or before or clockwork) and (X64-H64 and step or X128-H128 and T50)"
     command += ["-k", f"{shapes} or {family}"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "80"}
@@ -117,12 +121,12 @@ def cells(row: str) -> int:
 class TestResults:
     def test_every_row_and_engine(self, results: dict[str, Any]) -> None:
         parsed = parse(results)
-        assert parsed.engines == LABELS
+        assert parsed.engines == OWN
         assert parsed.failures == {}
         for group in GROUPS:
             assert parsed.in_group(group.name), group.name
         for row in parsed.rows:
-            expected = set(LABELS) - ({"naive"} if "kernel" in row.group else set())
+            expected = set(OWN) - ({"naive"} if "kernel" in row.group else set())
             assert set(row.measures) == expected
             assert row.speedup("c") is not None
             for measure in row.measures.values():
@@ -136,7 +140,8 @@ class TestResults:
         for group in GROUPS:
             networks = [row.network for row in parsed.in_group(group.name)]
             assert len([*groupby(networks)]) == len(set(networks))
-            assert group.name == "ragged" or PLAIN in networks
+            plain = [row.plain for row in parsed.in_group(group.name)]
+            assert group.name == "ragged" or any(plain)
         assert len({row.network for row in parsed.rows}) == 4
 
     @pytest.mark.skipif(limits() is None, reason="the limits of this machine cannot be measured")
@@ -151,22 +156,57 @@ class TestResults:
                 # The limits may have been measured while the machine was slower.
                 assert measure.reached is None or 0 < measure.reached < 2
 
-    def test_before_there_were_other_cells(self, results: dict[str, Any]) -> None:
-        old = copy.deepcopy(results)
-        info = [each["extra_info"] for each in old["benchmarks"]]
-        kept = [each.get("network") == PLAIN for each in info]
-        old["benchmarks"] = [each for each, keep in zip(old["benchmarks"], kept) if keep]
-        for benchmark in old["benchmarks"]:
-            for name in ("network", "lengths", "floor"):
-                del benchmark["extra_info"][name]
-        del old["fusedrnn"]["machine"]
-        files = render(old)
-        Page(files["index.html"].decode())
-        assert "of the limit" not in files["report.md"].decode()
-        assert 'class="network"' not in files["index.html"].decode()
-        verdicts = [change.verdict for change in compare(old, results)]
-        assert verdicts.count("within noise") == sum(kept)
-        assert verdicts.count("only in new") == len(kept) - sum(kept)
+    @pytest.mark.parametrize(
+        ("place", "value"),
+        [
+            (("benchmarks", 0, "stats", "median"), 10**400),
+            (("benchmarks", 0, "stats", "median"), 0),
+            (("benchmarks", 0, "stats", "q1"), -1.0),
+            (("benchmarks", 0, "stats", "q3"), float("inf")),
+            (("benchmarks", 0, "extra_info", "flops"), float("nan")),
+            (("benchmarks", 0, "extra_info", "passes"), [0.0]),
+            (("benchmarks", 0, "extra_info", "options"), [1]),
+            (("benchmarks", 0, "group"), "nosuch"),
+            (("fusedrnn", "schema"), 0),
+            (("fusedrnn", "passes"), float("inf")),
+            (("fusedrnn", "failures"), 3),
+        ],
+        ids=lambda value: str(value)[:20],
+    )
+    def test_a_number_that_is_none_is_one_line(
+        self,
+        results: dict[str, Any],
+        place: tuple[Any, ...],
+        value: Any,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        wrong = copy.deepcopy(results)
+        inner = wrong
+        for key in place[:-1]:
+            inner = inner[key]
+        assert place[-1] in inner
+        inner[place[-1]] = value
+        path = tmp_path / "wrong.json"
+        path.write_text(json.dumps(wrong))
+        assert bench("diff", path, path) == 2
+        said = capsys.readouterr().err
+        assert "wrong.json" in said
+        assert said.count("\n") == 1
+
+    def test_text_of_others_is_no_markup(
+        self, results: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        odd = copy.deepcopy(results)
+        for benchmark in odd["benchmarks"]:
+            benchmark["extra_info"].update(network="[/bold]LSTM", title="[red]H=1")
+        odd["fusedrnn"]["environment"]["cpu"] = "[/]"
+        path = tmp_path / "odd.json"
+        path.write_text(json.dumps(odd))
+        assert bench("diff", path, path) == 0
+        show_results(make_console(), parse(odd))
+        said = capsys.readouterr().out
+        assert "[/bold]LSTM" in said and "[red]H=1" in said
 
     def test_names_no_host_no_user_and_no_path(self, results: dict[str, Any]) -> None:
         assert "node" not in results["machine_info"]
@@ -322,7 +362,7 @@ class TestReport:
 
 
 def measure(median: float, iqr: float = 0.1) -> Measure:
-    return Measure(median, median - iqr / 2, median + iqr / 2, 10, 1, 1.0, 0.0, 0.0, None)
+    return Measure(median, median - iqr / 2, median + iqr / 2, 10, 1.0, 0.0, 0.0, None)
 
 
 class TestCompare:
@@ -353,7 +393,7 @@ class TestCompare:
         paths = [tmp_path / "old.json", tmp_path / "new.json"]
         for path, content in zip(paths, (results, new), strict=True):
             path.write_text(json.dumps(content))
-        assert run(arguments(compare=paths)) == 0
+        assert bench("diff", *paths) == 0
         said = capsys.readouterr().out
         for verdict_ in ("slower", "faster", "only in old", "within noise"):
             assert verdict_ in said
@@ -362,7 +402,7 @@ class TestCompare:
     def test_in_ascii(self, results: dict[str, Any], tmp_path: Path) -> None:
         (tmp_path / "a.json").write_text(json.dumps(results))
         done = from_process(
-            *("--compare", "a.json", "a.json"),
+            *("diff", "a.json", "a.json"),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONIOENCODING": "ascii"},
@@ -376,7 +416,7 @@ class TestCompare:
         (tmp_path / "a.json").write_text(json.dumps(results))
         reading, writing = os.pipe()
         os.close(reading)
-        done = from_process("--compare", "a.json", "a.json", cwd=tmp_path, stdout=writing)
+        done = from_process("diff", "a.json", "a.json", cwd=tmp_path, stdout=writing)
         os.close(writing)
         assert (done.returncode, done.stderr) == (141, "")
 
@@ -391,7 +431,7 @@ class TestRun:
     ) -> None:
         monkeypatch.setattr("fusedrnn.bench.run._measured", lambda *_, **__: results)
         folder = tmp_path / "new" / "report"
-        assert run(arguments(report=folder, json=tmp_path / "results.json")) == 0
+        assert bench("run", "--report", folder, "--json", tmp_path / "results.json") == 0
         assert {path.name for path in folder.iterdir()} == set(render(results))
         assert json.loads((tmp_path / "results.json").read_text()) == results
         assert load(folder / "results.json") == results
@@ -408,19 +448,16 @@ class TestRun:
         lame = copy.deepcopy(results)
         lame["fusedrnn"]["failures"] = {"test_sequence[numba]": "[no luck]"}
         monkeypatch.setattr("fusedrnn.bench.run._measured", lambda *_, **__: lame)
-        assert run(arguments()) == 1
+        assert bench("run") == 1
         assert "not measured: test_sequence[numba]: [no luck]" in capsys.readouterr().out
 
     def test_one_pass_for_real(self, tmp_path: Path) -> None:
         code = (
-            "import sys, argparse\n"
-            "from pathlib import Path\n"
+            "import sys\n"
             "import fusedrnn.bench.session as session\n"
-            "from fusedrnn.bench.run import run\n"
+            "from fusedrnn.cli import main\n"
             "session.QUICK_PASSES = 1\n"
-            "sys.exit(run(argparse.Namespace(quick=True, report=Path('report'), json=None, "
-            "isa='baseline', compare=None, peers=False, long=False, latency=False, threads=None, "
-            "cases=None, steps=None)))"
+            "sys.exit(main('bench run --quick --isa baseline --report report'.split()))"
         )
         # Somebody's pytest settings have no say.
         (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n")
@@ -440,7 +477,7 @@ class TestRun:
         assert parsed.passes == 1
         assert {m.isa for row in parsed.rows for m in row.measures.values()} == {None, "baseline"}
         page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
-        assert "fusedrnn bench --quick" in page
+        assert "fusedrnn bench run --quick" in page
         assert {path.name for path in tmp_path.iterdir()} == {"pytest.ini", "report"}
 
     @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
@@ -449,7 +486,7 @@ class TestRun:
         os.close(reading)
         environment = {**os.environ, "PYTHONIOENCODING": encoding}
         done = from_process(
-            *("--quick", "--json", "new.json"), cwd=tmp_path, stdout=writing, env=environment
+            *("run", "--quick", "--json", "new.json"), cwd=tmp_path, stdout=writing, env=environment
         )
         os.close(writing)
         assert (done.returncode, done.stderr) == (141, "")
@@ -473,6 +510,7 @@ class TestRun:
         assert list(failures) == [
             "test_step_from_python[lstm-T1-B1-X32-H32-numba]",
             "test_step_kernel[lstm-T1-B1-X32-H32-numba]",
+            "test_call[lstm-call-T1-B1-X32-H32-numba]",
             "test_sequence[lstm-T100-B1-X32-H32-numba]",
             "test_acts[beginning-numba]",
         ]
@@ -494,14 +532,14 @@ class TestRun:
 
         monkeypatch.setattr("pytest.main", session)
         with pytest.raises(RuntimeError, match="the measurement broke off"):
-            run(arguments(json=tmp_path / "new.json"))
+            verbs.run(outputs=Outputs(json=tmp_path / "new.json"))
         assert list(tmp_path.iterdir()) == []
 
     def test_interrupt_leaves_nothing(self, tmp_path: Path) -> None:
         # A shell starts its background jobs deaf to Ctrl-C, and this suite may be one.
         code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         code += "from fusedrnn.cli import main; sys.exit(main())"
-        command = [sys.executable, "-u", "-c", code, "bench", "--report", "report"]
+        command = [sys.executable, "-u", "-c", code, "bench", "run", "--report", "report"]
         process = subprocess.Popen(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -515,8 +553,12 @@ class TestRun:
         assert "Traceback" not in err
         assert list((tmp_path / "report").iterdir()) == []
 
-    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(self) -> None:
-        progress = _Progress(console())
+    def test_an_interrupt_that_was_swallowed_ends_it_all_the_same(
+        self, request: pytest.FixtureRequest
+    ) -> None:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
+        progress = _Progress(make_console())
         progress.started(2, 1.0)
         with progress.listening():
             progress.finished(0, 0.5)
@@ -540,6 +582,127 @@ class TestRun:
             write_file(path, b"new")
         assert path.read_bytes() == b"old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+class TestConsole:
+    @pytest.mark.parametrize("columns", ["20", "60", "200"])
+    def test_nothing_is_lost_on_a_narrow_terminal(
+        self,
+        results: dict[str, Any],
+        columns: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", columns)
+        parsed = parse(results)
+        show_results(make_console(), parsed)
+        said = capsys.readouterr().out
+        for row in parsed.rows:
+            (line,) = [
+                each
+                for each in said.splitlines()
+                if each.strip().startswith(f"{row.title} ")
+                and duration(row.measures["c"].median) in each
+            ][:1]
+            for measure in row.measures.values():
+                assert duration(measure.median) in line
+        assert "\N{HORIZONTAL ELLIPSIS}" not in said
+
+    def test_rows_stand_under_the_name_of_their_cell(
+        self, results: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        only = copy.deepcopy(results)
+        only["benchmarks"] = [
+            each for each in only["benchmarks"] if each["extra_info"]["cell"] == "clockwork"
+        ]
+        parsed = parse(only)
+        show_results(make_console(), parsed)
+        said = capsys.readouterr().out
+        assert "LSTM" not in said
+        assert "Clockwork RNN 1-2-4-8" in said
+
+    def test_one_cell_alone_has_no_empty_legend(self, results: dict[str, Any]) -> None:
+        only = copy.deepcopy(results)
+        only["benchmarks"] = [
+            each for each in only["benchmarks"] if each["extra_info"]["cell"] == "clockwork"
+        ]
+        assert not {"speedup", "step-time"} & set(available_plots(parse(only)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            render(only)
+
+
+class TestOutputs:
+    def test_json_on_standard_output_is_alone_there(
+        self, results: dict[str, Any], tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.json").write_text(json.dumps(results))
+        code = (
+            "import json, sys\n"
+            "from fusedrnn.bench import run as verbs\n"
+            "from fusedrnn.cli import main\n"
+            "results = json.load(open('a.json'))\n"
+            "verbs._measured = lambda *_: results\n"
+            "sys.exit(main(['bench', 'run', '--json', '/dev/stdout']))"
+        )
+        log = tmp_path / "log"
+        log.write_text("what was there before\n")
+        with log.open("a") as file:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                cwd=tmp_path,
+                stdout=file,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+        assert done.returncode == 0, done.stderr
+        before, _, rest = log.read_text().partition("\n")
+        assert before == "what was there before"
+        assert json.loads(rest) == results
+        assert "One sequence" in done.stderr
+
+    @pytest.mark.parametrize("option", ["--json", "--report"])
+    def test_results_are_kept_when_they_cannot_be_written(
+        self,
+        results: dict[str, Any],
+        option: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(verbs, "_measured", lambda *_: results)
+        monkeypatch.setattr(verbs, "write_file", full)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
+        (tmp_path / "kept").mkdir()
+        assert bench("run", option, tmp_path / "out") == 2
+        said = capsys.readouterr().err
+        (kept,) = (tmp_path / "kept").iterdir()
+        assert option in said and "No space left on device" in said and str(kept) in said
+        assert json.loads(kept.read_text()) == results
+
+    def test_results_are_kept_when_the_report_cannot_be_made(
+        self,
+        results: dict[str, Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def broken(*_: object) -> None:
+            raise RuntimeError("no fonts")
+
+        monkeypatch.setattr(verbs, "_measured", lambda *_: results)
+        monkeypatch.setattr("fusedrnn.report.render", broken)
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        assert bench("run", "--report", tmp_path / "out") == 2
+        said = capsys.readouterr().err
+        assert "no fonts" in said
+        (kept,) = tmp_path.glob("*.json")
+        assert str(kept) in said
+        assert json.loads(kept.read_text()) == results
 
 
 class TestText:

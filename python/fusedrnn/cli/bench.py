@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from fusedrnn.cli.options import WHOLE, Command, Group, OutputFile
 
 __all__ = ["bench"]
 
@@ -15,33 +17,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FILE = click.Path(path_type=Path)
 
 
-class _Command(click.Command):
-    """A command whose help ends with examples."""
-
-    def __init__(self, *args: Any, examples: Sequence[str] = (), **rest: Any) -> None:
-        super().__init__(*args, **rest)
-        self.examples = examples
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Examples"):
-            for line in self.examples:
-                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
-
-
 def _options(*names: str) -> Callable[[Function], Function]:
     """The options of these names, which several verbs have."""
     every = {
-        "quick": click.option("--quick", is_flag=True, help="Fewer shapes and passes."),
-        "long": click.option("--long", is_flag=True, help="Also shapes that take minutes each."),
+        "quick": click.option("--quick", is_flag=True, help="fewer shapes and passes"),
+        "long": click.option("--long", is_flag=True, help="also shapes that take minutes each"),
         "cases": click.option(
             "--cases",
             metavar="PATTERN",
-            help="Only shapes whose names have this, with * and ?.",
+            help="only shapes whose names have this, with * and ?",
         ),
-        "isa": click.option("--isa", metavar="NAME", help="Use this instruction set."),
-        "report": click.option("--report", metavar="DIR", type=FILE, help="Write a report to DIR."),
+        "isa": click.option("--isa", metavar="NAME", help="use this instruction set"),
+        "report": click.option(
+            "--report", metavar="DIR", type=OutputFile(), help="write a report to DIR"
+        ),
         "json": click.option(
-            "--json", metavar="FILE", type=FILE, help="Write the results to FILE."
+            "--json", metavar="FILE", type=OutputFile(), help="write the results to FILE"
         ),
     }
 
@@ -53,7 +44,14 @@ def _options(*names: str) -> Callable[[Function], Function]:
     return decorated
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=[
+        "fusedrnn bench run --quick --report report",
+        "fusedrnn bench peers --summary > table.md",
+        "fusedrnn bench diff old.json new.json",
+    ],
+)
 def bench() -> None:
     """Measure the kernels on this machine.
 
@@ -62,7 +60,7 @@ def bench() -> None:
 
 
 @bench.command(
-    cls=_Command,
+    cls=Command,
     examples=[
         "fusedrnn bench run --quick --report report",
         "fusedrnn bench run --cases 'gru-*-B1-*' --json new.json",
@@ -70,7 +68,7 @@ def bench() -> None:
     ],
 )
 @_options("quick", "long", "cases")
-@click.option("--threads", metavar="N", type=int, help="Also measure some shapes with N threads.")
+@click.option("--threads", metavar="N", type=WHOLE, help="also measure some shapes with N threads")
 @_options("isa", "report", "json")
 def run(report: Path | None, json: Path | None, **given: Any) -> int:
     """What fusing brings: the kernels against naive NumPy."""
@@ -80,7 +78,7 @@ def run(report: Path | None, json: Path | None, **given: Any) -> int:
 
 
 @bench.command(
-    cls=_Command,
+    cls=Command,
     examples=[
         "fusedrnn bench peers --report report",
         "fusedrnn bench peers --quick --cases 'lstm-*-B16-*' --threads 1",
@@ -91,19 +89,19 @@ def run(report: Path | None, json: Path | None, **given: Any) -> int:
 @click.option(
     "--threads",
     metavar="N",
-    type=int,
-    help="Also measure some shapes with N threads (default: 2, if there are 2 cores).",
+    type=WHOLE,
+    help="also measure some shapes with N threads (default: 2, if there are 2 cores)",
 )
 @click.option(
     "--steps",
     metavar="N",
-    type=int,
-    help="Time so many single steps (default: 1000000; 100000 with --quick).",
+    type=WHOLE,
+    help="time so many single steps (default: 1000000; 100000 with --quick)",
 )
 @click.option(
     "--summary",
     is_flag=True,
-    help="Only a step, a sequence and a batch in three sizes: one table, in Markdown.",
+    help="only a step, a sequence and a batch in three sizes: one table, in Markdown",
 )
 @_options("isa", "report", "json")
 def peers(report: Path | None, json: Path | None, **given: Any) -> int:
@@ -117,19 +115,19 @@ def peers(report: Path | None, json: Path | None, **given: Any) -> int:
 
 
 @bench.command(
-    cls=_Command,
+    cls=Command,
     examples=[
         "fusedrnn bench latency --quick",
         "fusedrnn bench latency --peers --report report",
     ],
 )
-@click.option("--peers", "versus", is_flag=True, help="Also the other libraries, where installed.")
-@click.option("--quick", is_flag=True, help="Fewer steps and rounds.")
+@click.option("--peers", "versus", is_flag=True, help="also the other libraries, where installed")
+@click.option("--quick", is_flag=True, help="fewer steps and rounds")
 @click.option(
     "--steps",
     metavar="N",
-    type=int,
-    help="Time so many steps (default: 1000000; 100000 with --quick).",
+    type=WHOLE,
+    help="time so many steps (default: 1000000; 100000 with --quick)",
 )
 @_options("isa", "report", "json")
 def latency(report: Path | None, json: Path | None, **given: Any) -> int:
@@ -143,7 +141,7 @@ def latency(report: Path | None, json: Path | None, **given: Any) -> int:
 
 
 @bench.command(
-    cls=_Command,
+    cls=Command,
     examples=[
         "fusedrnn bench stages",
         "fusedrnn bench stages --hidden 64 --hidden 256 --rounds 50",
@@ -152,11 +150,11 @@ def latency(report: Path | None, json: Path | None, **given: Any) -> int:
 @click.option(
     "--hidden",
     metavar="H",
-    type=int,
+    type=WHOLE,
     multiple=True,
-    help="A size, with as many inputs; can be given several times (default: 32, 128 and 512).",
+    help="a size, with as many inputs; can be given several times (default: 32, 128 and 512)",
 )
-@click.option("--rounds", metavar="N", type=int, help="Rounds of each stage (default: 25).")
+@click.option("--rounds", metavar="N", type=WHOLE, help="rounds of each stage (default: 25)")
 @_options("report", "json")
 def stages(report: Path | None, json: Path | None, **given: Any) -> int:
     """What each idea brings, from naive to fast."""
@@ -165,7 +163,7 @@ def stages(report: Path | None, json: Path | None, **given: Any) -> int:
     return verbs.stages(outputs=verbs.Outputs(report, json), **given)
 
 
-@bench.command(cls=_Command, examples=["fusedrnn bench diff old.json new.json"])
+@bench.command(cls=Command, examples=["fusedrnn bench diff old.json new.json"])
 @click.argument("old", metavar="OLD.json", type=FILE)
 @click.argument("new", metavar="NEW.json", type=FILE)
 def diff(old: Path, new: Path) -> int:

@@ -15,6 +15,7 @@ import click
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
 from fusedrnn.cli.output import FORMATS, SUFFIXES, Output, write
+from fusedrnn.counting.counts import MAX_RATE
 
 __all__ = [
     "CELL_OPTIONS",
@@ -39,8 +40,6 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: Steps per second beyond which figures per second could overflow.
-MAX_RATE = 1e18
 #: The largest float32.
 MAX_CLIP = 3.4028235e38
 
@@ -86,6 +85,12 @@ class Command(_Helpful):
     """A command of ``fusedrnn``."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        known = {flag for each in self.params for flag in each.opts}
+        for word in args[: args.index("--") if "--" in args else None]:
+            # One dash too few: click would read it as short options.
+            flag = f"-{word.partition('=')[0]}"
+            if len(flag) > 3 and flag[1] == "-" and flag in known:
+                raise click.NoSuchOption(flag[1:], possibilities=[flag], ctx=ctx)
         return super().parse_args(ctx, _as_click_reads(args))
 
 

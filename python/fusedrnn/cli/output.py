@@ -167,7 +167,7 @@ def _flag(parameter: click.Parameter) -> str:
     """What a parameter is called on the command line."""
     if isinstance(parameter, click.Option):
         return max(parameter.opts, key=len)
-    return parameter.human_readable_name
+    return parameter.human_readable_name.strip("[].")
 
 
 def _reason(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from fusedrnn.counting.explain import explain
 from fusedrnn.counting.operations import LayerCounts, Work, count_layers
 from fusedrnn.counting.result import Result, Table, figure_text
 
-__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "chosen_options", "count"]
+__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "count"]
 
 DIRECTIONS = ("forward", "reverse")
 #: Steps per second. Below, no figure per second is beyond a float.
@@ -123,7 +123,7 @@ class Complexity(Cost, Result):
         size = self.architecture
         options = "".join(
             f", {name} {_option_text(value)}"
-            for name, value in chosen_options(size).items()
+            for name, value in size.chosen().items()
             # The others have words of their own here, or are in the title of the cell.
             if name not in {"num_layers", "bidirectional", "bias", "coupled", "reset"}
         )
@@ -354,20 +354,20 @@ def _architecture(model: object, sizes: dict[str, Any]) -> Architecture:
     return architecture
 
 
-def _rate(rate: object) -> int | float | None:
+def _rate(rate: Any) -> int | float | None:
     if rate is None:
         return None
     if isinstance(rate, bool) or not isinstance(rate, numbers.Real):
         raise TypeError(f"rate must be a number, not {type(rate).__name__}")
-    if 0 < rate <= MAX_RATE:
-        # An int stays one: figures per second are then exact.
-        number = int(rate) if isinstance(rate, numbers.Integral) else float(rate)
-        if number:
-            return number
+    # An int stays one: figures per second are then exact.
+    exact = isinstance(rate, numbers.Integral)
+    value: Any = rate
+    if 0 < value <= MAX_RATE and float(value) > 0:
+        return int(value) if exact else float(value)
     raise ValueError(f"rate must be above 0 and at most {MAX_RATE:.0e}, got {_short(rate)}")
 
 
-def _short(number: numbers.Real) -> str:
+def _short(number: object) -> str:
     """A number for a message, whatever its size: Python refuses to write an int of very many digits."""
     try:
         text = str(number)
@@ -393,16 +393,6 @@ def _described(architecture: Architecture) -> Iterator[tuple[str, Any]]:
     for name, value in asdict(architecture).items():
         if name not in options - architecture.table.options:
             yield name, value
-
-
-def chosen_options(architecture: Architecture) -> dict[str, Any]:
-    """The options that are not at their default, in their order."""
-    return {
-        field.name: value
-        for field in fields(architecture)
-        if field.default is not MISSING
-        and (value := getattr(architecture, field.name)) != field.default
-    }
 
 
 def _option_text(value: Any) -> str:

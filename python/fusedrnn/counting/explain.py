@@ -46,7 +46,7 @@ def _alike(cost: Cost) -> Iterator[tuple[str, list[LayerCounts]]]:
 
 def _formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
     table, counts, work = cost.architecture.table, row.counts, row.work.peak
-    letters = str(cost.architecture.peephole)
+    letters = cost.architecture.peephole_gates
     gates, own, looks = len(table.gates), len(table.own_recurrent_bias), len(letters)
     projection = "+D_h*D_n" if counts.projection_weights else ""
     peepholes = f"+{looks}*D_n" if looks else ""

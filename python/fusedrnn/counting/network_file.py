@@ -21,6 +21,7 @@ from fusedrnn.cells import CELLS
 from fusedrnn.counting.counts import count
 from fusedrnn.counting.network import FIGURES, TIED, Array, Layer, Network, Published, Tied
 from fusedrnn.counting.result import Figure
+from fusedrnn.errors import ArchitectureError
 
 __all__ = ["KINDS", "PRINTED", "PUBLISHED_KEYS", "keys_of", "load", "parse"]
 
@@ -427,7 +428,7 @@ def _recurrent(table: _Table, width: int, _before: dict[str, Layer]) -> _Made:
     try:
         architecture = Architecture(table.values["kind"], input_size=width or 1, **options)
         complexity = count(architecture)
-    except (TypeError, ValueError) as error:
+    except ArchitectureError as error:
         raise _with_toml_key(table, error) from None
     macs, peak = complexity.macs_per_step, complexity.peak_macs_per_step
     if not width:
@@ -482,15 +483,12 @@ def _options(cell: str) -> dict[str, str]:
     }
 
 
-def _with_toml_key(table: _Table, error: Exception) -> ValueError:
+def _with_toml_key(table: _Table, error: ArchitectureError) -> ValueError:
     """The error of an architecture, with the keys of this table instead of the names of its fields."""
-    message = str(error)
+    reason = error.reason
     for field, key in SPELLING.items():
-        message = re.sub(rf"\b{field}\b", key, message)
-    key, _, rest = message.partition(" ")
-    if key.rstrip(":") in table.values:
-        return table.error(key.rstrip(":"), rest)
-    return ValueError(f"{table.path}: {message}")
+        reason = re.sub(rf"\b{field}\b", key, reason)
+    return table.error(SPELLING.get(error.field, error.field), reason)
 
 
 #: Every kind of layer, and what reads it.

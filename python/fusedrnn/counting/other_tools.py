@@ -25,6 +25,7 @@ from typing import Any
 from fusedrnn.architecture import Architecture
 from fusedrnn.counting.counts import Complexity, count
 from fusedrnn.counting.result import Result, Table
+from fusedrnn.formats.layouts import LAYOUTS
 
 __all__ = ["CONVENTIONS", "TOOLS", "Comparison", "Measured", "Reading", "Term", "Tool", "compare"]
 
@@ -565,7 +566,7 @@ def compare(
             raise ValueError(f"tools must be some of {', '.join(TOOLS)}, got {name!r}")
     if not chosen:
         raise ValueError("tools must name at least one tool, got none")
-    for name in ("lengths", "dtype", "rate", "backward"):
+    for name in ("lengths", "weight_dtype", "rate", "backward"):
         if name in sizes:
             raise TypeError(f"{name} is not compared: tools count a forward pass of equal lengths")
     if isinstance(model, str):
@@ -578,16 +579,20 @@ def compare(
     return Comparison(exact, _module_call(exact.architecture), "", readings)
 
 
-#: The cells that PyTorch has, and what it calls them.
-_MODULES = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU"}
 #: Fields of an architecture that a module takes as they are.
 _SIZES = ("input_size", "hidden_size", "num_layers", "bidirectional", "proj_size")
 
 
+def _torch_class(architecture: Architecture) -> str:
+    """What PyTorch calls the cell, in whatever form; "" if PyTorch has no such cell."""
+    layouts = (each for each in LAYOUTS if each.framework == "torch")
+    return next((each.layer_class for each in layouts if each.cell == architecture.cell), "")
+
+
 def _not_in_torch(architecture: Architecture) -> str:
     """Why PyTorch has no such model; "" if it has one."""
-    module = _MODULES.get(architecture.cell)
-    if module is None:
+    module = _torch_class(architecture)
+    if not module:
         return f"PyTorch has no {architecture.table.title}"
     allowed: dict[str, tuple[Any, ...]] = {
         "bias": ("none", "double"),
@@ -625,7 +630,7 @@ def _module_call(architecture: Architecture) -> str:
         repr(value) if name in {"input_size", "hidden_size"} else f"{name}={value!r}"
         for name, value in _arguments(architecture).items()
     )
-    return f"torch.nn.{_MODULES[architecture.cell]}({arguments})"
+    return f"torch.nn.{_torch_class(architecture)}({arguments})"
 
 
 def _model(exact: Complexity) -> tuple[Any, Any]:
@@ -633,7 +638,7 @@ def _model(exact: Complexity) -> tuple[Any, Any]:
     torch, size = import_module("torch"), exact.architecture
     place = {"device": "cpu", "dtype": torch.float32}
     with torch.random.fork_rng(devices=[]):
-        module = getattr(torch.nn, _MODULES[size.cell])(**_arguments(size), **place)
+        module = getattr(torch.nn, _torch_class(size))(**_arguments(size), **place)
     x = torch.zeros(exact.steps, exact.batch, size.input_size, **place)
     return torch.nn.Sequential(module).eval(), x
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import get_args
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +14,32 @@ from fusedrnn.architecture import Architecture, Kind
 from fusedrnn.arrays import Array
 from fusedrnn.weights import Weights
 
-__all__ = ["Engine", "Lengths", "by_direction"]
+__all__ = ["Call", "Engine", "Lengths", "by_direction"]
 
 Lengths = npt.NDArray[np.int64]
+
+
+@dataclass(slots=True)
+class Call:
+    """What a layer asks of an engine: checked arrays, of headers that nobody else can reach.
+
+    Attributes
+    ----------
+    x
+        (T, B, X), of any strides but in the last axis.
+    y
+        (T, B, D * R), likewise; written. It does not overlap x.
+    state
+        Each (L * D, B, ·), without gaps: the state before the call, and after it.
+    lengths
+        (B,), if sequences have lengths of their own: y is not written past a sequence's end, and its state is that
+        of its own last step.
+    """
+
+    x: Array
+    y: Array
+    state: Sequence[Array]
+    lengths: Lengths | None = None
 
 
 class Engine(ABC):
@@ -33,14 +57,17 @@ class Engine(ABC):
     isa: str | None
 
     @abstractmethod
-    def run(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
-    ) -> None:
-        """From x (T, B, X) and state, each (L * D, B, ·), to y (T, B, D * R) and the state after it.
+    def run(self, call: Call) -> None:
+        """Compute a call: from its x and state to its y and the state after it.
 
-        ``state`` is written in place; ``x`` and ``y`` do not overlap. With lengths (B,), y is not written
-        past a sequence's end, and its state is that of its own last step.
+        After an exception, an interrupt among them, y and the state hold nothing of use.
         """
+
+    def plain(
+        self, call: Call, state_type: type[Any], x: Array, y: Array, state: Sequence[Array]
+    ) -> Any:
+        """A faster way to run calls like this one, if the engine has one: see :class:`compiled.PlainCall`."""
+        return None
 
 
 def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from math import inf
 from time import perf_counter
@@ -15,27 +14,39 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import COMPILED_ACTIVATIONS
-from fusedrnn.engines.base import Engine, Lengths, by_direction
-from fusedrnn.engines.native import active_isa, find_kernel, isas, pointer, reads_arrays, strided
-from fusedrnn.engines.packing import aligned, packed
-from fusedrnn.engines.threads import (
-    LONG_STEP_SECONDS,
-    SHARED_GAIN,
-    WAKING_SECONDS,
-    Model,
-    Threads,
-    meeting_seconds,
+from fusedrnn.engines.base import Call, Engine, Lengths, by_direction
+from fusedrnn.engines.native import (
+    active_isa,
+    address,
+    arrays,
+    find_kernel,
+    isas,
+    pointer,
+    reads_arrays,
+    strided,
 )
+from fusedrnn.engines.packing import aligned, packed
+from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
-__all__ = ["Compiled"]
+__all__ = ["Compiled", "PlainCall"]
 
 #: Which gates have peepholes, as bits: enum fr_peephole of csrc/api.h.
 PEEPHOLES = {"i": 1, "f": 2, "o": 4}
 
 #: How much of a stack's sequence is run through all its layers at a time.
 PIECE_FLOATS = 2**18
+
+#: How much work is done before an interrupt is heard: a tenth of a second or two, up to a second where weights come
+#: from memory.
+PIECE_MULTIPLY_ADDS = 2**31
+
+#: Steps so long are timed once: beside them barriers do not count, whatever the caches hold.
+LONG_STEP_SECONDS = 1e-3
+
+#: The numbers of shapes for which "auto" remembers its choice.
+MAX_CHOSEN = 256
 
 
 class Compiled(Engine):
@@ -62,15 +73,19 @@ class Compiled(Engine):
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
+        self.plan.lanes = self._lanes
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
         self.plan.panels = panels
+        self._multiply_adds = sum(weight.size for weight in weights.values() if weight.ndim == 2)
         self._threads = threads
-        self._models: dict[int, Model] = {}
+        self._step_time: dict[int, float] = {}
+        self._chosen: dict[tuple[int, int], int] = {}
         self._idle: list[_Call] = []
         self._second = "".join(each.kind for each in architecture.table.states[1:])
-        # What goes from layer to layer is as long as the sequence: pieces bound it, and keep the bits.
-        self._in_pieces = architecture.num_layers > 1 and not architecture.bidirectional
+        # A long sequence is run in pieces, with the same bits: what goes from layer to layer is then no longer than
+        # a piece, and an interrupt is heard between two of them. The reverse direction cannot be cut.
+        self._in_pieces = not architecture.bidirectional
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -154,43 +169,32 @@ class Compiled(Engine):
         self._alive.append(array)
         return pointer(array)
 
-    def threads(self, batch: int) -> int:
-        """How many threads compute a batch of that size; for "auto" it is measured the first time."""
-        return self._model(batch).threads if self._threads == "auto" else self._threads
-
-    def _model(self, batch: int) -> Model:
-        model = self._models.get(batch) or self._measured(batch)
-        if model is None:  # the team is at work for somebody else: measured another time
-            return Model(1, 0.0)
-        self._models[batch] = model
-        return model
-
-    def _measured(self, batch: int) -> Model | None:
-        """The number of threads for which a model says the least: the work of a step is shared, its meetings are not."""
-        cores = len(os.sched_getaffinity(0))
-        if cores == 1 or batch == 0:
-            return Model(1, 0.0)
-        plan, a = self.plan, self._architecture
-        work = self._step_seconds(batch)
-        # Directions side by side need no meetings.
-        meetings = (
-            0 if a.bidirectional else a.num_layers * (2 if plan.panels.dependent_panels else 1)
-        )
-        seconds = {1: work / SHARED_GAIN}
-        share = 1.0
-        for threads in range(2, min(cores, lib.FR_MAX_THREADS) + 1):
-            parts = threads // a.directions if a.bidirectional else threads
-            largest = -(-plan.panels.blocks // parts) / plan.panels.blocks / a.directions
-            if largest >= share:  # no less work for anybody than with fewer threads
-                continue
-            share = largest
-            meeting = meeting_seconds(threads)
-            if meeting is None:
-                return None
-            seconds[threads] = work * largest + meetings * meeting
-        return Model(min(seconds, key=seconds.__getitem__), work)
+    def threads(self, steps: int, batch: int) -> int:
+        """How many threads compute a call of that shape; for "auto" it is measured the first time."""
+        if self._threads != "auto":
+            return self._threads if self._threads == 1 else min(self._threads, usable_cores())
+        if steps == 0 or batch == 0 or usable_cores() == 1:
+            return 1
+        chosen = self._chosen.get((steps, batch))
+        if chosen is None:
+            chosen = choose_threads(self.plan, steps, batch, self._step_seconds(batch))
+            if chosen is None:  # the pool is at work for somebody else: measured another time
+                return 1
+            if len(self._chosen) >= MAX_CHOSEN:
+                self._chosen.clear()
+            self._chosen[steps, batch] = chosen
+        return min(chosen, usable_cores())
 
     def _step_seconds(self, batch: int) -> float:
+        """What a step takes one thread; measured the first time."""
+        seconds = self._step_time.get(batch)
+        if seconds is None:
+            if len(self._step_time) >= MAX_CHOSEN:
+                self._step_time.clear()
+            seconds = self._step_time[batch] = self._measured_step(batch)
+        return seconds
+
+    def _measured_step(self, batch: int) -> float:
         """What a step takes one thread, of a short sequence of zeros."""
         a, steps = self._architecture, 2
         x = np.zeros((steps, batch, a.input_size), FLOAT32)
@@ -213,7 +217,7 @@ class Compiled(Engine):
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
     ) -> _Call:
         """A call over these arrays, to be run as often as wanted, while they live."""
-        return self._bound(x, y, state, lengths, self.threads(x.shape[1]))
+        return self._bound(x, y, state, lengths, self.threads(*x.shape[:2]))
 
     def _bound(
         self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
@@ -229,8 +233,8 @@ class Compiled(Engine):
             q.steps, q.batch, q.threads = steps, batch, threads
             # Threads that were asked for are used; those of a model only where it is faster.
             auto = threads > 1 and self._threads == "auto"
-            q.wakes = not auto or steps * self._model(batch).step_seconds > WAKING_SECONDS
-            floats = lib.fr_workspace_floats(self.plan, steps, batch, threads)
+            q.wakes = not auto or steps * self._step_seconds(batch) > WAKING_SECONDS
+            floats = lib.fr_bind_shape(self.plan, q)
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
                 q.workspace = pointer(call.workspace)
@@ -249,37 +253,58 @@ class Compiled(Engine):
         )
         return call
 
-    def run(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
-    ) -> None:
+    def _steps_at_once(self, call: Call) -> int:
+        """How many steps of a call are run without a look at interrupts."""
+        if not self._in_pieces or call.lengths is not None:
+            return len(call.x)
+        return self._piece_steps(call.x.shape[1], call.y.shape[2])
+
+    def run(self, call: Call) -> None:
         """See :class:`Engine`. The GIL is released inside."""
+        x, y, state, lengths = call.x, call.y, call.state, call.lengths
         length = len(x)
-        steps = length
-        if self._in_pieces and lengths is None:
-            steps = max(PIECE_FLOATS // max(y[:1].size, 1), 64)
+        steps = self._steps_at_once(call)
         if length <= steps:
             self._run(x, y, state, lengths)
             return
-        before = [array.copy() for array in state]
-        try:
-            for start in range(0, length, steps):
-                piece = slice(start, start + steps)
-                self._run(x[piece], y[piece], state, None)
-        except BaseException:  # an interrupt between two pieces leaves a stream's state as it was
-            for array, values in zip(state, before, strict=True):
-                array[...] = values
-            raise
+        for start in range(0, length, steps):
+            piece = slice(start, start + steps)
+            self._run(x[piece], y[piece], state, None)
+
+    def plain(
+        self, call: Call, state_type: type[Any], x: Array, y: Array, state: Sequence[Array]
+    ) -> PlainCall | None:
+        """A way to run calls of one shape in which C checks the arrays, if they may be run at once.
+
+        ``x``, ``y`` and ``state`` are the arrays of ``call`` in the shapes that a caller has them.
+        """
+        steps, batch, _ = call.x.shape
+        if not reads_arrays() or not steps or not batch or self._steps_at_once(call) < steps:
+            return None
+        bound = self.bound(call.x, call.y, call.state)
+        if bound.workspace.size > MAX_IDLE_FLOATS:
+            return None
+        if self._threads == "auto" and usable_cores() > 1 and (steps, batch) not in self._chosen:
+            return None  # the pool was at work for somebody else: chosen another time
+        return PlainCall(self.plan, bound, state_type, x, y, state)
+
+    def _piece_steps(self, batch: int, outputs: int) -> int:
+        """How many steps a piece of a long sequence has."""
+        steps = max(PIECE_MULTIPLY_ADDS // max(batch * self._multiply_adds, 1), 1)
+        if self.plan.layers > 1:
+            steps = min(steps, max(PIECE_FLOATS // max(batch * outputs, 1), 64))
+        return steps
 
     def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
         call = self.bound(x, y, state, lengths)
         lib.fr_run(self.plan, call.q)
-        if call.workspace.size <= MOST_IDLE_FLOATS and len(self._idle) < MOST_IDLE:
+        if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
 
 
 #: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
-MOST_IDLE = 4
-MOST_IDLE_FLOATS = 2**20
+MAX_IDLE = 4
+MAX_IDLE_FLOATS = 2**20
 
 
 class _Call:
@@ -294,13 +319,51 @@ class _Call:
         self.ragged: list[npt.NDArray[np.int64]] = []
 
 
+class PlainCall:
+    """A call of one shape whose arrays C checks itself: the cheapest way into a kernel.
+
+    Attributes
+    ----------
+    run
+        ``run(x, state, y, h)``, or ``run(x, state, y, h, last)`` for a cell with two states: ``csrc/arrays.c``. Used
+        by one thread at a time.
+    y, h, last
+        Shapes and dtypes of the new arrays that ``run`` wants, in the layout of ``numpy.empty``; last is None for a
+        cell with one state.
+    """
+
+    __slots__ = ("_bound", "_plan", "h", "last", "run", "y")
+
+    def __init__(
+        self,
+        plan: Any,
+        bound: _Call,
+        state_type: type[Any],
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+    ) -> None:
+        self._plan, self._bound = plan, bound
+        self.y = (y.shape, y.dtype)
+        self.h, last = ((array.shape, array.dtype) for array in (*state, *state)[:2])
+        self.last = last if len(state) > 1 else None
+        self.run = arrays.plain_call(
+            address(plan),
+            address(bound.q),
+            state_type,
+            x.shape,
+            self.h[0],
+            last[0] if self.last else (),
+            last[1].kind == "i",
+        )
+
+
 def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
     """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    if (
-        reads_arrays()
-    ):  # one call: eight from Python would take as long as a hundred steps of a small layer
-        last = id(state[1]) if second else 0
-        lib.fr_bind_arrays(q, id(x), id(y), id(state[0]), last, second == "counter")
+    # One call: eight from Python would take as long as a hundred steps of a small layer.
+    if reads_arrays():
+        last = state[1] if second else None
+        arrays.bind(address(q), x, y, state[0], last, second == "counter")
         return
     item = FLOAT32.itemsize
     q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item

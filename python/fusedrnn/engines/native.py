@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import cache, lru_cache
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import module_from_spec
 from typing import Any
 
 import numpy as np
 
+from fusedrnn import _native
 from fusedrnn._native import ffi, lib
 from fusedrnn.arrays import FLOAT32, Array
-from fusedrnn.errors import UnsupportedError
+from fusedrnn.errors import StreamBusyError, UnsupportedError
 
-__all__ = ["active_isa", "find_kernel", "isas", "pointer", "reads_arrays", "strided"]
+__all__ = [
+    "active_isa",
+    "address",
+    "arrays",
+    "find_kernel",
+    "isas",
+    "pointer",
+    "reads_array",
+    "reads_arrays",
+    "strided",
+]
+
+
+def _load_arrays() -> Any:
+    """The module of ``csrc/arrays.c``: a second one in the library that holds cffi's."""
+    loader = ExtensionFileLoader("fusedrnn._arrays", _native.__file__)
+    module: Any = module_from_spec(ModuleSpec(loader.name, loader, origin=loader.path))
+    loader.exec_module(module)
+    module.set_types(np.ndarray, StreamBusyError)
+    return module
+
+
+arrays = _load_arrays()
 
 
 @lru_cache(maxsize=1)
@@ -45,9 +71,18 @@ def active_isa() -> str:
     return asked
 
 
+#: Major versions of NumPy whose array struct is the one in ``csrc/arrays.c``.
+KNOWN_NUMPY = ("1", "2")
+
+
 @cache
 def reads_arrays() -> bool:
-    """Whether C reads this interpreter's and this NumPy's arrays rightly: see ``csrc/native.csrc.c``."""
+    """Whether C may read this interpreter's and this NumPy's arrays: see ``csrc/arrays.c``.
+
+    Elsewhere the arrays of a call are checked in Python, which takes longer and accepts the same.
+    """
+    if sys.implementation.name != "cpython" or np.__version__.split(".")[0] not in KNOWN_NUMPY:
+        return False
     array = np.zeros((2, 3), FLOAT32)
     others = (
         array.astype(FLOAT32.newbyteorder()),
@@ -57,11 +92,17 @@ def reads_arrays() -> bool:
         np.zeros((2, 6), FLOAT32)[:, ::2],
         array[0],
     )
-    data = ffi.from_buffer(array)
-    return bool(lib.fr_reads_array(id(array), data, 2, 3)) and not any(
-        lib.fr_reads_array(id(other), ffi.cast("void *", other.ctypes.data), 2, 3)
-        for other in others
-    )
+    return reads_array(array) and not any(map(reads_array, others))
+
+
+def reads_array(array: Array) -> bool:
+    """Whether C takes an array for a plain one of shape (2, 3), and finds its data."""
+    return bool(arrays.reads(array, array.ctypes.data, (2, 3)))
+
+
+def address(pointer: Any) -> int:
+    """The address that a pointer of cffi holds, for the functions of :mod:`fusedrnn._arrays`."""
+    return int(ffi.cast("uintptr_t", pointer))
 
 
 def pointer(array: Array) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import Array
-from fusedrnn.engines.base import Engine, Lengths, by_direction
+from fusedrnn.engines.base import Call, Engine, Lengths, by_direction
 from fusedrnn.kernels.reference import STEPS, parameters
 from fusedrnn.weights import Weights
 
@@ -28,15 +28,12 @@ class Reference(Engine):
             parameters(architecture, arrays) for arrays in by_direction(architecture, weights)
         ]
 
-    def run(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
-    ) -> None:
+    def run(self, call: Call) -> None:
         """See :class:`Engine`."""
         # Infinities make NaN and small numbers vanish: that is what they mean, and no news.
         with np.errstate(invalid="ignore", under="ignore"):
-            after = self._run(x, y, state, lengths)
-        # Only now, so that an interrupted run leaves the state as it was.
-        for array, values in zip(state, zip(*after, strict=True), strict=True):
+            after = self._run(call.x, call.y, call.state, call.lengths)
+        for array, values in zip(call.state, zip(*after, strict=True), strict=True):
             array[...] = values
 
     def _run(

@@ -7,7 +7,7 @@ from time import thread_time
 import numpy as np
 
 from fusedrnn._native import lib
-from fusedrnn.counting.counts import Complexity, chosen_options
+from fusedrnn.counting.counts import Complexity
 from fusedrnn.engines.native import active_isa
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import GRU, LSTM, RNN, ClockworkRNN
@@ -46,7 +46,7 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
         architecture.hidden_size,
         backend="c",
         seed=0,
-        **chosen_options(architecture),
+        **architecture.chosen(),
     )
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)

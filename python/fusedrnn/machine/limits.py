@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -94,33 +95,32 @@ class Machine:
         for name in ("caches", "capacity"):
             _record(name, getattr(self, name))
             for level, size in getattr(self, name).items():
-                _positive(f"{name}.{level}", size, whole=True)
+                _positive(f"{name}.{_key(level)}", size, whole=True)
         if not self.capacity:
             raise ValueError("capacity: must hold at least one cache, got none")
         for level in self.capacity:
             if level not in self.caches:
-                raise ValueError(
-                    f"capacity.{level}: unknown key; there are {', '.join(self.caches)}"
-                )
+                known = ", ".join(map(_key, self.caches))
+                raise ValueError(f"capacity.{_key(level)}: unknown key; there are {known}")
         if MEMORY in self.capacity:
             raise ValueError(f"capacity.{MEMORY}: is not a cache")
         sizes = list(self.capacity.values())
         if sizes != sorted(sizes):
-            raise ValueError(f"capacity: caches must grow, got {dict(self.capacity)}")
+            raise ValueError(f"capacity: caches must grow, got {_shown(dict(self.capacity))}")
         if not isinstance(self.isas, tuple) or not all(isinstance(isa, str) for isa in self.isas):
-            raise TypeError(f"isas: must be a list of names, got {self.isas!r}")
+            raise TypeError(f"isas: must be a list of names, got {_shown(self.isas)}")
         if not self.isas or len(set(self.isas)) < len(self.isas):
-            raise ValueError(f"isas: must be names, each once, got {list(self.isas)}")
+            raise ValueError(f"isas: must be names, each once, got {_shown(list(self.isas))}")
         _record("limits", self.limits)
         _keys("limits", self.limits, self.isas)
         for isa, limits in self.limits.items():
-            _positive(f"limits.{isa}.flops", limits.flops)
+            _positive(f"limits.{_key(isa)}.flops", limits.flops)
             for name, wanted in (("bandwidth", (*self.capacity, MEMORY)), ("latency", LATENCIES)):
                 values = getattr(limits, name)
-                _record(f"limits.{isa}.{name}", values)
-                _keys(f"limits.{isa}.{name}", values, wanted)
+                _record(f"limits.{_key(isa)}.{name}", values)
+                _keys(f"limits.{_key(isa)}.{name}", values, wanted)
                 for key, value in values.items():
-                    _positive(f"limits.{isa}.{name}.{key}", value)
+                    _positive(f"limits.{_key(isa)}.{name}.{_key(key)}", value)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-able; :meth:`from_dict` takes it back."""
@@ -142,15 +142,15 @@ class Machine:
         data = dict(_record("machine", data))
         version = data.pop("schema_version", None)
         if version != SCHEMA_VERSION or isinstance(version, bool):
-            raise ValueError(f"schema_version: must be {SCHEMA_VERSION}, got {version!r}")
+            raise ValueError(f"schema_version: must be {SCHEMA_VERSION}, got {_shown(version)}")
         _keys("", data, [field.name for field in fields(cls)])
         limits = {}
         for isa, values in _record("limits", data["limits"]).items():
-            _record(f"limits.{isa}", values)
-            _keys(f"limits.{isa}", values, [field.name for field in fields(Limits)])
+            _record(f"limits.{_key(isa)}", values)
+            _keys(f"limits.{_key(isa)}", values, [field.name for field in fields(Limits)])
             limits[isa] = Limits(**values)
         if not isinstance(data["isas"], list):
-            raise TypeError(f"isas: must be a list of names, got {data['isas']!r}")
+            raise TypeError(f"isas: must be a list of names, got {_shown(data['isas'])}")
         return cls(**{**data, "isas": tuple(data["isas"]), "limits": limits})
 
     def identity(self) -> dict[str, Any]:
@@ -162,21 +162,35 @@ class Machine:
 # ---- checks --------------------------------------------------------------------------------------
 
 
+def _shown(value: object) -> str:
+    """A wrong value for a message: of a long one, the beginning."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write an int of very many digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _key(name: str) -> str:
+    """A key of a file for a message, whatever text it is."""
+    return name if re.fullmatch(r"[\w ./-]{1,60}", name, re.ASCII) else ascii(name[:60])
+
+
 def _text(key: str, value: object) -> None:
     if not isinstance(value, str):
-        raise TypeError(f"{key}: must be a string, got {value!r}")
+        raise TypeError(f"{key}: must be a string, got {_shown(value)}")
     if not value.isprintable() or len(value) > MAX_TEXT:
         raise ValueError(
-            f"{key}: must be one line of at most {MAX_TEXT} characters, got {value[:MAX_TEXT]!r}"
+            f"{key}: must be one line of at most {MAX_TEXT} characters, got {_shown(value)}"
         )
 
 
 def _positive(key: str, value: object, *, whole: bool = False) -> None:
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise TypeError(f"{key}: must be {kind}, got {value!r}")
+        raise TypeError(f"{key}: must be {kind}, got {_shown(value)}")
     if not 0 < value < 2**63 or (whole is False and not 1e-12 <= value <= 1e18):
-        raise ValueError(f"{key}: must be {kind} in range and above 0, got {value!r}")
+        raise ValueError(f"{key}: must be {kind} in range and above 0, got {_shown(value)}")
 
 
 def _record(key: str, value: object) -> Mapping[str, Any]:
@@ -189,10 +203,11 @@ def _keys(key: str, value: Mapping[str, Any], wanted: Any) -> None:
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in wanted:
-            raise ValueError(f"{prefix}{name}: unknown key; there are {', '.join(wanted)}")
+            known = ", ".join(map(_key, wanted))
+            raise ValueError(f"{prefix}{_key(name)}: unknown key; there are {known}")
     for name in wanted:
         if name not in value:
-            raise ValueError(f"{prefix}{name}: missing")
+            raise ValueError(f"{prefix}{_key(name)}: missing")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -200,7 +215,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)}: stands twice")
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{_key(twice)}: stands twice")
     return found
 
 

@@ -359,6 +359,11 @@ def roofline(
     >>> roofline.limited_by, roofline.seconds_per_step                               # doctest: +SKIP
     ('L2', 1.74e-06)
     """
+    for name in ("lengths", "weight_dtype", "backward"):
+        if name in sizes:
+            raise TypeError(
+                f"{name} is not in the model: it is of the forward pass of equal lengths in float32"
+            )
     complexity = count(model, steps=steps, batch=batch, rate=rate, **sizes)
     if machine is None:
         machine = this_machine()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import codecs
 import io
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from fusedrnn.files import encoding_errors
 from fusedrnn.report.compare import Change
 from fusedrnn.report.engines import BASELINE, ENGINES, OURS
 from fusedrnn.report.results import GROUPS, NOT_SLOWER, Group, Results, Row
@@ -25,17 +25,6 @@ __all__ = [
     "summary",
 ]
 
-#: What a terminal without Unicode shows for the characters that figures are written with.
-_ASCII = str.maketrans(
-    {
-        "\N{MICRO SIGN}": "u",
-        "\N{MULTIPLICATION SIGN}": "x",
-        "\N{NO-BREAK SPACE}": " ",
-        "\N{EN DASH}": "-",
-        "\N{LESS-THAN OR EQUAL TO}": "<=",
-    }
-)
-
 #: The style of a ratio of another library's time by ours.
 _STYLES = {"faster": "green", "even": "", "slower": "bold red"}
 
@@ -44,7 +33,8 @@ def make_console(file: TextIO | None = None) -> Console:
     """Rich's console for figures and paths, on standard output unless another file is given.
 
     A reader that goes away is a BrokenPipeError, where Rich alone would exit with 1; and what the
-    encoding of the output lacks is written in ASCII, where Rich alone would fail.
+    encoding of the output lacks is written in ASCII, where Rich alone would fail; a handler of encoding
+    errors that PYTHONIOENCODING names is kept.
     """
     from rich.console import Console
 
@@ -54,17 +44,9 @@ def make_console(file: TextIO | None = None) -> Console:
 
     stream = sys.stdout if file is None else file
     if isinstance(stream, io.TextIOWrapper):
-        codecs.register_error("fusedrnn", _in_ascii)
-        stream.reconfigure(errors="fusedrnn")
+        stream.reconfigure(errors=encoding_errors(stream))
     # Titles and reasons are text of others: no markup in it.
     return Ours(file=file, highlight=False, markup=False)
-
-
-def _in_ascii(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    text = error.object[error.start : error.end].translate(_ASCII)
-    return text.encode("ascii", "replace").decode("ascii"), error.end
 
 
 def show_table(console: Console, table: Table) -> None:

@@ -1,0 +1,170 @@
+"""What arrays a layer takes and gives: shapes and dtypes of x, y and the states, checked in this one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fusedrnn.architecture import Architecture
+from fusedrnn.arrays import Array, check_array, check_is_array, check_lengths, check_size
+from fusedrnn.cells import State
+from fusedrnn.engines.base import Call
+
+__all__ = ["Sequences", "Signature", "Zeros"]
+
+#: Below this batch size the size check of a state cannot fail: that of its weights would have failed before.
+MANY_ROWS = 2**16
+
+#: A counter of steps goes on counting: neither from below zero, nor up to where it would wrap.
+MAX_COUNT = 2**62
+
+
+class Zeros(NamedTuple):
+    """A state for a batch of 1: its name, shape and dtype."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def for_batch(self, batch: int) -> tuple[int, ...]:
+        """The shape for another batch size."""
+        return (self.shape[0], batch, *self.shape[2:])
+
+
+class Sequences(NamedTuple):
+    """Checked sequences, and the new or given outputs for them.
+
+    Attributes
+    ----------
+    x, y
+        As engines take them: (T, B, X) and (T, B, D * R), private views.
+    result
+        y as the caller gets it.
+    shape
+        The shape of x as the caller gave it.
+    batched
+        False if x is one sequence without a batch axis.
+    """
+
+    x: Array
+    y: Array
+    result: Array
+    shape: tuple[int, ...]
+    batched: bool
+
+
+class Signature:
+    """What arrays a layer takes and gives.
+
+    Parameters
+    ----------
+    architecture
+        The cell, its sizes and its options.
+    dtype
+        dtype of inputs, outputs and states.
+    batch_first
+        Sequences are (B, T, ·) instead of (T, B, ·).
+
+    Attributes
+    ----------
+    states
+        Name, shape and dtype of each state, for a batch of 1.
+    """
+
+    def __init__(
+        self, architecture: Architecture, dtype: np.dtype[Any], *, batch_first: bool
+    ) -> None:
+        self.input_size = architecture.input_size
+        self.output_size = architecture.output_size
+        self.dtype = dtype
+        self.batch_first = batch_first
+        self.states = tuple(
+            Zeros(each.name, architecture.state_shape(each, 1), self.state_dtype(each))
+            for each in architecture.table.states
+        )
+
+    def state_dtype(self, state: State) -> np.dtype[Any]:
+        """The dtype of a state: int64 for a counter."""
+        return np.dtype(np.int64) if state.kind == "counter" else self.dtype
+
+    def call(self, x: Any, state: Any, lengths: Any, out: Any) -> tuple[Call, Sequences]:
+        """Check all arguments of a layer's call, before anything is computed or written."""
+        sequences = self.sequences(x, out)
+        steps, batch, _ = sequences.x.shape
+        if lengths is None:
+            values = self.check_state(state, batch, batched=sequences.batched)
+            return Call(sequences.x, sequences.y, values), sequences
+        if not sequences.batched:
+            raise ValueError(
+                "lengths must be None for one sequence without a batch axis: leave out its last steps instead"
+            )
+        given = check_lengths(lengths, steps, batch)
+        values = self.check_state(state, batch)
+        sequences.y[...] = 0
+        return Call(sequences.x, sequences.y, values, given), sequences
+
+    def sequences(
+        self, x: Any, out: Any = None, batch: int | str = "batch", *, unbatched: bool = True
+    ) -> Sequences:
+        """Check x and out, or make a new array for y."""
+        x = check_is_array("x", x, self.dtype)
+        batched = not (unbatched and x.ndim == 2)
+        axes = ["steps", batch][: 1 + batched]
+        if batched and self.batch_first:
+            axes.reverse()
+        x = check_array("x", x, (*axes, self.input_size), self.dtype)
+        given = x.shape
+        shape = (*given[:-1], self.output_size)
+        if out is None:
+            check_size("y", shape, self.dtype)
+            result = np.empty(shape, self.dtype)
+            y = result.view()
+        else:
+            y, result = check_array("out", out, shape, self.dtype, written=True), out
+            if np.may_share_memory(y, x):
+                raise ValueError("out must not overlap x in memory; leave it out, or copy x")
+        if not batched:
+            x, y = x[:, None], y[:, None]
+        elif self.batch_first:
+            x, y = x.transpose(1, 0, 2), y.transpose(1, 0, 2)
+        return Sequences(x, y, result, given, batched)
+
+    def zero_state(self, batch: int) -> list[Array]:
+        """Zeros, each (L * D, B, ·)."""
+        if batch > MANY_ROWS:
+            for each in self.states:
+                check_size(f"state.{each.name}", each.for_batch(batch), each.dtype)
+        return [np.zeros(each.for_batch(batch), each.dtype) for each in self.states]
+
+    def check_state(
+        self, state: Sequence[Array] | None, batch: int, *, batched: bool = True
+    ) -> list[Array]:
+        """Private copies of a state that a user gave, or zeros: each (L * D, B, ·), without gaps.
+
+        Without a batch axis each must be (L * D, ·), and is given one.
+        """
+        if state is None:
+            return self.zero_state(batch)
+        names = [each.name for each in self.states]
+        kind = type(state).__name__
+        values = tuple(state) if isinstance(state, (tuple, list)) else None
+        if values is None or len(values) != len(names):
+            given = kind if values is None else f"{len(values)} of them"
+            wanted = ", ".join(names) + ("," if len(names) == 1 else "")
+            raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
+        checked = []
+        for each, value in zip(self.states, values, strict=True):
+            shape = each.for_batch(batch)
+            wanted_shape = shape if batched else (shape[0], *shape[2:])
+            array = check_array(f"state.{each.name}", value, wanted_shape, each.dtype)
+            array = np.array(array, order="C").reshape(shape)
+            if each.dtype.kind == "i" and array.size:
+                low, high = array.min(), array.max()
+                if not 0 <= low <= high < MAX_COUNT:
+                    raise ValueError(
+                        f"state.{each.name} must be from 0 to 2**62 - 1, got {low} to {high}"
+                    )
+            checked.append(array)
+        return checked
