@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from xml.etree import ElementTree
 
+import click
 import numpy as np
 import pytest
 
@@ -98,6 +100,163 @@ def test_every_cell_has_its_page_and_every_page_is_linked() -> None:
     overview = links(CELL_PAGES / "README.md")
     for page in CELL_PAGES.glob("*.md"):
         assert page.name in overview or page.name == "README.md"
+
+
+# ---- names, commands and code ---------------------------------------------------------------------
+
+
+#: Folders in which a path of the docs may begin, beside the root and the folder of the page.
+BASES = ("", "csrc", "python/fusedrnn", "tests")
+SUFFIXES = ["c", "h", "py", "md", "toml", "json", "txt", "svg", "png", "safetensors", "jinja"]
+
+#: Files that are written by a command, or are an example of a name.
+NOT_HERE = re.compile(
+    r"(?:FLOPs/byte|/dev/.*|.*[*<{].*|(?:old|new|OLD|NEW|results|machine|compared|cost|table|network|net|report)\.\w+"
+    r"|(?:report/)?(?:index\.html|report\.md|results\.json)|(?:csrc/\w+/|kernels/|docs/cells/)?(?:mgu|v2)\.\w+)"
+)
+
+
+def code_of(page: Path) -> list[str]:
+    """The pieces of code inside the sentences of a page."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`]+)`", text)
+
+
+def missing_files(page: Path) -> list[str]:
+    """Paths in the code of a page that lead nowhere."""
+    missing = []
+    for word in code_of(page):
+        path = re.fullmatch(rf"[\w./-]+\.(?:{'|'.join(SUFFIXES)})|[\w.-]+/[\w./-]*", word)
+        if not path or NOT_HERE.fullmatch(word):
+            continue
+        folders = [page.parent, *(ROOT / base for base in BASES)]
+        if any((folder / word).exists() for folder in folders):
+            continue
+        if "/" in word or not any(ROOT.glob(f"*/**/{word}")):
+            missing.append(word)
+    return missing
+
+
+def missing_tests(page: Path, known: set[str]) -> list[str]:
+    """Tests that a page names and that do not exist."""
+    return [word for word in code_of(page) if word.startswith("test_") and word not in known]
+
+
+@pytest.fixture(scope="module")
+def known_tests() -> set[str]:
+    files = list((ROOT / "tests").rglob("*.py"))
+    functions = {
+        name
+        for file in files
+        for name in re.findall(r"^\s*def (test_\w+)", file.read_text(), re.MULTILINE)
+    }
+    return functions | {file.name for file in files}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_files_and_tests_that_are_named_exist(page: Path, known_tests: set[str]) -> None:
+    assert missing_files(page) == []
+    assert missing_tests(page, known_tests) == []
+
+
+def test_negative_control_a_missing_file_or_test_is_seen(
+    tmp_path: Path, known_tests: set[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`csrc/run.c` `run.c` `csrc/walk.c` `walk.c` `old.json` `test_docs.py` `test_no`\n"
+    )
+    assert missing_files(page) == ["csrc/walk.c", "walk.c"]
+    assert missing_tests(page, known_tests) == ["test_no"]
+
+
+def commands_of(page: Path) -> list[str]:
+    """Commands of fusedrnn, in sentences, tables and blocks of a page."""
+    text = page.read_text()
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += [line.strip() for line in re.findall(r"(?:^|\n)    (\S.*)", text)]
+    lines += code_of(page)
+    found = []
+    for line in lines:
+        command = re.match(
+            r"(?:.*&& )?(?:\$ )?(?:\S*/)?fusedrnn ([a-z-].*)", " ".join(line.split())
+        )
+        if command:
+            words = re.split(r"\s#|\s[|>]|`", command[1])[0].strip()
+            found.append(words)
+    return list(dict.fromkeys(found))
+
+
+def wrong_words(command: str) -> list[str]:
+    """What a command line has that the commands do not: a command, or an option."""
+    context = click.Context(cli._fusedrnn)
+    known: click.Command = context.command
+    wrong = []
+    for word in shlex.split(re.sub(r"\[([^\]]*)\]", r"\1", command)):
+        if isinstance(known, click.Group) and not word.startswith("-"):
+            inner = known.get_command(context, word)
+            if inner is None:
+                wrong.append(word)
+                break
+            known = inner
+        elif word.startswith("-") and word != "-":
+            options = {name for each in known.get_params(context) for name in each.opts}
+            if word.partition("=")[0] not in options:
+                wrong.append(word)
+    return wrong
+
+
+COMMANDS = [
+    (page, command)
+    for page in PAGES
+    for command in commands_of(page)
+    if not re.match(r"COMMAND|mgu|count mgu", command)
+]
+
+
+def test_pages_have_commands() -> None:
+    assert {"measuring", "guide", "figures", "spec"} <= {page.stem for page, _ in COMMANDS}
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), COMMANDS, ids=[f"{page.stem}-{command}" for page, command in COMMANDS]
+)
+def test_commands_and_options_exist(page: Path, command: str) -> None:
+    assert wrong_words(command) == []
+
+
+def test_negative_control_an_unknown_command_or_option_is_seen() -> None:
+    assert wrong_words("count lstm --input 3 --hiden 4") == ["--hiden"]
+    assert wrong_words("bench walk --quick") == ["walk"]
+    assert wrong_words("climb") == ["climb"]
+
+
+class _Tensor:
+    """What PyTorch's state_dict holds, as far as the guide asks of it."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.numpy = lambda: array
+
+
+class _Model:
+    """A model of PyTorch with an LSTM in it."""
+
+    def state_dict(self) -> dict[str, _Tensor]:
+        weights = fr.LSTM(64, 128, bias="double", seed=0).weights
+        named = {f"encoder.lstm.{name}": _Tensor(array) for name, array in weights.items()}
+        return {**named, "decoder.weight": _Tensor(np.zeros(3, np.float32))}
+
+
+def test_the_code_of_the_guide_runs() -> None:
+    values: dict[str, Any] = {"model": _Model()}
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert len(blocks) >= 5
+    for block in blocks:
+        exec(block, values)  # noqa: S102 - our own page
+    assert values["y_t"].shape == (1, 128)
 
 
 # ---- figures -------------------------------------------------------------------------------------
