@@ -40,7 +40,13 @@ typedef struct {
     int flags;
 } fr_array;
 
-enum { FR_ARRAY_C_CONTIGUOUS = 0x0001, FR_ARRAY_ALIGNED = 0x0100, FR_INT64 = 7, FR_FLOAT32 = 11 };
+enum {
+    FR_ARRAY_C_CONTIGUOUS = 0x0001,
+    FR_ARRAY_ALIGNED = 0x0100,
+    FR_ARRAY_WRITEABLE = 0x0400,
+    FR_INT64 = 7,
+    FR_FLOAT32 = 11
+};
 enum { MAX_AXES = 3 };
 
 typedef struct {
@@ -139,7 +145,7 @@ typedef struct {
     const fr_plan *plan;
     fr_sequence *q;
     PyTypeObject *state_type; /* the layer's named tuple */
-    fr_shape x, h, last;
+    fr_shape x, y, h, last;
     int states;     /* number of states: 1, or 2 with `last` */
     int last_dtype; /* FR_INT64 for a counter, else FR_FLOAT32 */
 } fr_plain_call;
@@ -159,11 +165,18 @@ static bool take_state(PyObject *given, PyObject *after, int dtype, const fr_sha
     return true;
 }
 
+/* Whether two plain float32 arrays share memory. */
+static bool overlap(const float *a, Py_ssize_t a_count, const float *b, Py_ssize_t b_count)
+{
+    const uintptr_t a_at = (uintptr_t)a, b_at = (uintptr_t)b;
+    return a_at < b_at + (uintptr_t)b_count * sizeof(float) && b_at < a_at + (uintptr_t)a_count * sizeof(float);
+}
+
 /*
- * run(x, state, y, h[, last]): runs the call, if x and the arrays of the state are plain ones of its shape. y, h and
- * last are new arrays of the right shapes, which nobody else has: for y, and for the state after the call. They hold
- * zeros if the state is None. True; or False, and nothing computed: Python's check then says what is wrong, or makes a
- * copy.
+ * run(x, state, y, h[, last]): runs the call, if x, y and the arrays of the state are plain ones of its shape. y is a
+ * new array, or one that the caller gave, which must be writable and apart from x. h and last are new arrays of the
+ * right shapes, which nobody else has, for the state after the call; they hold zeros if the state is None. True; or
+ * False, and nothing computed: Python's check then says what is wrong, or makes a copy.
  */
 static PyObject *run_plain(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
@@ -172,7 +185,9 @@ static PyObject *run_plain(PyObject *self, PyObject *const *args, Py_ssize_t cou
         return PyErr_Format(PyExc_TypeError, "run takes x, state, y and an array for each state");
     PyObject *state = args[1];
     const fr_array *x = plain_array(args[0], FR_FLOAT32, &call->x);
-    if (!x)
+    const fr_array *y = plain_array(args[2], FR_FLOAT32, &call->y);
+    if (!x || !y || !(y->flags & FR_ARRAY_WRITEABLE) ||
+        overlap((const float *)x->data, elements(&call->x), (const float *)y->data, elements(&call->y)))
         Py_RETURN_FALSE;
     if (state != Py_None) {
         if ((Py_TYPE(state) != call->state_type && Py_TYPE(state) != &PyTuple_Type) ||
@@ -185,7 +200,7 @@ static PyObject *run_plain(PyObject *self, PyObject *const *args, Py_ssize_t cou
     }
     fr_sequence *q = call->q;
     q->x = (const float *)x->data;
-    q->y = (float *)((const fr_array *)args[2])->data;
+    q->y = (float *)y->data;
     q->h = (float *)((const fr_array *)args[3])->data;
     void *last = call->states > 1 ? ((const fr_array *)args[4])->data : NULL;
     q->c = call->last_dtype == FR_FLOAT32 ? last : NULL;
@@ -204,18 +219,18 @@ static void free_plain_call(PyObject *capsule)
 static PyMethodDef run_method = {"run", (PyCFunction)(void (*)(void))run_plain, METH_FASTCALL, NULL};
 
 /*
- * plain_call(plan, sequence, state_type, x, h, last, counts): the function `run` for a plan and a bound sequence, given
- * by their addresses, and the shapes of arrays; last is () for a cell with one state. The caller keeps plan and
+ * plain_call(plan, sequence, state_type, x, y, h, last, counts): the function `run` for a plan and a bound sequence,
+ * given by their addresses, and the shapes of arrays; last is () for a cell with one state. The caller keeps plan and
  * sequence alive, and has one thread at a time in the function.
  */
 static PyObject *plain_call(PyObject *module, PyObject *args)
 {
     (void)module;
     unsigned long long plan, sequence;
-    PyObject *state_type, *x, *h, *last;
+    PyObject *state_type, *x, *y, *h, *last;
     int counts;
-    if (!PyArg_ParseTuple(args, "KKOO!O!O!p", &plan, &sequence, &state_type, &PyTuple_Type, &x, &PyTuple_Type, &h,
-                          &PyTuple_Type, &last, &counts))
+    if (!PyArg_ParseTuple(args, "KKOO!O!O!O!p", &plan, &sequence, &state_type, &PyTuple_Type, &x, &PyTuple_Type, &y,
+                          &PyTuple_Type, &h, &PyTuple_Type, &last, &counts))
         return NULL;
     fr_plain_call *call = PyMem_Calloc(1, sizeof *call);
     if (!call)
@@ -231,7 +246,8 @@ static PyObject *plain_call(PyObject *module, PyObject *args)
     call->q = (fr_sequence *)(uintptr_t)sequence;
     call->last_dtype = counts ? FR_INT64 : FR_FLOAT32;
     PyObject *run = NULL;
-    if (read_shape(x, &call->x) && read_shape(h, &call->h) && read_shape(last, &call->last)) {
+    if (read_shape(x, &call->x) && read_shape(y, &call->y) && read_shape(h, &call->h) &&
+        read_shape(last, &call->last)) {
         call->states = call->last.axes ? 2 : 1;
         run = PyCFunction_New(&run_method, capsule);
     }
@@ -267,9 +283,7 @@ static PyObject *step(PyObject *self, PyObject *object)
             return PyLong_FromLong(FR_OTHER_ARRAY);
         x = (const float *)array->data;
         /* y = step(y): the kernel reads x while it writes y. */
-        const uintptr_t x_at = (uintptr_t)x;
-        if (x_at < y_at + (uintptr_t)elements(&stepper->y) * sizeof(float) &&
-            y_at < x_at + (uintptr_t)elements(&stepper->x) * sizeof(float))
+        if (overlap(x, elements(&stepper->x), stream->io.y, elements(&stepper->y)))
             return PyLong_FromLong(FR_OTHER_ARRAY);
     }
     int status;

@@ -373,10 +373,10 @@ class Layer(Generic[StateT]):
         TypeError, ValueError
             If an argument is not as described; nothing has been computed or written.
         """
-        if lengths is None and out is None and type(x) is ndarray:
+        if lengths is None and type(x) is ndarray:
             pool = self._plain.get(x.shape)
             if pool:
-                plain = self._run_plain(pool, x, state)
+                plain = self._run_plain(pool, x, state, out)
                 if plain is not None:
                     return plain
         call, sequences = self._signature.call(x, state, lengths, out)
@@ -390,7 +390,7 @@ class Layer(Generic[StateT]):
         return sequences.result, cast(StateT, self.state_type(*values))
 
     def _run_plain(
-        self, pool: list[Any], x: Array, state: Sequence[Array] | None
+        self, pool: list[Any], x: Array, state: Sequence[Array] | None, out: Array | None
     ) -> tuple[Array, StateT] | None:
         """Run over arrays that C checks; None, and nothing computed, unless they are C-contiguous and of the right kind."""
         try:
@@ -398,7 +398,8 @@ class Layer(Generic[StateT]):
         except IndexError:  # another thread has just taken it
             return None
         make = zeros if state is None else empty
-        y, h = empty(*call.y), make(*call.h)
+        y = empty(*call.y) if out is None else out
+        h = make(*call.h)
         values: tuple[Array, ...]
         if call.last is None:
             values = (h,)

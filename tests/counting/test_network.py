@@ -275,7 +275,10 @@ def test_sizes_of_a_count_are_checked() -> None:
         (INPUT + toml(kind="lstm", hidden=3, peephole=1), "layers[1].peephole: must be True"),
         (INPUT + toml(kind="lstm", hidden=3, clip=-1), "layers[1].clip: must be above 0"),
         (INPUT + toml(kind="lstm", hidden=3, activation=[]), "layers[1].activation: must be one"),
-        (INPUT + toml(kind="clockwork", hidden=3), "layers[1].periods: must name one period per module"),
+        (
+            INPUT + toml(kind="clockwork", hidden=3),
+            "layers[1].periods: must name one period per module",
+        ),
         (INPUT + toml(kind="clockwork", hidden=3, periods=5), "layers[1].periods: must be a seq"),
         (INPUT + toml(kind="clockwork", hidden=4, periods=[4, 1]), "layers[1].periods: must asc"),
         (INPUT + toml(kind="rnn", hidden=3, density=0), "layers[1].density: must be above 0"),

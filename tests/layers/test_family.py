@@ -213,6 +213,29 @@ def test_calls_that_c_checks_are_the_others(make: Maker, member: Member, draw: D
                     for other in others:
                         same_bits(layer(x, other)[0], y)
             assert bool(layer._plain.get(shape)) == (make.target.backend != "numpy")
+            assert_out_is_checked(layer, x)
+
+
+def assert_out_is_checked(layer: fr.Layer, x: np.ndarray) -> None:
+    """Of a shape that comes again: y is written to ``out``, unless that is no array to write to."""
+    y, _ = layer(x)
+    out = np.full(y.shape, np.nan, np.float32)
+    assert layer(x, out=out)[0] is out
+    same_bits(out, y)
+    read_only = out.view()
+    read_only.flags.writeable = False
+    both = np.zeros(x.size + y.size, np.float32)
+    over = both[: x.size].reshape(x.shape)
+    over[...] = x
+    for x_given, other in (
+        (x, read_only),
+        (x, np.empty((*y.shape, 1), np.float32)[..., 0].T),
+        (x, np.empty(y.shape, np.float64)),
+        (over, both[x.size - 1 : x.size - 1 + y.size].reshape(y.shape)),
+    ):
+        with pytest.raises((TypeError, ValueError), match="out"):
+            layer(x_given, out=other)
+    same_bits(layer(x)[0], y)
 
 
 def test_one_sequence_without_a_batch_axis(make: Maker, member: Member, draw: Draw) -> None:

@@ -328,7 +328,7 @@ class PlainCall:
         ``run(x, state, y, h)``, or ``run(x, state, y, h, last)`` for a cell with two states: ``csrc/arrays.c``. Used
         by one thread at a time.
     y, h, last
-        Shapes and dtypes of the new arrays that ``run`` wants, in the layout of ``numpy.empty``; last is None for a
+        Shapes and dtypes of the arrays that ``run`` writes, in the layout of ``numpy.empty``; last is None for a
         cell with one state.
     """
 
@@ -352,6 +352,7 @@ class PlainCall:
             address(bound.q),
             state_type,
             x.shape,
+            y.shape,
             self.h[0],
             last[0] if self.last else (),
             last[1].kind == "i",
