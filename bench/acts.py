@@ -17,7 +17,7 @@ QUICK_CHARACTERS = 2000
 
 @cache
 def demo_problem(characters: int | None) -> Problem:
-    """The model on the first so many characters of the text; None for all of it."""
+    """The model on the first `characters` characters of the text; None for all of it."""
     model = load_model()
     text = held_out_text()[:characters]
     inputs, hidden = len(model.vocabulary), model.head_weight.shape[1]

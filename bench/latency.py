@@ -26,7 +26,7 @@ __all__ = ["HIDDEN", "PERCENTILES", "QUICK_STEPS", "STEPS", "distribution", "mea
 HIDDEN = (32, 128, 256)
 
 STEPS, QUICK_STEPS = 1_000_000, 100_000
-#: Other engines take longer, and make fewer: one in so many.
+#: Other engines take longer: fusedrnn makes this many times as many steps as they do.
 FEWER = 50
 
 #: Passes over all engines, so that a busy moment of the machine is not all one engine's.

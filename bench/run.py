@@ -166,7 +166,7 @@ def run(
     cases
         Only cases whose names match; see :func:`~fusedrnn.bench.cases.matches`.
     threads
-        Measure some cases with so many threads as well as with one; None for one only.
+        Number of threads with which some cases are measured, besides one; None for one only.
     isa
         The instruction set; None for the best one.
     outputs

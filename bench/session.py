@@ -88,7 +88,7 @@ class Selection:
     pattern
         Only cases whose name has this; see :func:`~fusedrnn.bench.cases.matches`.
     threads
-        Some cases are measured with so many threads as well as with one; None for none.
+        Number of threads with which some cases are measured, besides one; None for one only.
     summary
         The few shapes of one small table, without Numba.
     """

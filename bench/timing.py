@@ -36,7 +36,7 @@ __all__ = [
 
 Clock = Callable[[], float]
 
-#: Makes so many repeats and gives the seconds that all of them took.
+#: Makes a number of repeats and gives the seconds that all of them took.
 Timer = Callable[[int], float]
 
 #: The CPU time of the measuring thread. What is measured with one thread computes in that thread and never waits, so on
@@ -138,7 +138,7 @@ def each_call(
     repeats: int,
     now: Callable[[], int] = perf_counter_ns,
 ) -> array[int]:
-    """Nanoseconds of each of so many calls, with one input after another; reading the clock is in each time."""
+    """Nanoseconds of each of `repeats` calls, with one input after another; reading the clock is in each time."""
     taken = array("q", bytes(8 * repeats))
     several = len(inputs)
     for number in range(repeats):

@@ -231,7 +231,7 @@ typedef struct fr_prediction {
 } fr_prediction;
 
 /*
- * What a call takes with so many threads. `step_seconds` is the time of a step of all layers on one thread;
+ * What a call takes with `threads` threads. `step_seconds` is the time of a step of all layers on one thread;
  * `barrier_seconds` [threads + 1] are the times of a barrier, by the number of threads.
  */
 fr_prediction fr_predict(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, double step_seconds,
@@ -254,13 +254,13 @@ void fr_run(const fr_plan *plan, const fr_sequence *q);
 
 /*
  * Ends the threads of the pool, after the call that has them; the next call that wants threads starts them again.
- * Returns false, with nothing done, if that call is not over after so many seconds: a process that wants to end, ends.
+ * Returns false, with nothing done, if that call is not over after `seconds`: a process that wants to end, ends.
  */
 bool fr_pool_stop(double seconds);
 
 /*
- * Times barriers of so many threads: in each of [rounds], the seconds of a barrier, on average over `repeats`. Ends the
- * threads that it had to start. Returns false if the pool is at work or the threads cannot be had.
+ * Times barriers of `threads` threads: in each of [rounds], the seconds of a barrier, on average over `repeats`. Ends
+ * the threads that it had to start. Returns false if the pool is at work or the threads cannot be had.
  */
 bool fr_time_barriers(int64_t threads, int64_t repeats, int64_t rounds, double *seconds);
 

@@ -74,7 +74,7 @@ class Fused:
         return nullcontext()
 
     def run_steps(self, repeats: int) -> None:
-        """So many steps from the bound input buffer, looped in C, each finished before the next."""
+        """Make `repeats` steps from the bound input buffer, looped in C, each finished before the next."""
         from fusedrnn._native import lib
 
         lib.fr_time_steps(self.stream._handle, repeats)

@@ -118,6 +118,6 @@ def _controller() -> Any:
 
 
 def blas_threads(number: int) -> AbstractContextManager[Any]:
-    """A context in which NumPy's BLAS uses so many threads."""
+    """A context in which NumPy's BLAS uses `number` threads."""
     limited: AbstractContextManager[Any] = _controller().limit(limits=number, user_api="blas")
     return limited

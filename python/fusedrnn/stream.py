@@ -262,8 +262,8 @@ class StreamGroup(_Stepped):
         The bound input buffer, (B, X): the rows of all streams, one stream after another; B is the sum of their
         batch sizes.
     output
-        What ``step`` returns: a read-only view (B, R), likewise. The ``output`` of each stream is that of its
-        own last step alone.
+        What ``step`` returns: a read-only view (B, R), the rows of all streams in the same order. The ``output`` of
+        each stream is that of its own last step alone.
 
     Raises
     ------

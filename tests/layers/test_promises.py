@@ -44,7 +44,7 @@ def test_same_bits_for_any_number_of_threads(
     seed,
 ) -> None:
     cell, chosen = member
-    alone, team = (
+    alone, several = (
         make_compiled(
             inputs,
             hidden,
@@ -66,16 +66,16 @@ def test_same_bits_for_any_number_of_threads(
         for array, other in zip(pair[1], others[1], strict=True):
             assert array.tobytes() == other.tobytes()
 
-    same(team(x), (y, after))
+    same(several(x), (y, after))
     lengths = random.integers(0, steps + 1, batch)
-    same(team(x, after, lengths), alone(x, after, lengths))
+    same(several(x, after, lengths), alone(x, after, lengths))
     row = slice(*sorted(random.integers(0, batch + 1, 2)))
-    same_bits(team(x[:, row])[0], y[:, row])
+    same_bits(several(x[:, row])[0], y[:, row])
     at = int(random.integers(0, steps + 1))
     if not bidirectional:
-        middle = team(x[:at])[1]
-        same(team(x[at:], middle), (y[at:], after))
-        stream = team.stream(batch)
+        middle = several(x[:at])[1]
+        same(several(x[at:], middle), (y[at:], after))
+        stream = several.stream(batch)
         for x_t, y_t in zip(x, y, strict=True):
             same_bits(stream.step(x_t), y_t)
         same((y, stream.state), (y, after))

@@ -28,7 +28,7 @@ class Call:
     x
         (T, B, X), of any strides but in the last axis.
     y
-        (T, B, D * R), likewise; written. It does not overlap x.
+        (T, B, D * R), without gaps in the last axis; the engine writes it. It does not overlap x.
     state
         Each (L * D, B, ·), without gaps: the state before the call, and after it.
     lengths
