@@ -17,10 +17,10 @@ import numpy as np
 from fusedrnn.architecture import Architecture
 from fusedrnn.bench.peers.interface import Array, Setup, Weights, blas_threads
 
-__all__ = ["Naive"]
+__all__ = ["LaidOut", "Naive", "lstm"]
 
 
-class _Laid:
+class LaidOut:
     """The weights of one direction, laid out for the functions below."""
 
     def __init__(self, a: Architecture, weights: Weights, end: str) -> None:
@@ -49,13 +49,13 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def rnn(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def rnn(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of an RNN."""
     (h,) = state
     return (np.tanh(x @ w.W + h @ w.R + w.b),)
 
 
-def lstm(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def lstm(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of an LSTM, with peepholes and a projection if there are any."""
     h, c = state
     i, f, g, o = np.split(x @ w.W + h @ w.R + w.b, 4, axis=1)
@@ -68,7 +68,7 @@ def lstm(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
     return h if w.P is None else h @ w.P, c
 
 
-def coupled_lstm(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def coupled_lstm(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of an LSTM whose input gate is what its forget gate leaves."""
     h, c = state
     f, g, o = np.split(x @ w.W + h @ w.R + w.b, 3, axis=1)
@@ -77,7 +77,7 @@ def coupled_lstm(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
     return sigmoid(o) * np.tanh(c), c
 
 
-def gru_after(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def gru_after(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of a GRU that resets after the product: two biases, and two products that stay apart."""
     (h,) = state
     x_r, x_z, x_n = np.split(x @ w.W + w.b, 3, axis=1)
@@ -87,7 +87,7 @@ def gru_after(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
     return ((1 - z) * n + z * h,)
 
 
-def gru_before(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def gru_before(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of a GRU that resets before the product, which for n must wait for r."""
     (h,) = state
     x_r, x_z, x_n = np.split(x @ w.W + w.b, 3, axis=1)
@@ -97,14 +97,14 @@ def gru_before(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
     return ((1 - z) * n + z * h,)
 
 
-def clockwork(x: Array, state: tuple[Any, ...], w: _Laid) -> tuple[Any, ...]:
+def clockwork(x: Array, state: tuple[Any, ...], w: LaidOut) -> tuple[Any, ...]:
     """A step of a Clockwork RNN as a dense one, with zeros in its matrix, and a mask of what is due."""
     h, t = state
     return np.where(t % w.periods == 0, np.tanh(x @ w.W + h @ w.R + w.b), h), t + 1
 
 
 #: By the name and form of a cell.
-NAIVE: dict[tuple[str, str], Callable[[Array, tuple[Any, ...], _Laid], tuple[Any, ...]]] = {
+NAIVE: dict[tuple[str, str], Callable[[Array, tuple[Any, ...], LaidOut], tuple[Any, ...]]] = {
     ("rnn", ""): rnn,
     ("lstm", ""): lstm,
     ("lstm", "coupled"): coupled_lstm,
@@ -126,7 +126,7 @@ class Naive:
     def __init__(self, setup: Setup) -> None:
         a, case = setup.architecture, setup.case
         self._cell = NAIVE[a.cell, a.table.form]
-        self._directions = [_Laid(a, setup.weights, end) for end in setup.ends]
+        self._directions = [LaidOut(a, setup.weights, end) for end in setup.ends]
         self._zeros: tuple[Any, ...] = tuple(
             np.zeros(shape[1:], np.float32) if len(shape) == 3 else 0
             for shape in (a.state_shape(state, case.batch) for state in a.table.states)
@@ -161,13 +161,13 @@ class Naive:
             y[t] = self.step(x[t])
         return y
 
-    def _joined(self, x: Array, run: Callable[[Array, range, _Laid], Array]) -> Array:
+    def _joined(self, x: Array, run: Callable[[Array, range, LaidOut], Array]) -> Array:
         """The directions side by side, each in its own order of steps, from zero."""
         orders = range(len(x)), range(len(x) - 1, -1, -1)
         parts = [run(x, order, w) for order, w in zip(orders, self._directions)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=2)
 
-    def _whole(self, x: Array, order: range, w: _Laid) -> Array:
+    def _whole(self, x: Array, order: range, w: LaidOut) -> Array:
         y = np.empty((len(x), *self._shape), np.float32)
         state = self._zeros
         for t in order:
@@ -175,7 +175,7 @@ class Naive:
             y[t] = state[0]
         return y
 
-    def _masked(self, x: Array, order: range, w: _Laid) -> Array:
+    def _masked(self, x: Array, order: range, w: LaidOut) -> Array:
         """Where a sequence has not begun or is over, its state stays and its output is 0."""
         y = np.empty((len(x), *self._shape), np.float32)
         state = self._zeros

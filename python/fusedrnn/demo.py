@@ -21,6 +21,8 @@ import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.arrays import Array
+from fusedrnn.bench.peers.naive import LaidOut
+from fusedrnn.bench.peers.naive import lstm as naive_lstm
 from fusedrnn.engines import BACKENDS
 from fusedrnn.weights import Weights
 
@@ -31,6 +33,9 @@ PIECE = 4096
 
 #: The engine that the others are compared with.
 NAIVE = "naive NumPy"
+
+#: The largest number of characters to write: all of them are kept in memory.
+MAX_CHARACTERS = 1_000_000
 
 #: Bits per character of any two backends differ by less than this, relatively.
 AGREEMENT = 1e-4
@@ -124,11 +129,11 @@ def run(
     backend
         The backend that writes.
     characters
-        Number of characters to write, >= 0.
+        Number of characters to write, from 0 to :data:`MAX_CHARACTERS`.
     temperature
         0 always takes the likeliest character; 1 draws from the model's distribution.
     seed
-        For the same text each time.
+        At least 0, for the same text each time.
     as_json
         Print JSON instead of text.
 
@@ -137,10 +142,12 @@ def run(
     int
         1 if the engines disagree, else 0.
     """
-    if characters < 0:
-        raise ValueError(f"characters must not be negative, got {characters}")
+    if not 0 <= characters <= MAX_CHARACTERS:
+        raise ValueError(f"characters must be from 0 to {MAX_CHARACTERS:,}, got {characters}")
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
+    if seed is not None and seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
     model = load_model()
     writer = fr.LSTM.from_weights(model.weights, backend=backend)
     engines = _engines(model)
@@ -195,7 +202,9 @@ def run(
 
 def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
     """Everything that reads the text, from x to y, by name; made before anything is said."""
-    engines: dict[str, Callable[[Array], Array]] = {NAIVE: _NaiveLSTM(model.weights)}
+    engines: dict[str, Callable[[Array], Array]] = {
+        NAIVE: _NaiveLSTM(fr.LSTM.from_weights(model.weights))
+    }
     for backend in reversed(BACKENDS):
         if backend == "numba" and find_spec("numba") is None:
             continue
@@ -205,24 +214,18 @@ def _engines(model: CharacterModel) -> dict[str, Callable[[Array], Array]]:
 
 
 class _NaiveLSTM:
-    """The equations in NumPy, the way people write them; goes on from where the last call left it."""
+    """The benchmark's naive LSTM; goes on from where the last call left it."""
 
-    def __init__(self, weights: Weights) -> None:
-        self._W = np.ascontiguousarray(weights["weight_ih_l0"].T)
-        self._R = np.ascontiguousarray(weights["weight_hh_l0"].T)
-        self._b = weights["bias_ih_l0"]
-        self._h = self._c = np.zeros((1, len(self._R)), np.float32)
+    def __init__(self, layer: fr.LSTM) -> None:
+        self._weights = LaidOut(layer.architecture, layer.weights, "_l0")
+        zeros = np.zeros((1, layer.architecture.hidden_size), np.float32)
+        self._state: tuple[Any, ...] = (zeros, zeros)
 
     def __call__(self, x: Array) -> Array:
-        def sigmoid(z: Array) -> Array:
-            return 1 / (1 + np.exp(-z))
-
         y = []
         for x_t in x:
-            i, f, g, o = np.split(x_t @ self._W + self._h @ self._R + self._b, 4, axis=1)
-            self._c = sigmoid(f) * self._c + sigmoid(i) * np.tanh(g)
-            self._h = sigmoid(o) * np.tanh(self._c)
-            y.append(self._h)
+            self._state = naive_lstm(x_t, self._state, self._weights)
+            y.append(self._state[0])
         return np.array(y)
 
 

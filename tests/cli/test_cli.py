@@ -194,6 +194,19 @@ def test_help(arguments: list[str], capsys: Capture) -> None:
     assert shown.err == ""
 
 
+@pytest.mark.parametrize("arguments", [[], ["bench"]])
+def test_a_missing_command_is_one_short_line(arguments: list[str], capsys: Capture) -> None:
+    assert cli.main(arguments) == 2
+    command = " ".join(["fusedrnn", *arguments])
+    assert capsys.readouterr().err == f"fusedrnn: error: missing command (see {command} --help)\n"
+
+
+def test_verbs_of_the_benchmark_are_listed_in_order(capsys: Capture) -> None:
+    assert cli.main(["bench", "--help"]) == 0
+    verbs = re.findall(r"^  ([a-z]+)  +[A-Z]", capsys.readouterr().out, re.MULTILINE)
+    assert verbs == ["run", "peers", "latency", "stages", "diff"]
+
+
 def test_the_examples_of_the_help_work(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -108,10 +108,13 @@ def test_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatc
 
 def test_bad_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        (["--characters", "-1"], "characters must not be negative"),
+        (["--characters", "-1"], "characters must be from 0"),
+        (["--characters", "99999999999999999999"], "characters must be from 0"),
+        (["--seed", "-1"], "seed must not be negative"),
         (["--temperature", "-0.5"], "temperature must not be negative"),
         (["--temperature", "nan"], "temperature must not be negative"),
-        (["--backend", "cuda"], "backend must be"),
+        (["--backend", "cuda"], "--backend: 'cuda' is not one of auto, c"),
+        (["--temperature", "x"], "--temperature"),
     ):
         assert main(["demo", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -59,7 +59,6 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 
 @click.command(
     cls=_Fusedrnn,
-    no_args_is_help=False,
     examples=[
         "fusedrnn count lstm --input 128 --hidden 256",
         "fusedrnn count lstm --input 1500 --hidden 1500 --explain",

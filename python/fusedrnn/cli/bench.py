@@ -96,7 +96,7 @@ def run(report: Path | None, json: Path | None, **given: Any) -> int:
     "--steps",
     metavar="N",
     type=WHOLE,
-    help="time so many single steps (default: 1000000; 100000 with --quick)",
+    help="number of single steps to time (default: 1000000; 100000 with --quick)",
 )
 @click.option(
     "--summary",
@@ -127,7 +127,7 @@ def peers(report: Path | None, json: Path | None, **given: Any) -> int:
     "--steps",
     metavar="N",
     type=WHOLE,
-    help="time so many steps (default: 1000000; 100000 with --quick)",
+    help="number of steps to time (default: 1000000; 100000 with --quick)",
 )
 @_options("isa", "report", "json")
 def latency(report: Path | None, json: Path | None, **given: Any) -> int:

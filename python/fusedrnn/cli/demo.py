@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fusedrnn.cli.options import WHOLE, Command, json_option
+from fusedrnn.cli.options import WHOLE, Command, OneOf, json_option
 
 __all__ = ["demo"]
 
@@ -18,12 +18,16 @@ __all__ = ["demo"]
 )
 @click.option(
     "--backend",
-    metavar="NAME",
+    type=OneOf(["auto", "c", "numba", "numpy"]),
     default="auto",
-    help="what writes: auto, c, numba or numpy (default: auto)",
+    help="what writes (default: auto)",
 )
 @click.option(
-    "--characters", metavar="N", type=WHOLE, default=400, help="how many to write (default: 400)"
+    "--characters",
+    metavar="N",
+    type=WHOLE,
+    default=400,
+    help="how many to write, at most a million (default: 400)",
 )
 @click.option(
     "--temperature",

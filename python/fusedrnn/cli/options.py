@@ -99,6 +99,13 @@ class Group(_Helpful, click.Group):
 
     command_class = Command
 
+    def __init__(self, *args: Any, **rest: Any) -> None:
+        # Without a command there is an error of one line, as for any other mistake.
+        super().__init__(*args, **{"no_args_is_help": False, **rest})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the module, not of the alphabet
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
