@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fusedrnn._native import ffi, lib
+from fusedrnn.machine.system import core_count
 
 __all__ = [
     "MAX_EXIT_SECONDS",
@@ -71,11 +72,7 @@ def usable_cores() -> int:
     every step, which takes tens of times as long as one thread. The number is read once in a process, and again in
     a forked child; a stream keeps the number it was made with.
     """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # a system that has no such thing
-        cores = os.cpu_count() or 1
-    return max(1, min(cores, int(min(cpu_quota(), lib.FR_MAX_THREADS))))
+    return max(1, min(core_count(), int(min(cpu_quota(), lib.FR_MAX_THREADS))))
 
 
 if hasattr(os, "register_at_fork"):
