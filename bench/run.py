@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from fusedrnn.bench.outputs import NOWHERE, Outputs
+from fusedrnn.bench.progress import Progress
 from fusedrnn.errors import MissingExtraError, UnsupportedError
-from fusedrnn.files import check_output, write_file
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from fusedrnn.bench.session import Selection
 
-__all__ = ["Outputs", "diff", "latency", "peers", "run", "stages"]
+__all__ = ["diff", "latency", "peers", "run", "stages"]
 
 #: What the extra ``bench`` brings, as modules.
 PACKAGES = (
@@ -46,103 +42,6 @@ INTERRUPTED = 130
 MIN_STEPS = 1000
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Where results are written.
-
-    Attributes
-    ----------
-    report
-        A folder; None for no report.
-    json
-        A file; None for none.
-    """
-
-    report: Path | None = None
-    json: Path | None = None
-
-    @property
-    def json_is_stdout(self) -> bool:
-        """Whether the JSON goes where tables are printed otherwise."""
-        if self.json is None:
-            return False
-        try:
-            return os.path.samestat(self.json.stat(), os.fstat(sys.stdout.fileno()))
-        except (OSError, ValueError):  # no such file yet, or no file behind standard output
-            return False
-
-    def console(self) -> Console:
-        """Where tables and progress are printed: not into the JSON."""
-        from fusedrnn.report.console import make_console
-
-        return make_console(sys.stderr if self.json_is_stdout else None)
-
-    def check(self) -> None:
-        """Find out whether everything can be written, while nothing has been measured yet.
-
-        Raises
-        ------
-        ValueError
-            If something cannot be written; the message names the option.
-        """
-        if self.report:
-            with _named("--report", self.report):
-                self.report.mkdir(parents=True, exist_ok=True)
-                for name in ("report.md", "index.html", "results.json"):
-                    check_output(self.report / name)
-        if self.json:
-            if self.json.is_dir():
-                raise ValueError(f"--json: {self.json} is a folder")
-            with _named("--json", self.json):
-                check_output(self.json)
-
-    def write(self, console: Console, results: dict[str, Any]) -> None:
-        """Write everything; what cannot be written is kept in a temporary file, and the error says where.
-
-        Raises
-        ------
-        ValueError
-            If something could not be written.
-        """
-        from fusedrnn.report import render
-
-        content = (json.dumps(results, indent=1) + "\n").encode()
-        try:
-            if self.json:
-                with _named("--json", self.json):
-                    write_file(self.json, content)
-                console.print(f"results: {self.json}", soft_wrap=True)
-            if self.report:
-                with _named("--report", self.report):
-                    for name, page in render(results).items():
-                        write_file(self.report / name, page)
-                console.print(f"report: {self.report / 'index.html'}", soft_wrap=True)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            raise type(error)(f"{error}; the results are in {_kept(content)}") from error
-
-
-@contextmanager
-def _named(option: str, path: Path) -> Iterator[None]:
-    """What the system says about a path becomes an error that names the option."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise ValueError(f"{option}: cannot write to {path}: {reason}") from error
-
-
-def _kept(content: bytes) -> str:
-    """The name of a temporary file with that content."""
-    number, name = tempfile.mkstemp(prefix="fusedrnn-results-", suffix=".json")
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-    return name
-
-
 # ---- the verbs -----------------------------------------------------------------------------------
 
 
@@ -153,7 +52,7 @@ def run(
     cases: str | None = None,
     threads: int | None = None,
     isa: str | None = None,
-    outputs: Outputs = Outputs(),
+    outputs: Outputs = NOWHERE,
 ) -> int:
     """Measure our kernels and naive NumPy: ``fusedrnn bench run``.
 
@@ -209,7 +108,7 @@ def peers(
     threads: int | None = None,
     steps: int | None = None,
     isa: str | None = None,
-    outputs: Outputs = Outputs(),
+    outputs: Outputs = NOWHERE,
 ) -> int:
     """Measure our kernels and the other libraries that are installed: ``fusedrnn bench peers``.
 
@@ -279,7 +178,7 @@ def latency(
     quick: bool = False,
     steps: int | None = None,
     isa: str | None = None,
-    outputs: Outputs = Outputs(),
+    outputs: Outputs = NOWHERE,
 ) -> int:
     """Measure what a call costs above its kernel, and how long each of many single steps takes.
 
@@ -322,7 +221,7 @@ def stages(
     *,
     hidden: Sequence[int] | None = None,
     rounds: int | None = None,
-    outputs: Outputs = Outputs(),
+    outputs: Outputs = NOWHERE,
 ) -> int:
     """Measure an LSTM from naive NumPy to several threads, stage after stage.
 
@@ -561,7 +460,7 @@ def _session(console: Console, selection: Selection) -> dict[str, Any] | None:
     """The JSON of pytest's session."""
     import pytest
 
-    progress = _Progress(console)
+    progress = Progress(console)
     with (
         tempfile.TemporaryDirectory(prefix="fusedrnn-bench-") as folder,
         progress.listening(),
@@ -611,84 +510,3 @@ def _environment(changes: dict[str, str | None]) -> Iterator[None]:
         yield
     finally:
         apply(before)
-
-
-class _Progress:
-    """A bar on a terminal; elsewhere a line for each pass. Both say how long it will go on."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._console = console
-        self._tests = self._done = 0
-        # No refreshing in the background: a second thread would take part in the measurement.
-        self.bar = Progress(
-            TextColumn("measuring"),
-            BarColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            auto_refresh=False,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self.bar.add_task("", total=1.0)
-        self._pass = -1
-        self._start = monotonic()
-        #: Whether a line could not be printed because nobody reads them any more.
-        self.reader_gone = False
-        #: Whether there was a Ctrl-C.
-        self.interrupted = False
-
-    @property
-    def complete(self) -> bool:
-        """Whether every test has run."""
-        return 0 < self._tests == self._done
-
-    def started(self, tests: int, seconds: float) -> None:
-        """Called once, with the number of tests and the seconds that they may take."""
-        self._tests = tests
-        self._start = monotonic()
-        self._print(f"{tests} measurements, {_about(seconds)}")
-
-    def finished(self, pass_: int, done: float) -> None:
-        """Called after each test, with the part of all of them that is done."""
-        self._done += 1
-        left = _about((monotonic() - self._start) * (1 / done - 1))
-        self.bar.update(self._task, completed=done, description=f"{left} left")
-        self.bar.refresh()
-        if pass_ != self._pass and not self._console.is_terminal:
-            self._pass = pass_
-            self._print(f"pass {pass_ + 1}: {self._done - 1} of {self._tests} done, {left} left")
-        if self.reader_gone or self.interrupted:
-            # What else is raised here is a fault to pytest, with a traceback; this ends it.
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Remember a Ctrl-C: LLVM, while Numba compiles, calls back into Python and swallows what is raised there."""
-
-        def remember(number: int, frame: FrameType | None) -> None:
-            self.interrupted = True
-            signal.default_int_handler(number, frame)
-
-        if threading.current_thread() is not threading.main_thread():  # where no signal arrives
-            yield
-            return
-        before = signal.signal(signal.SIGINT, remember)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def _print(self, line: str) -> None:
-        try:
-            self._console.print(line)
-        except BrokenPipeError:
-            self.reader_gone = True
-
-
-def _about(seconds: float) -> str:
-    """A time that nobody knows exactly."""
-    if seconds < 100:
-        return f"about {max(1, round(seconds))} s"
-    return f"about {seconds / 60:.0f} min" if seconds < 6000 else f"about {seconds / 3600:.1f} h"

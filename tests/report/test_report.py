@@ -25,7 +25,8 @@ from benchmarking import bench
 from fusedrnn.bench import run as verbs
 from fusedrnn.bench.environment import commit
 from fusedrnn.bench.measure import limits
-from fusedrnn.bench.run import Outputs, _Progress
+from fusedrnn.bench.outputs import Outputs
+from fusedrnn.bench.progress import Progress
 from fusedrnn.files import write_file
 from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
@@ -558,7 +559,7 @@ class TestRun:
     ) -> None:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-        progress = _Progress(make_console())
+        progress = Progress(make_console())
         progress.started(2, 1.0)
         with progress.listening():
             progress.finished(0, 0.5)
@@ -672,7 +673,7 @@ class TestOutputs:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(verbs, "_measured", lambda *_: results)
-        monkeypatch.setattr(verbs, "write_file", full)
+        monkeypatch.setattr("fusedrnn.bench.outputs.write_file", full)
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "kept"))
         (tmp_path / "kept").mkdir()
         assert bench("run", option, tmp_path / "out") == 2

@@ -73,8 +73,9 @@ def bench() -> None:
 def run(report: Path | None, json: Path | None, **given: Any) -> int:
     """What fusing brings: the kernels against naive NumPy."""
     from fusedrnn.bench import run as verbs
+    from fusedrnn.bench.outputs import Outputs
 
-    return verbs.run(outputs=verbs.Outputs(report, json), **given)
+    return verbs.run(outputs=Outputs(report, json), **given)
 
 
 @bench.command(
@@ -110,8 +111,9 @@ def peers(report: Path | None, json: Path | None, **given: Any) -> int:
     What is not installed is left out.
     """
     from fusedrnn.bench import run as verbs
+    from fusedrnn.bench.outputs import Outputs
 
-    return verbs.peers(outputs=verbs.Outputs(report, json), **given)
+    return verbs.peers(outputs=Outputs(report, json), **given)
 
 
 @bench.command(
@@ -136,8 +138,9 @@ def latency(report: Path | None, json: Path | None, **given: Any) -> int:
     What a call from Python costs above its kernel, and how long each of a million single steps takes.
     """
     from fusedrnn.bench import run as verbs
+    from fusedrnn.bench.outputs import Outputs
 
-    return verbs.latency(outputs=verbs.Outputs(report, json), **given)
+    return verbs.latency(outputs=Outputs(report, json), **given)
 
 
 @bench.command(
@@ -159,8 +162,9 @@ def latency(report: Path | None, json: Path | None, **given: Any) -> int:
 def stages(report: Path | None, json: Path | None, **given: Any) -> int:
     """What each idea brings, from naive to fast."""
     from fusedrnn.bench import run as verbs
+    from fusedrnn.bench.outputs import Outputs
 
-    return verbs.stages(outputs=verbs.Outputs(report, json), **given)
+    return verbs.stages(outputs=Outputs(report, json), **given)
 
 
 @bench.command(cls=Command, examples=["fusedrnn bench diff old.json new.json"])
