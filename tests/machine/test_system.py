@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusedrnn.engines.threads import core_count
 from fusedrnn.machine import probe, system
 from fusedrnn.machine.info import info
 from fusedrnn.machine.limits import Machine, load
@@ -125,12 +126,12 @@ def test_anything_at_all(
 
 
 def test_the_number_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert system.core_count() == len(os.sched_getaffinity(0))
+    assert core_count() == len(os.sched_getaffinity(0))
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
-    assert system.core_count() == 3
+    assert core_count() == 3
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert system.core_count() == 1
+    assert core_count() == 1
     assert info()["cores"] == 1
 
 

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.machine.system import core_count
 
 __all__ = [
     "MAX_EXIT_SECONDS",
@@ -26,6 +25,7 @@ __all__ = [
     "Threads",
     "checked_threads",
     "choose_threads",
+    "core_count",
     "cpu_quota",
     "usable_cores",
 ]
@@ -62,6 +62,14 @@ def checked_threads(threads: Any) -> Threads:
 
 
 # ---- the cores there are ---------------------------------------------------------------------------
+
+
+def core_count() -> int:
+    """How many cores the affinity of this process allows."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not every system has it
+        return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ import numpy as np
 from fusedrnn._native import ffi, lib
 from fusedrnn.engines import BACKENDS
 from fusedrnn.engines.native import active_isa, isas
+from fusedrnn.engines.threads import core_count
 from fusedrnn.machine import system
 
 __all__ = ["info"]
@@ -39,7 +40,7 @@ def info() -> dict[str, Any]:
         "backends": [name for name in BACKENDS if name != "numba" or numba_version],
         "build": " ".join(ffi.string(lib.fr_build()).decode().split()),
         "caches": system.cache_sizes(),
-        "cores": system.core_count(),
+        "cores": core_count(),
     }
 
 

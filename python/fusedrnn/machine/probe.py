@@ -95,6 +95,7 @@ def _identity() -> dict[str, Any]:
     """What must be the same for limits to be this machine's, as this build measures them."""
     from fusedrnn import _native
     from fusedrnn.engines.native import isas
+    from fusedrnn.engines.threads import core_count
 
     facts = system.cpu_facts()
     numbers = [f"{name} {facts[name]}" for name in _CPU_NUMBERS if name in facts]
@@ -106,7 +107,7 @@ def _identity() -> dict[str, Any]:
         "cpu": system.one_line(", ".join([system.cpu_name(), *numbers])),
         "system": system.one_line(release),
         "hypervisor": system.hypervisor(),
-        "cores": system.core_count(),
+        "cores": core_count(),
         "caches": {name: caches[name] for name in sorted(caches)},
         "isas": list(isas()),
         "probe": f"{__version__} {digest}",

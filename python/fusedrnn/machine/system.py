@@ -5,14 +5,12 @@ This module is plain Python: with a machine from a file, the roofline needs neit
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from pathlib import Path
 
 __all__ = [
     "cache_sizes",
-    "core_count",
     "cpu_facts",
     "cpu_name",
     "free_memory",
@@ -66,14 +64,6 @@ def cpu_name() -> str:
     """The model of the CPU, or else the kind of machine."""
     named = cpu_facts().get("model name")
     return named or one_line(platform.processor()) or one_line(platform.machine())
-
-
-def core_count() -> int:
-    """How many cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except (AttributeError, OSError):  # not every system has it
-        return os.cpu_count() or 1
 
 
 def cache_sizes() -> dict[str, int]:
