@@ -72,7 +72,7 @@ def under(prefix: str, weights: Weights) -> Weights:
     Raises
     ------
     ValueError
-        If there are none; the message says with what names begin.
+        If there are none, or one that is not the name of a recurrent weight; the message names them.
     """
     if not isinstance(prefix, str):
         raise TypeError(f"prefix must be text, not {type(prefix).__name__}")
@@ -89,6 +89,12 @@ def under(prefix: str, weights: Weights) -> Weights:
     if not found:
         given = _listed(weights) or "no arrays"
         raise ValueError(f"weights: no name begins with the prefix {prefix!r}; given are {given}")
+    unknown = [prefix + name for name in found if not _NAME.fullmatch(name)]
+    if unknown:
+        raise ValueError(
+            f"weights: left over under the prefix {prefix!r}: {_listed(unknown)}; "
+            "names there must be like 'weight_ih_l0', 'weight_hh_l0_reverse', 'bias_ih_l1'"
+        )
     return found
 
 

@@ -383,7 +383,7 @@ def test_a_prefix_is_cut_off() -> None:
     ):
         with pytest.raises(error, match=message):
             fr.LSTM.from_weights(weights, prefix=prefix)
-    with pytest.raises(ValueError, match="'weight_xx_l0'"):
+    with pytest.raises(ValueError, match="encoder.lstm.weight_xx_l0"):
         fr.LSTM.from_weights({**weights, "encoder.lstm.weight_xx_l0": None}, prefix="encoder.lstm.")
 
 
