@@ -16,10 +16,10 @@ from fusedrnn.architecture import Architecture, Bias, checked_bool, is_bool
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import CELLS
 from fusedrnn.engines import choose
-from fusedrnn.engines.base import Engine
+from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
-from fusedrnn.signature import Signature
+from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
 from fusedrnn.weights import Weights, checked, infer, initialise, under
 
@@ -381,9 +381,10 @@ class Layer(Generic[StateT]):
                     return plain
         call, sequences = self._signature.call(x, state, lengths, out)
         self._engine.run(call)
-        if sequences.shape == self._last_shape and sequences.shape not in self._plain:
-            self._keep_plain(sequences.shape)
-        self._last_shape = sequences.shape
+        if lengths is None:
+            if sequences.shape == self._last_shape and sequences.shape not in self._plain:
+                self._prepare(call, sequences)
+            self._last_shape = sequences.shape
         values = call.state
         if not sequences.batched:
             values = [array[:, 0] for array in values]
@@ -397,30 +398,33 @@ class Layer(Generic[StateT]):
             call = pool.pop()
         except IndexError:  # another thread has just taken it
             return None
-        make = zeros if state is None else empty
-        y = empty(*call.y) if out is None else out
-        h = make(*call.h)
-        values: tuple[Array, ...]
-        if call.last is None:
-            values = (h,)
-            done = call.run(x, state, y, h)
-        else:
-            last = make(*call.last)
-            values = (h, last)
-            done = call.run(x, state, y, h, last)
-        pool.append(call)
+        try:
+            make = zeros if state is None else empty
+            y = empty(*call.y) if out is None else out
+            h = make(*call.h)
+            values: tuple[Array, ...]
+            if call.last is None:
+                values = (h,)
+                done = call.run(x, state, y, h)
+            else:
+                last = make(*call.last)
+                values = (h, last)
+                done = call.run(x, state, y, h, last)
+        finally:  # an interrupt, too, leaves it to the next call
+            pool.append(call)
         # A named tuple's own constructor takes twice as long.
         return (y, cast(StateT, new_tuple(self.state_type, values))) if done else None
 
-    def _keep_plain(self, shape: tuple[int, ...]) -> None:
-        """Prepare for other calls of this shape."""
-        call, sequences = self._signature.call(empty(shape, self.dtype), None, None, None)
+    def _prepare(self, call: Call, sequences: Sequences) -> None:
+        """Prepare for other calls of the shape of this one, which is over."""
+        y = (*sequences.shape[:-1], self._signature.output_size)
         state = [array if sequences.batched else array[:, 0] for array in call.state]
-        x = empty(shape, self.dtype)
-        plain = self._engine.plain(call, self.state_type, x, sequences.result, state)
+        plain = self._engine.plain(call, self.state_type, sequences.shape, y, state)
+        if plain is None:
+            return
         if len(self._plain) >= MAX_SHAPES:
             self._plain.clear()
-        self._plain[shape] = [] if plain is None else [plain]
+        self._plain[sequences.shape] = [plain]
 
     def stream(self, batch_size: int = 1) -> Stream:
         """This layer with a state of its own, to be fed step by step; see :class:`Stream`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import tracemalloc
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from conftest import Draw, Maker
 
 import fusedrnn as fr
-from fusedrnn import signature, stream
+from fusedrnn import layers, signature, stream
 from fusedrnn._native import lib
 from fusedrnn.engines import compiled
 from fusedrnn.engines import numpy as numpy_engine
@@ -124,3 +125,38 @@ def test_an_interrupt_during_a_long_run_leaves_the_state(make_compiled: Maker, d
     finally:
         signal.signal(signal.SIGALRM, old)
     assert states([one]) == before
+
+
+def test_a_prepared_call_stays_after_an_exception(make_compiled: Maker, monkeypatch: Any) -> None:
+    """What prepares calls by their shape gets a call back that an interrupt, or a lack of memory, has ended."""
+    layer = make_compiled(3, 5, seed=0)
+    x = np.ones((2, 1, 3), np.float32)
+    y, state = layer(x)
+    layer(x)
+    assert layer._plain[x.shape]
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(layers, "empty", no_memory)
+        with pytest.raises(MemoryError):
+            layer(x, state)
+    assert layer._plain[x.shape]
+    np.testing.assert_array_equal(layer(x)[0], y)
+
+
+def test_preparing_a_call_takes_no_memory_of_its_size(make_compiled: Maker) -> None:
+    """Whatever memory a call has taken is enough for it, also the second time, when its shape is prepared."""
+    layer = make_compiled(512, 4, seed=0)
+    x = np.broadcast_to(np.float32(1), (64, 512, 512))  # 64 MiB, of which there are 4 bytes
+    tracemalloc.start()
+    try:
+        peaks = []
+        for _ in range(3):
+            tracemalloc.reset_peak()
+            layer(x)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            assert len(peaks) == 1 or peaks[-1] < 1.5 * peaks[0] + 2**20
+    finally:
+        tracemalloc.stop()

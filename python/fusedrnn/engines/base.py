@@ -64,9 +64,26 @@ class Engine(ABC):
         """
 
     def plain(
-        self, call: Call, state_type: type[Any], x: Array, y: Array, state: Sequence[Array]
+        self,
+        call: Call,
+        state_type: type[Any],
+        x: tuple[int, ...],
+        y: tuple[int, ...],
+        state: Sequence[Array],
     ) -> Any:
-        """A faster way to run calls like this one, if the engine has one: see :class:`compiled.PlainCall`."""
+        """A faster way to run calls like this one, if the engine has one now: see :class:`compiled.PlainCall`.
+
+        Parameters
+        ----------
+        call
+            A call that is over, without lengths.
+        state_type
+            The layer's named tuple.
+        x, y
+            Shapes of its sequences, as the caller has them.
+        state
+            Its state, in the shapes that the caller has.
+        """
         return None
 
 

@@ -272,12 +272,14 @@ class Compiled(Engine):
             self._run(x[piece], y[piece], state, None)
 
     def plain(
-        self, call: Call, state_type: type[Any], x: Array, y: Array, state: Sequence[Array]
+        self,
+        call: Call,
+        state_type: type[Any],
+        x: tuple[int, ...],
+        y: tuple[int, ...],
+        state: Sequence[Array],
     ) -> PlainCall | None:
-        """A way to run calls of one shape in which C checks the arrays, if they may be run at once.
-
-        ``x``, ``y`` and ``state`` are the arrays of ``call`` in the shapes that a caller has them.
-        """
+        """See :class:`Engine`. None for a call that is not run at once: an interrupt may end it between two pieces."""
         steps, batch, _ = call.x.shape
         if not reads_arrays() or not steps or not batch or self._steps_at_once(call) < steps:
             return None
@@ -285,7 +287,7 @@ class Compiled(Engine):
         if bound.workspace.size > MAX_IDLE_FLOATS:
             return None
         if self._threads == "auto" and usable_cores() > 1 and (steps, batch) not in self._chosen:
-            return None  # the pool was at work for somebody else: chosen another time
+            return None  # the thread pool was at work: the number of threads is chosen another time
         return PlainCall(self.plan, bound, state_type, x, y, state)
 
     def _piece_steps(self, batch: int, outputs: int) -> int:
@@ -339,20 +341,20 @@ class PlainCall:
         plan: Any,
         bound: _Call,
         state_type: type[Any],
-        x: Array,
-        y: Array,
+        x: tuple[int, ...],
+        y: tuple[int, ...],
         state: Sequence[Array],
     ) -> None:
         self._plan, self._bound = plan, bound
-        self.y = (y.shape, y.dtype)
+        self.y = (y, FLOAT32)
         self.h, last = ((array.shape, array.dtype) for array in (*state, *state)[:2])
         self.last = last if len(state) > 1 else None
         self.run = arrays.plain_call(
             address(plan),
             address(bound.q),
             state_type,
-            x.shape,
-            y.shape,
+            x,
+            y,
             self.h[0],
             last[0] if self.last else (),
             last[1].kind == "i",
