@@ -27,7 +27,7 @@ __all__ = [
 #: in the baseline.
 SIGMOID_MAX_ABS_ERROR = 9.4e-8
 TANH_MAX_ABS_ERROR = 1.7e-7
-#: Likewise in units of the last place of tanh(x), so that tanh(x) ~ x for tiny x (4.34).
+#: The error bound of tanh in units of the last place of tanh(x), so that tanh(x) ~ x for tiny x (4.34).
 TANH_MAX_ULP_ERROR = 4.4
 
 

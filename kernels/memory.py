@@ -251,7 +251,7 @@ def null(_builder: ir.IRBuilder) -> ir.Value:
 
 @operation(types.void, floats, floats, types.int64)
 def copy(builder: ir.IRBuilder, to: ir.Value, start: ir.Value, count: ir.Value) -> None:
-    """So many floats, from elsewhere."""
+    """Copy `count` floats from `start` to `to`."""
     cgutils.raw_memcpy(builder, to, start, count, 4)
 
 

@@ -406,7 +406,7 @@ class _Python(_Entry):
 
 
 class _PythonGroup(_Python):
-    """Likewise, for streams that have states of their own: gathered before a step, scattered after it."""
+    """The way into any other engine for streams with states of their own: gathered before a step, scattered after it."""
 
     def __init__(self, engine: Engine, x: Array, y: Array, streams: Sequence[Stream]) -> None:
         super().__init__(engine, x, y, [], [stream._entry for stream in streams])

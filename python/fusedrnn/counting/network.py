@@ -146,7 +146,7 @@ class Published:
     tied
         Whether tied weights count "once" or "twice".
     shares
-        The figure is that of one of so many equal parts: a mean over data sets.
+        The figure is that of one of this number of equal parts: a mean over data sets.
     rate
         Steps per second.
     """

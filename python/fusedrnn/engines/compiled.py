@@ -304,7 +304,7 @@ class Compiled(Engine):
             self._idle.append(call)
 
 
-#: Calls are kept for the next ones, of so many threads of the program: to make one anew takes as long as a small layer.
+#: Number of calls kept for the next ones, one for each thread of the program: to make one anew takes as long as a small layer.
 MAX_IDLE = 4
 MAX_IDLE_FLOATS = 2**20
 

@@ -158,7 +158,7 @@ _barriers: dict[int, float] = {}
 
 
 def barrier_seconds(threads: int) -> float | None:
-    """What a barrier of so many threads takes on this machine; None if the pool is at work for somebody else."""
+    """What a barrier of `threads` threads takes on this machine; None if the pool is at work for somebody else."""
     if threads not in _barriers:
         seconds = ffi.new("double[]", 7)
         if not lib.fr_time_barriers(threads, 500, len(seconds), seconds):

@@ -386,7 +386,7 @@ _Reads = tuple[int, int]
 
 
 def _beyond(reads: Sequence[_Reads], held: int) -> int:
-    """Bytes that come from beyond a cache of so many bytes, at best: it keeps what is read most often."""
+    """Bytes that come from beyond a cache of `held` bytes, at best: it keeps what is read most often."""
     total = 0
     for times, size in sorted(reads, reverse=True):
         nearer = min(size, held)
