@@ -79,7 +79,7 @@ def test_the_best_that_a_model_has_runs_and_has_the_same_bits(
     problem = tmp_path / "problem.pickle"
     problem.write_bytes(pickle.dumps((layers, x)))
     code = (
-        "import json, pickle, sys; import numpy as np; from fusedrnn.engines import isas\n"
+        "import json, pickle, sys; import numpy as np; from fusedrnn.engines.native import isas\n"
         f"layers, x = pickle.load(open({str(problem)!r}, 'rb'))\n"
         f"np.savez({str(tmp_path / 'outputs.npz')!r}, **{{n: f(x)[0] for n, f in layers.items()}})\n"
         "print(*isas(), *{layer.isa for layer in layers.values()})"
