@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from fusedrnn.counting.counts import count as count
     from fusedrnn.errors import ArchitectureError as ArchitectureError
     from fusedrnn.errors import MissingExtraError as MissingExtraError
+    from fusedrnn.errors import ModelFormatError as ModelFormatError
     from fusedrnn.errors import StreamBusyError as StreamBusyError
     from fusedrnn.errors import UnsupportedError as UnsupportedError
+    from fusedrnn.formats.files import inspect as inspect
+    from fusedrnn.formats.files import load as load
+    from fusedrnn.formats.files import save as save
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -56,6 +60,7 @@ _HOME = {
     "Layer": "layers",
     "Machine": "machine.limits",
     "MissingExtraError": "errors",
+    "ModelFormatError": "errors",
     "RNN": "layers",
     "RNNState": "layers",
     "Roofline": "machine.roofline",
@@ -67,9 +72,12 @@ _HOME = {
     "count": "counting.counts",
     "gru_step": "steps",
     "info": "machine.info",
+    "inspect": "formats.files",
+    "load": "formats.files",
     "lstm_step": "steps",
     "rnn_step": "steps",
     "roofline": "machine.roofline",
+    "save": "formats.files",
     "this_machine": "machine.probe",
 }
 

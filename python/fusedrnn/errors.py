@@ -6,6 +6,7 @@ __all__ = [
     "ArchitectureError",
     "ArchitectureTypeError",
     "MissingExtraError",
+    "ModelFormatError",
     "StreamBusyError",
     "UnsupportedError",
 ]
@@ -37,6 +38,10 @@ class ArchitectureError(ValueError):
 
 class ArchitectureTypeError(ArchitectureError, TypeError):
     """An :class:`ArchitectureError` whose value is not even of the right type."""
+
+
+class ModelFormatError(ValueError):
+    """A model file that cannot be read: damaged, of an unknown kind, or one that would have to be executed."""
 
 
 class StreamBusyError(RuntimeError):
