@@ -57,11 +57,15 @@ def architecture(layout: Layout, **options: Any) -> Architecture:
     return Architecture(layout.cell, 5, 6, **form, **given)
 
 
-def weights_of(a: Architecture) -> dict[str, np.ndarray]:
-    """Random weights, some of them -0: what adds a zero would change these."""
+def weights_of(a: Architecture, layout: Layout) -> dict[str, np.ndarray]:
+    """Random weights that the layout has a place for, some of them -0: what adds a zero would change these."""
     weights = {name: array.copy() for name, array in initialise(a, 0, FLOAT32).items()}
-    for array in weights.values():
+    for name, array in weights.items():
         array.flat[::7] = -0.0
+        if layout.lacks_own_bias and name.startswith("bias_hn"):
+            array[:] = 0
+        if layout.lacks_own_bias and name.startswith("bias_hh"):
+            array[-a.hidden_size :] = 0
     return weights
 
 
@@ -86,7 +90,7 @@ def variants(layout: Layout) -> list[dict[str, Any]]:
 def test_weights_come_back(layout: Layout) -> None:
     for options in variants(layout):
         a = architecture(layout, **options)
-        weights = weights_of(a)
+        weights = weights_of(a, layout)
         back: dict[str, np.ndarray] = {}
         for direction in range(a.directions):
             end = suffix(0, direction)
@@ -100,7 +104,7 @@ def test_weights_come_back(layout: Layout) -> None:
 def test_arrays_come_back(layout: Layout) -> None:
     for options in variants(layout):
         a = architecture(layout, **options)
-        arrays = to_layout(layout, weights_of(a), peephole=a.peephole_gates)
+        arrays = to_layout(layout, weights_of(a, layout), peephole=a.peephole_gates)
         again = to_layout(layout, from_layout(layout, arrays))
         if (
             options.get("peephole") == "o"
@@ -114,7 +118,7 @@ def test_arrays_come_back(layout: Layout) -> None:
 def test_another_gate_order_is_seen(layout: Layout) -> None:
     if "{gate}" in layout.input:
         pytest.skip("its arrays are named after the gates")
-    weights = weights_of(architecture(layout))
+    weights = weights_of(architecture(layout), layout)
     arrays = to_layout(layout, weights)
     for order in itertools.permutations(layout.gates):
         wrong = replace(layout, gates="".join(order))
@@ -127,7 +131,7 @@ def test_another_gate_order_is_seen(layout: Layout) -> None:
 @every_layout
 def test_fewer_biases_are_the_sum(layout: Layout) -> None:
     a = architecture(layout, bias="double")
-    weights = weights_of(a)
+    weights = weights_of(a, layout)
     back = from_layout(layout, to_layout(layout, weights))
     of_input, of_h = weights["bias_ih_l0"], weights["bias_hh_l0"]
     if CANONICAL_BIAS[layout.biases] == "double":
@@ -144,7 +148,7 @@ def test_fewer_biases_are_the_sum(layout: Layout) -> None:
 @every_layout
 def test_a_second_bias_that_the_weights_lack_is_zero(layout: Layout) -> None:
     a = architecture(layout, bias="single")
-    weights = weights_of(a)
+    weights = weights_of(a, layout)
     back = from_layout(layout, to_layout(layout, weights))
     np.testing.assert_array_equal(back["bias_ih_l0"], weights["bias_ih_l0"])
     if "bias_hh_l0" in back:
@@ -163,7 +167,18 @@ def test_what_a_framework_lacks(layout: Layout) -> None:
         other = replace(a, **options)
         assert find(layout.framework, other) is None
         with pytest.raises(fr.UnsupportedError, match=FRAMEWORKS[layout.framework]):
-            to_layout(layout, weights_of(other))
+            to_layout(layout, weights_of(other, layout))
+
+
+@pytest.mark.parametrize("bias", ["single", "double"])
+def test_a_bias_without_a_place_is_refused(bias: str) -> None:
+    a = Architecture("gru", 5, 6, bias=bias)  # type: ignore[arg-type]
+    (layout,) = (each for each in LAYOUTS if each.lacks_own_bias)
+    weights = weights_of(a, layout)
+    to_layout(layout, weights)
+    weights["bias_hn_l0" if bias == "single" else "bias_hh_l0"][-1] = 1
+    with pytest.raises(fr.UnsupportedError, match="no recurrent bias of n"):
+        to_layout(layout, weights)
 
 
 def test_no_framework_has_a_clockwork_rnn() -> None:
@@ -190,7 +205,7 @@ def test_the_table_is_whole(layout: Layout) -> None:
 
 @every_layout
 def test_bad_arrays(layout: Layout) -> None:
-    arrays = to_layout(layout, weights_of(architecture(layout)))
+    arrays = to_layout(layout, weights_of(architecture(layout), layout))
     name = next(iter(arrays))
     with pytest.raises(ValueError, match="missing"):
         from_layout(layout, {key: array for key, array in arrays.items() if key != name})
@@ -207,7 +222,7 @@ def test_wrong_number_of_peepholes() -> None:
     )
     a = architecture(onnx, peephole="o")
     with pytest.raises(ValueError, match="weight_peephole"):
-        to_layout(onnx, weights_of(a))
+        to_layout(onnx, weights_of(a, layout))
 
 
 def test_reordered() -> None:

@@ -45,7 +45,7 @@ __all__ = [
 #: * "double": two arrays, that of the input product and that of the recurrent product;
 #: * "joined": one array of 2 G H rows, these two one after the other;
 #: * "rows": one array (2, G H), these two one above the other;
-#: * "single": one array of G H rows, the sum;
+#: * "single": one array of G H rows, the sum; a recurrent bias that is not in the sum must be zero;
 #: * "appended": one array of (G + 1) H rows: the sum, and then the recurrent bias of the last gate, which is not in the sum;
 #: * "separate": two arrays, the sum and the recurrent bias of the last gate.
 Biases = Literal["double", "joined", "rows", "single", "appended", "separate"]
@@ -57,6 +57,11 @@ FRAMEWORKS = {
     "keras": "Keras",
     "openvino": "OpenVINO",
     "flax": "Flax",
+    "nnx": "Flax NNX",
+    "equinox": "Equinox",
+    "keras_cudnn": "Keras CuDNN",
+    "keras1": "Keras 1",
+    "tensorflow1": "TensorFlow 1",
 }
 
 
@@ -84,6 +89,8 @@ class Layout:
         What these arrays hold.
     transposed
         Whether gate blocks are columns: W is (X, G H), and R is (H, G H).
+    flat
+        Whether the numbers of each of these blocks (X, H) are, row by row, those of (H, X): what cuDNN reads.
     projection
         The name of the array (P, H) of the projection; "" for no projection.
     peephole
@@ -105,6 +112,7 @@ class Layout:
     bias: tuple[str, ...]
     biases: Biases
     transposed: bool = False
+    flat: bool = False
     projection: str = ""
     peephole: str = ""
     peepholes: str = ""
@@ -119,6 +127,11 @@ class Layout:
     def canonical_gates(self) -> str:
         """The order of the gate blocks in canonical weights."""
         return "".join(gate.name for gate in self.row.gates)
+
+    @property
+    def lacks_own_bias(self) -> bool:
+        """Whether a recurrent bias that cannot be added to the others has no place: it must be zero."""
+        return self.biases == "single" and bool(self.row.own_recurrent_bias)
 
     @property
     def negates(self) -> bool:
@@ -183,6 +196,39 @@ def _flax(cell: str, form: str, name: str, bias: tuple[str, ...], biases: Biases
     )
 
 
+def _keras_cudnn(cell: str, form: str, name: str) -> Layout:
+    gates = {"lstm": "ifgo", "gru": "zrn"}[cell]
+    return Layout(
+        *("keras_cudnn", cell, form, name, "", gates, "kernel", "recurrent_kernel", ("bias",)),
+        biases="joined",
+        transposed=True,
+        flat=True,
+    )
+
+
+def _keras1(cell: str, form: str, name: str) -> Layout:
+    gates = {"rnn": "h", "lstm": "igfo", "gru": "zrn"}[cell]
+    gate = "" if cell == "rnn" else "_{gate}"
+    return Layout(
+        *("keras1", cell, form, name, "", gates, f"W{gate}", f"U{gate}", (f"b{gate}",)),
+        biases="single",
+        transposed=True,
+    )
+
+
+def _nnx(cell: str, form: str, name: str, biased: str) -> Layout:
+    gates = {"rnn": "h", "lstm": "ifgo", "gru": "rzn"}[cell]
+    names = "dense_i/kernel", "dense_h/kernel", (f"{biased}/bias",)
+    return Layout(*("nnx", cell, form, "", name, gates, *names), biases="single", transposed=True)
+
+
+def _equinox(cell: str, form: str, name: str, bias: tuple[str, ...], biases: Biases) -> Layout:
+    gates = {"lstm": "ifgo", "gru": "rzn"}[cell]
+    return Layout(
+        *("equinox", cell, form, "", name, gates, "weight_ih", "weight_hh", bias), biases=biases
+    )
+
+
 #: Every layout. Keras's LSTM calls its third gate c, and ONNX and OpenVINO do so too: g here.
 LAYOUTS: tuple[Layout, ...] = (
     _torch("rnn", "", "RNN"),
@@ -205,6 +251,27 @@ LAYOUTS: tuple[Layout, ...] = (
     _flax("rnn", "", "SimpleCell", ("i/bias",), "single"),
     _flax("lstm", "", "LSTMCell", ("h{gate}/bias",), "single"),
     _flax("gru", "after", "GRUCell", ("i{gate}/bias", "hn/bias"), "separate"),
+    # The cells of flax.nnx. Its LSTMCell has the arrays of flax.linen's, its OptimizedLSTMCell has these.
+    _nnx("rnn", "", "SimpleCell", "dense_i"),
+    _nnx("lstm", "", "OptimizedLSTMCell", "dense_h"),
+    _nnx("gru", "after", "GRUCell", "dense_i"),
+    _equinox("lstm", "", "LSTMCell", ("bias",), "single"),
+    _equinox("gru", "after", "GRUCell", ("bias", "bias_n"), "separate"),
+    # Layers of Keras 2 for cuDNN alone.
+    _keras_cudnn("lstm", "", "CuDNNLSTM"),
+    _keras_cudnn("gru", "after", "CuDNNGRU"),
+    # Keras 1, whose gates have arrays of their own; it calls n h.
+    _keras1("rnn", "", "SimpleRNN"),
+    _keras1("lstm", "", "LSTM"),
+    _keras1("gru", "before", "GRU"),
+    # The kernel's first X rows are of the input, the others recurrent: here they are two arrays. The forget bias that
+    # TensorFlow adds at run time is not in them.
+    Layout(
+        *("tensorflow1", "lstm", "", "", "BasicLSTMCell", "igfo", "kernel", "recurrent_kernel"),
+        bias=("bias",),
+        biases="single",
+        transposed=True,
+    ),
 )
 
 
@@ -379,6 +446,9 @@ def _named(layout: Layout, name: str, array: Array, gates: str) -> dict[str, Arr
     import numpy as np
 
     if "{gate}" not in name:
+        if layout.flat and array.ndim == 2:
+            blocks = np.split(array, len(gates))
+            return {name: np.hstack([each.reshape(each.shape[::-1]) for each in blocks])}
         return {name: np.ascontiguousarray(array.T) if layout.transposed else array}
     blocks = np.split(array, len(gates))
     return {
@@ -400,6 +470,8 @@ def _taken(layout: Layout, name: str, arrays: dict[str, Array], gates: str) -> A
             f"{FRAMEWORKS[layout.framework]} weights: of {', '.join(names)} some are missing"
         )
     array = np.concatenate([each.T if layout.transposed else each for each in found])
+    if layout.flat and array.ndim == 2 and len(array) % len(gates) == 0:
+        array = np.concatenate([each.T.reshape(each.shape) for each in np.split(array, len(gates))])
     if not array.ndim or not len(array) or len(array) % len(gates):
         raise ValueError(
             f"{FRAMEWORKS[layout.framework]} weights: {name!r} must have {len(gates)} blocks of hidden_size, "
@@ -436,6 +508,12 @@ def _biases_to(layout: Layout, kinds: Mapping[str, Array], units: int) -> dict[s
             layout.bias[0]: np.concatenate(both) if layout.biases == "joined" else np.stack(both)
         }
     total = of_input + of_h if "bias_hh" in kinds else of_input.copy()
+    if layout.lacks_own_bias:
+        if of_h[-units:].any():
+            raise UnsupportedError(
+                f"{FRAMEWORKS[layout.framework]}'s {layout.row.title} has no recurrent bias of {layout.canonical_gates[-1]}"
+            )
+        total[-units:] = of_input[-units:]
     if layout.biases == "single":
         return _named(layout, layout.bias[0], _gates_to(layout, total), layout.gates)
     total[-units:] = of_input[-units:]
@@ -449,6 +527,8 @@ def _biases_to(layout: Layout, kinds: Mapping[str, Array], units: int) -> dict[s
 
 def _biases_from(layout: Layout, given: dict[str, Array], units: int) -> dict[str, Array]:
     """Canonical biases: as many as the framework keeps. Taken out of what is given."""
+    import numpy as np
+
     rows = len(layout.gates) * units
     own = f"bias_h{layout.canonical_gates[-1]}"
     if layout.biases in ("single", "separate"):
@@ -460,6 +540,8 @@ def _biases_from(layout: Layout, given: dict[str, Array], units: int) -> dict[st
         if layout.biases == "separate" and layout.bias[1] in given:
             found[own] = given.pop(layout.bias[1]).copy()
             _check_rows(layout, layout.bias[1], found[own], units)
+        elif layout.lacks_own_bias:
+            found[own] = np.zeros(units, summed.dtype)
         return found
     arrays = [given.pop(name) for name in layout.bias if name in given]
     if not arrays:
