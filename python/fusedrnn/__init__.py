@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from fusedrnn.formats.files import inspect as inspect
     from fusedrnn.formats.files import load as load
     from fusedrnn.formats.files import save as save
+    from fusedrnn.formats.flax import from_equinox as from_equinox
+    from fusedrnn.formats.flax import from_flax as from_flax
+    from fusedrnn.formats.flax import from_tf1 as from_tf1
+    from fusedrnn.formats.keras_file import from_keras as from_keras
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -70,6 +74,10 @@ _HOME = {
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
     "count": "counting.counts",
+    "from_equinox": "formats.flax",
+    "from_flax": "formats.flax",
+    "from_keras": "formats.keras_file",
+    "from_tf1": "formats.flax",
     "gru_step": "steps",
     "info": "machine.info",
     "inspect": "formats.files",

@@ -222,7 +222,7 @@ def test_wrong_number_of_peepholes() -> None:
     )
     a = architecture(onnx, peephole="o")
     with pytest.raises(ValueError, match="weight_peephole"):
-        to_layout(onnx, weights_of(a, layout))
+        to_layout(onnx, weights_of(a, onnx))
 
 
 def test_reordered() -> None:

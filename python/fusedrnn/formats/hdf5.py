@@ -95,15 +95,16 @@ class Hdf5:
         import h5py
 
         attribute = group.attrs.get_id(name)
-        size, elements = attribute.get_storage_size(), prod(attribute.shape)
+        elements = prod(attribute.shape)
+        if not elements:
+            return
+        size = attribute.get_storage_size()
         text = h5py.check_string_dtype(attribute.dtype)
-        if text is None and elements:
+        if text is None:
             raise self.fault(f"attribute {name!r} of {group.name!r} is no text")
         around = max(0, _length(self.path) - stored)
         if size > MAX_ATTRIBUTE or (text and text.length is None and elements * around > MAX_TEXTS):
             raise self.fault(f"attribute {name!r} of {group.name!r} is too large")
-        if not elements:
-            return
         value = group.attrs[name]
         for each in [value] if isinstance(value, (str, bytes)) else value.ravel().tolist():
             yield each.decode("utf-8") if isinstance(each, bytes) else str(each)
