@@ -113,7 +113,7 @@ def built(keras: Any, config: dict[str, Any]) -> Any:
 
 
 @quiet
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(config=drawn)
 def test_layers_compute_what_keras_computes(
     keras: Any, config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
@@ -128,7 +128,13 @@ def test_layers_compute_what_keras_computes(
         expected = expected[:, ::-1]  # Keras leaves its outputs in the order of computation
     (found,) = fr.inspect(path).layers
     assert found.batch_first
-    for layer in (fr.load(path), fr.from_keras(model.layers[0]), fr.from_keras(model)):
+    # Functions that only NumPy has are asked for.
+    backend = "numpy" if config["activation"] in ("softsign", "hard_sigmoid") else "auto"
+    for layer in (
+        fr.load(path, backend=backend),
+        fr.from_keras(model.layers[0], backend=backend),
+        fr.from_keras(model, backend=backend),
+    ):
         assert layer.architecture == found.architecture
         y, _ = layer(x)
         np.testing.assert_allclose(y, expected, rtol=TOLERANCE, atol=TOLERANCE)
@@ -200,7 +206,7 @@ def test_a_model_of_many_layers(keras: Any, end: str, tmp_path: Path) -> None:
     assert any("masking masks" in note for note in contents.notes)
     parts = {part.origin: part for part in contents.parts}
     kinds = {part.name: (part.kind, part.macs_per_step) for part in contents.parts}
-    assert kinds["each"] == ("dense", 9)
+    assert kinds["each"] == ("dense", 12)
     assert kinds["norm"] == ("normalisation", 0)
     assert kinds["conv"] == ("convolution", 2 * 3 * 4)
     assert kinds["attention"] == ("attention", None)
@@ -324,7 +330,8 @@ def test_an_unknown_activation_is_not_guessed(
 def test_half_precision_is_widened(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     for dtype in ("float16", "bfloat16", "float64"):
-        model = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4, dtype=dtype)])
+        layer = keras.layers.LSTM
+        model = keras.Sequential([keras.Input((5, 3)), layer(4, dtype=dtype, recurrent_initializer="glorot_uniform")])
         model.save(path)
         (found,) = fr.inspect(path).layers
         assert any(dtype in note for note in found.notes)
