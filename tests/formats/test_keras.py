@@ -331,7 +331,9 @@ def test_half_precision_is_widened(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     for dtype in ("float16", "bfloat16", "float64"):
         layer = keras.layers.LSTM
-        model = keras.Sequential([keras.Input((5, 3)), layer(4, dtype=dtype, recurrent_initializer="glorot_uniform")])
+        model = keras.Sequential(
+            [keras.Input((5, 3)), layer(4, dtype=dtype, recurrent_initializer="glorot_uniform")]
+        )
         model.save(path)
         (found,) = fr.inspect(path).layers
         assert any(dtype in note for note in found.notes)
