@@ -418,8 +418,10 @@ class _Chain:
             raise view.store.fault(f"value {name!r} comes through more than {MAX_CHAIN} operators")
         if key not in self.done:
             self.begun.append(key)
-            self.done[key] = self._results(view, node, name)
-            self.begun.pop()
+            try:
+                self.done[key] = self._results(view, node, name)
+            finally:
+                self.begun.pop()
         results = self.done[key]
         place = list(node.output).index(name)
         if place >= len(results):

@@ -15,7 +15,15 @@ from fusedrnn.cells import ACTIVATIONS, CELLS, Activation
 from fusedrnn.errors import ArchitectureError, UnsupportedError
 from fusedrnn.formats.contents import FoundLayer, Part, Tensor
 from fusedrnn.formats.layouts import Layout, find, from_layout, suffix
-from fusedrnn.formats.onnx_graph import STANDARD, GraphView, NotConstantError, main_graph, walk
+from fusedrnn.formats.onnx_graph import (
+    STANDARD,
+    GraphView,
+    NotConstantError,
+    Place,
+    main_graph,
+    walk,
+)
+from fusedrnn.formats.onnx_stacks import NodeLayer, Uses, stacked
 from fusedrnn.formats.onnx_tensors import FLOATS, as_float32, conversion
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "is_recurrent",
     "node_layer",
     "node_name",
+    "recurrent_among",
     "unique",
 ]
 
@@ -101,7 +110,7 @@ def unique(name: str, taken: set[str]) -> str:
 def find_recurrent(
     model: Proto, view: GraphView | None = None
 ) -> tuple[tuple[FoundLayer, ...], tuple[Part, ...]]:
-    """Every recurrent node of a model, those in subgraphs and functions too.
+    """Every recurrent layer of a model, those in subgraphs and functions too.
 
     Parameters
     ----------
@@ -113,7 +122,7 @@ def find_recurrent(
     Returns
     -------
     layers
-        One for each node, with names of their own.
+        One for each node, or for several nodes that are a stack; with names of their own.
     parts
         The recurrent nodes that are no layer here, with the reason in their notes.
 
@@ -122,9 +131,18 @@ def find_recurrent(
     ModelFormatError
         If the model is damaged or not as ONNX describes; the message names the node.
     """
-    layers, parts = [], []
+    view = main_graph(model) if view is None else view
+    places = list(walk(model, view))
+    return recurrent_among(places, Uses(places, view))
+
+
+def recurrent_among(
+    places: Sequence[Place], uses: Uses
+) -> tuple[tuple[FoundLayer, ...], tuple[Part, ...]]:
+    """The recurrent layers among the nodes of a model, and the recurrent nodes that are none, as :func:`find_recurrent`."""
+    nodes, parts = [], []
     taken: set[str] = set()
-    for place, node in walk(model, main_graph(model) if view is None else view):
+    for view, node in places:
         if node.op_type in NOT_READ:
             name = unique(node_name(node), taken)
             note = f"{node.op_type} is not read yet: read the model before it was quantized"
@@ -133,11 +151,11 @@ def find_recurrent(
             continue
         name = unique(node_name(node), taken)
         try:
-            layers.append(replace(node_layer(place, node), name=name))
+            nodes.append(NodeLayer(view, node, replace(node_layer(view, node), name=name)))
         except UnsupportedError as error:
-            tensors = _stored(place, node)
+            tensors = _stored(view, node)
             parts.append(Part(name, "?", f"ONNX {node.op_type} node", tensors, note=str(error)))
-    return tuple(layers), tuple(parts)
+    return tuple(stacked(nodes, uses)), tuple(parts)
 
 
 def _stored(view: GraphView, node: Proto) -> tuple[Tensor, ...]:
