@@ -57,6 +57,8 @@ class GraphView:
         For a function: the values of the caller that its inputs are.
     attributes
         For a function: the attributes of the call, by name.
+    scope
+        What the names of its tensors begin with, so that no two of a model are alike: "" in the main graph.
     where
         What messages call it: "", "in If 'choice' (then_branch)".
     depth
@@ -80,6 +82,7 @@ class GraphView:
     outer: GraphView | None = None
     bound: Mapping[str, tuple[GraphView, str]] = field(default_factory=dict)
     attributes: Mapping[str, Proto] = field(default_factory=dict)
+    scope: str = ""
     where: str = ""
     depth: int = 0
     makers: dict[str, Proto] = field(init=False, default_factory=dict)
@@ -155,11 +158,18 @@ class GraphView:
             view = view.outer
         raise self.store.fault(f"value {name!r} is used, and nothing gives it")
 
+    def stored(self) -> Iterator[Tensor]:
+        """Every tensor that is stored in the graph itself: initializers and Constants."""
+        for name in (*self.initializers, *self.makers):
+            tensor = self.tensor(name)
+            if tensor is not None:
+                yield tensor
+
     def tensor(self, name: str) -> Tensor | None:
         """The stored tensor of a value, if it is an initializer or a Constant; None if it is not."""
         view, name = self.home(name)
         if name in view.initializers:
-            return self.store.tensor(view.initializers[name], name)
+            return self.store.tensor(view.initializers[name], view.scope + name)
         node = view.makers.get(name)
         if node is not None and node.op_type == "Constant" and node.domain in STANDARD:
             return view._constant_node(node, name)
@@ -171,13 +181,17 @@ class GraphView:
             raise self.store.fault(f"Constant {name!r} must have one attribute, got {sorted(said)}")
         ((kind, value),) = said.items()
         if kind == "value":
-            return self.store.tensor(value, name)
+            return self.store.tensor(value, self.scope + name)
         dtypes = {"float": np.float32, "floats": np.float32, "int": np.int64, "ints": np.int64}
         dtype = dtypes.get(kind.removeprefix("value_"))
-        if dtype is None or not kind.startswith("value_"):
+        if dtype is not None and kind.startswith("value_"):
+            array = np.array(value, dtype)
+            return Tensor(self.scope + name, array.shape, str(array.dtype), lambda: array)
+
+        def read() -> Array:
             raise UnsupportedError(f"Constant {name!r} has a {kind}, which is not read")
-        array = np.array(value, dtype)
-        return Tensor(name, array.shape, str(array.dtype), lambda: array)
+
+        return Tensor(self.scope + name, (), kind, read)
 
     def leaves(self, name: str) -> tuple[Tensor, ...]:
         """The stored tensors that a constant's numbers come from; not those that only say its shape."""
@@ -281,6 +295,7 @@ class GraphView:
                     self.store,
                     outer=self,
                     attributes=self.attributes,
+                    scope=f"{self.scope}{_called(node)}.{each.name}/",
                     where=", ".join(filter(None, (where, self.where))),
                     depth=self.depth + 1,
                     limit=self.limit,
@@ -306,6 +321,7 @@ class GraphView:
             self.store,
             bound=bound,
             attributes=attributes,
+            scope=f"{function.domain}.{function.name}/",
             where=", ".join(filter(None, (where, self.where))),
             depth=self.depth + 1,
             limit=self.limit,
