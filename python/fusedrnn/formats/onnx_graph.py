@@ -30,7 +30,7 @@ MAX_CHAIN = 100
 #: Deepest nesting of subgraphs and functions.
 MAX_DEPTH = 32
 #: Largest number of nodes looked at, those of a function once for each call.
-MAX_NODES = 1_000_000
+MAX_NODES = 250_000
 #: A chain gives at most so many times the numbers that the model stores, and a few more.
 MAX_GROWTH, MAX_SMALL = 2, 1 << 20
 #: What the standard operators' domain is called.

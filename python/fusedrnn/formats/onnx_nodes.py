@@ -83,6 +83,11 @@ ROLES = {
 }
 #: The largest float32, which ONNX Runtime takes for no limit.
 NO_CLIP = 3.4028234e38
+#: What is not given of these is unknown: ONNX has no such operators whose defaults it could be.
+NO_DEFAULTS: dict[str, tuple[float | None, ...]] = {
+    "affine": (None, 0.0),
+    "scaled_tanh": (None, None),
+}
 #: The activations by ONNX's names, in lower case. The identity is not among them: it is Affine with 1 and 0.
 FUNCTIONS = {name.replace("_", ""): name for name in ACTIVATIONS if name != "identity"}
 
@@ -300,11 +305,17 @@ class _Node:
             if key is None:
                 raise self.lacks(f"activation {name!r} is not known")
             defaults = ACTIVATIONS[key]
-            given = [
+            numbers = [
                 next(rest, default)
-                for rest, default in zip((alphas, betas), defaults, strict=False)
+                for rest, default in zip(
+                    (alphas, betas), NO_DEFAULTS.get(key, defaults), strict=False
+                )
             ]
-            parameters = tuple(map(simplest, given))
+            parameters = tuple(simplest(each) for each in numbers if each is not None)
+            if len(parameters) < len(numbers):
+                raise self.lacks(
+                    f"activation {name} without all of activation_alpha and activation_beta, for which ONNX has no default"
+                )
             if (key, parameters) == ("affine", (1.0, 0.0)):
                 key, parameters = "identity", ()
             found.append(str(Activation(key, parameters)))
