@@ -102,13 +102,13 @@ def node_name(node: Proto) -> str:
     return str(node.name or next(filter(None, node.output), node.op_type))
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it if another one has it; it is taken then."""
-    found, number = name, 1
+def unique(name: str, taken: dict[str, int]) -> str:
+    """The name, or with a number behind it if it is taken; it is taken then. ``taken`` counts the uses of each name."""
+    found = name
     while found in taken:
-        number += 1
-        found = f"{name}#{number}"
-    taken.add(found)
+        taken[name] += 1
+        found = f"{name}#{taken[name]}"
+    taken[found] = 1
     return found
 
 
@@ -146,7 +146,7 @@ def recurrent_among(
 ) -> tuple[tuple[FoundLayer, ...], tuple[Part, ...]]:
     """The recurrent layers among the nodes of a model, and the recurrent nodes that are none, as :func:`find_recurrent`."""
     nodes, parts = [], []
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for view, node in places:
         if node.op_type in NOT_READ:
             name = unique(node_name(node), taken)

@@ -92,7 +92,7 @@ def _way(above: NodeLayer, uses: Uses) -> Way | None:
     path: list[Proto] = []
     while len(path) < MAX_WAY and view is above.view and len(uses.of(view, name)) == 1:
         node = view.makers.get(name)
-        if node is None or node.domain not in STANDARD:
+        if node is None or node.domain not in STANDARD or not node.input:
             return None
         if node.op_type not in MOVES:
             return view, name, path[::-1]
@@ -278,10 +278,8 @@ class _Moves:
             return None
         joined = tuple(letter for axis in axes[2:] for letter in axis)
         known = {joined: self.units * (self.directions if "D" in joined else 1)}
-        for info in self.view.graph.value_info:
-            if info.name == node.input[0]:
-                dims = info.type.tensor_type.shape.dim
-                known |= {axis: dim.dim_value for axis, dim in zip(axes[:2], dims, strict=False)}
+        dims = self.view.static_shapes.get(node.input[0], ())
+        known |= dict(zip(axes[:2], dims, strict=False))
         result = [*axes[:2], joined]
         for place, (axis, length) in enumerate(zip(result, wanted, strict=True)):
             copied = length == 0 and place < 2
