@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fusedrnn.formats.files import inspect as inspect
     from fusedrnn.formats.files import load as load
     from fusedrnn.formats.files import save as save
+    from fusedrnn.formats.onnx_file import from_onnx as from_onnx
+    from fusedrnn.formats.onnx_write import to_onnx as to_onnx
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -70,6 +72,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
     "count": "counting.counts",
+    "from_onnx": "formats.onnx_file",
     "gru_step": "steps",
     "info": "machine.info",
     "inspect": "formats.files",
@@ -79,6 +82,7 @@ _HOME = {
     "roofline": "machine.roofline",
     "save": "formats.files",
     "this_machine": "machine.probe",
+    "to_onnx": "formats.onnx_write",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

@@ -287,7 +287,7 @@ class GraphView:
         name
             Of the value.
         any_batch
-            Whether Expand and Tile to a shape that is only known at run time leave it as it is.
+            Whether Expand and Tile to a shape that is not known here leave it as it is.
 
         Raises
         ------
@@ -505,7 +505,7 @@ class _Chain:
             chain = self if self.real else _Chain(real=True, begun=list(self.begun))
             try:
                 inputs.append(chain.array(*view.home(each)))
-            except NotConstantError:
+            except UnsupportedError:
                 if self.any_batch and node.op_type in ("Expand", "Tile") and inputs:
                     return [inputs[0]]
                 raise
