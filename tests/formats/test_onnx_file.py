@@ -16,7 +16,7 @@ from onnx import TensorProto, external_data_helper, helper
 from onnx_models import Arrays, model_of, recurrent_node
 
 import fusedrnn as fr
-from fusedrnn.formats import onnx_file
+from fusedrnn.formats import onnx_file, onnx_write
 from fusedrnn.formats.contents import Contents, Part
 
 Node = Any
@@ -114,6 +114,22 @@ def test_changed_bytes_are_errors_or_models(tmp_path: Path) -> None:
             fr.load(path)
         except ValueError as error:
             assert "\n" not in str(error)
+
+
+def test_without_the_package_onnx_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = lstm_model()
+    onnx.save(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(onnx_file, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx_write, "find_spec", lambda name: None)
+    for use in (
+        lambda: fr.inspect(tmp_path / "m.onnx"),
+        lambda: fr.from_onnx(model),
+        lambda: fr.to_onnx(fr.LSTM(2, 3)),
+    ):
+        with pytest.raises(fr.MissingExtraError, match=r"fusedrnn\[onnx\]"):
+            use()
 
 
 # ---- what is in a model --------------------------------------------------------------------------

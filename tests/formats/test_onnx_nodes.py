@@ -112,6 +112,7 @@ ACTIVATIONS = {
     "Softsign": 0,
     "Softplus": 0,
 }
+BOUNDED = ("Sigmoid", "HardSigmoid", "Tanh", "Softsign")
 
 
 @dataclass
@@ -195,7 +196,10 @@ def case_of(
 def assert_agrees(one: Arrays, other: Arrays) -> None:
     assert set(one) == set(other)
     for name, array in one.items():
-        np.testing.assert_allclose(array, other[name], TOLERANCE, TOLERANCE, err_msg=name)
+        largest = max(
+            1.0, float(np.abs(other[name]).max())
+        )  # unbounded activations may let it grow
+        np.testing.assert_allclose(array, other[name], 0, TOLERANCE * largest, err_msg=name)
 
 
 def differs(one: Arrays, other: Arrays) -> bool:
@@ -219,8 +223,8 @@ def cases(draw: st.DrawFn) -> Case:
         attributes["clip"] = draw(st.sampled_from((0.3, 0.75, 2.0)))
     if draw(st.booleans()):
         names = [draw(st.sampled_from(sorted(ACTIVATIONS))) for _ in range(FUNCTIONS[operator])]
-        if coupled:
-            names[0] = "Sigmoid"
+        if operator != "RNN":  # gates without bounds grow beyond float32
+            names[0] = draw(st.sampled_from(("Sigmoid",) if coupled else BOUNDED))
         numbers = [[draw(st.sampled_from((0.3, 0.5, 0.9)))] * ACTIVATIONS[name] for name in names]
         for key, place in (("activation_alpha", 0), ("activation_beta", 1)):
             given = [each[place] for each in numbers if len(each) > place]
