@@ -198,6 +198,13 @@ def test_embeddings_normalisations_and_attention_by_kind() -> None:
     assert "'s' is shared with 'layernormalization'" in parts[3].note
 
 
+def test_what_a_batch_normalisation_has_seen_is_no_parameter() -> None:
+    arrays = {name: floats(5) for name in ("scale", "bias", "mean", "var")}
+    found = contents_of(model_of([node("BatchNormalization", "X", *arrays)], arrays))
+    assert [each.name for each in found.parts[0].tensors] == ["scale", "bias"]
+    assert {each.name for each in found.constants} == {"mean", "var"}
+
+
 def test_constants_are_not_parameters() -> None:
     found = contents_of(
         model_of(

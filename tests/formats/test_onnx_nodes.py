@@ -138,16 +138,19 @@ class Case:
         return run_node(self.found(), self.feeds)
 
     def oracle(self) -> Arrays:
-        runtime = oracle("onnxruntime")
-        settings = runtime.SessionOptions()
-        settings.intra_op_num_threads = 1
-        settings.log_severity_level = 3
-        model = self.model()
-        session = runtime.InferenceSession(
-            model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
-        )
-        names = [each.name for each in model.graph.output]
-        return dict(zip(names, session.run(names, self.feeds), strict=True))
+        return run_by_onnx_runtime(self.model(), self.feeds)
+
+
+def run_by_onnx_runtime(model: Any, feeds: Arrays) -> Arrays:
+    runtime = oracle("onnxruntime")
+    settings = runtime.SessionOptions()
+    settings.intra_op_num_threads = 1
+    settings.log_severity_level = 3
+    session = runtime.InferenceSession(
+        model.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+    )
+    names = [each.name for each in model.graph.output]
+    return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def case_of(
@@ -406,6 +409,28 @@ def test_other_floats_are_converted_and_this_is_said(dtype: Any) -> None:
         weights["weight_ih_l0"][i], expected["W"][0, i].astype(np.float32)
     )
     assert any(str(np.dtype(dtype)) in note for note in found.notes)
+
+
+def test_quantized_weights_are_dequantized() -> None:
+    from onnx import helper
+
+    case = case_of("LSTM", 10)
+    scale = np.linspace(0.001, 0.01, 20).astype(np.float32)
+    zero = np.arange(-10, 10).astype(np.int8)
+    W = case.weights["W"]
+    quantized = np.clip(np.rint(W / scale[:, None]) + zero[:, None], -128, 127).astype(np.int8)
+    arrays = {**case.weights, "Q": quantized, "scale": scale, "zero": zero}
+    del arrays["W"]
+    names = ["Q", "scale", "zero"]
+    nodes = [
+        helper.make_node("DequantizeLinear", names, ["W"], axis=1),
+        *case.model().graph.node,
+    ]
+    model = model_of(nodes, arrays, tuple(case.feeds), ("Y", "Y_h", "Y_c"))
+    (found,), _ = find_recurrent(model)
+    assert [each.name for each in found.tensors] == [*names, "R", "B"]
+    assert any("int8" in note for note in found.notes)
+    assert_agrees(run_node(found, case.feeds), run_by_onnx_runtime(model, case.feeds))
 
 
 def test_a_constant_initial_state_is_the_layers_own() -> None:

@@ -255,8 +255,9 @@ class Inventory:
             self._add_convolution(view, node)
         elif known and kind in NORMALISATIONS:
             bias = _at(view, node, *NORMALISATIONS[kind])
-            names = {each.name for each in bias}
-            self._add(self._name(node), "normalisation", kind, _floats(view, node), names, 0)
+            # The mean and variance that a BatchNormalization has seen are no parameters.
+            own = _at(view, node, 1, 2) if kind == "BatchNormalization" else _floats(view, node)
+            self._add(self._name(node), "normalisation", kind, own, {each.name for each in bias}, 0)
         elif known and kind in ATTENTIONS:
             note = "its multiply-adds depend on the lengths of its inputs"
             self._add(self._name(node), "attention", kind, _floats(view, node), (), None, note)
