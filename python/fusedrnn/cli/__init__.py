@@ -1,8 +1,8 @@
 """The command ``fusedrnn``: what the library knows, from a shell.
 
 Starts fast: each command is imported when it is asked for, and imports what it needs when it runs. Exit codes: 0 done,
-1 a figure is not what it should be, 2 an error that one line on standard error explains, 130 interrupted, 141 the
-reader of a pipe went away.
+1 a figure is not what it should be, 2 an error that one line on standard error explains, 3 a count is not complete, 130
+interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations

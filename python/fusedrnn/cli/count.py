@@ -19,10 +19,11 @@ from fusedrnn.cli.options import (
     cell_network,
     completion,
     did_you_mean,
+    external_data_option,
     network_options,
     output_options,
 )
-from fusedrnn.cli.output import FAILED, Output
+from fusedrnn.cli.output import FAILED, INCOMPLETE, Output
 from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count as count_cell
 
@@ -73,7 +74,10 @@ class Network(NetworkFile):
 
 
 #: The parameters of ``count`` that go with a file; the file says the rest.
-WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json", "path"}
+WITH_FILE = {
+    *("network", "steps", "batch", "tied", "allow_external_data"),
+    *("explain", "style", "as_json", "path"),
+}
 
 
 @click.command(
@@ -87,6 +91,7 @@ WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json",
         "fusedrnn count clockwork --input 40 --hidden 64 --periods 1,2,4,8 --explain",
         "fusedrnn count lstm --input 128 --hidden 256 --output cost.json",
         "fusedrnn count network.toml --steps 35 --batch 20 --tied twice",
+        "fusedrnn count model.onnx --steps 100 --json",
     ],
 )
 @click.argument("network", metavar="NAME|FILE", type=Network())
@@ -110,6 +115,7 @@ WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json",
     default="once",
     help="count weights that two layers share once or twice (default: once; only with a FILE)",
 )
+@external_data_option
 @click.option("--explain", is_flag=True, help="add each formula with its numbers to the table")
 @output_options
 @click.pass_context
@@ -121,12 +127,14 @@ def count(
     explain: bool,
     output: Output,
     tied: Any,
+    allow_external_data: bool,
     **given: Any,
-) -> None:
+) -> int:
     """Count the parameters, MACs, FLOPs and bytes of a network.
 
-    NAME is a cell, and options give its sizes. FILE is a whole network as TOML (docs/spec.md); - reads it from
-    standard input.
+    NAME is a cell, and options give its sizes. FILE is a model (PyTorch checkpoint, safetensors, ONNX, Keras, .npz), or
+    a whole network as TOML (docs/spec.md), which - reads from standard input. The exit code is 3 if the MACs of
+    a part of the model are not known: they are shown as ?, and the totals say "at least".
     """
     chosen = {
         parameter.name: max(parameter.opts, key=len)
@@ -134,8 +142,11 @@ def count(
         if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
     }
     if network in CELLS:
-        if "tied" in chosen:
-            raise click.UsageError(f"--tied goes with a file, not with {network}", context)
+        for name in ("tied", "allow_external_data"):
+            if name in chosen:
+                raise click.UsageError(
+                    f"{chosen[name]} goes with a file, not with {network}", context
+                )
         complexity: Any = count_cell(
             **cell_network(context, network, given),
             lengths=given["lengths"],
@@ -148,10 +159,13 @@ def count(
             raise click.UsageError(
                 f"{', '.join(wrong)}: not with a file; {network} says its own sizes", context
             )
-        from fusedrnn.counting.network_file import load
+        from fusedrnn.counting.models import read
 
-        complexity = load(network).count(steps=given["steps"], batch=given["batch"], tied=tied)
+        complexity = read(network, external_data=allow_external_data).count(
+            steps=given["steps"], batch=given["batch"], tied=tied
+        )
     output.put(complexity, complexity.explain if explain else None)
+    return INCOMPLETE if network not in CELLS and complexity.unknown else 0
 
 
 @click.command(

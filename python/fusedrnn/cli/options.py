@@ -32,6 +32,7 @@ __all__ = [
     "cell_network",
     "completion",
     "did_you_mean",
+    "external_data_option",
     "json_option",
     "network_options",
     "output_options",
@@ -413,6 +414,15 @@ class Cell(OneOf):
 
     def __init__(self) -> None:
         super().__init__(list(CELLS))
+
+
+def external_data_option(function: Function) -> Function:
+    """``--allow-external-data``, of a command that reads a model file."""
+    return click.option(
+        "--allow-external-data",
+        is_flag=True,
+        help="of an ONNX model: weights in other files of its own folder may be read",
+    )(function)
 
 
 # ---- output --------------------------------------------------------------------------------------
