@@ -23,6 +23,7 @@ __all__ = ["guarded", "main"]
 
 #: Every command, and its module in this folder, in which it has the same name.
 COMMANDS = {
+    "inspect": "models",
     "count": "count",
     "compare": "count",
     "verify": "count",
@@ -63,6 +64,8 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "fusedrnn count lstm --input 128 --hidden 256",
         "fusedrnn count lstm --input 1500 --hidden 1500 --explain",
         "fusedrnn count network.toml",
+        "fusedrnn inspect model.onnx",
+        "fusedrnn count model.onnx",
         "fusedrnn compare lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn verify",
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",

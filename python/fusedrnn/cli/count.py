@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from fusedrnn.cli.options import (
     NUMBERS,
     Cell,
     Command,
+    NetworkFile,
     OneOf,
     cell_network,
     completion,
@@ -28,31 +28,6 @@ from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count as count_cell
 
 __all__ = ["compare", "count", "verify"]
-
-
-class NetworkFile(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A file that describes a network; - is standard input."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value == "-":
-            if sys.stdin is None:
-                self.fail("standard input is closed", param, ctx)
-        elif not os.path.lexists(value):
-            folder, name = os.path.split(value)
-            self.fail(f"{value!r}: no such file{_nearest_file(folder, name)}", param, ctx)
-        return str(value)
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
-        return [completion(incomplete, "file")]
-
-
-def _nearest_file(folder: str, name: str) -> str:
-    try:
-        return did_you_mean(name, os.listdir(folder or "."))
-    except OSError:
-        return ""
 
 
 class Network(NetworkFile):

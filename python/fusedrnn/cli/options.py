@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
@@ -24,6 +26,8 @@ __all__ = [
     "Cell",
     "Command",
     "Group",
+    "ModelFile",
+    "NetworkFile",
     "Numbers",
     "OneOf",
     "OutputFile",
@@ -246,6 +250,39 @@ class OutputFile(_Type):
 
     def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
         return [completion(incomplete, "file")]
+
+
+class ModelFile(_Type):
+    """A file that is there; a name that is almost one in its folder is answered with that."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if not os.path.lexists(value):
+            folder, name = os.path.split(value)
+            self.fail(f"{value!r}: no such file{_nearest_file(folder, name)}", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        return [completion(incomplete, "file")]
+
+
+class NetworkFile(ModelFile):
+    """A file that describes a network; - is standard input."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value != "-":
+            return super().convert(value, param, ctx)
+        if sys.stdin is None:
+            self.fail("standard input is closed", param, ctx)
+        return str(value)
+
+
+def _nearest_file(folder: str, name: str) -> str:
+    try:
+        return did_you_mean(name, os.listdir(folder or "."))
+    except OSError:
+        return ""
 
 
 # ---- a network of one cell -----------------------------------------------------------------------
