@@ -16,7 +16,15 @@ from contextlib import contextmanager, suppress
 from tempfile import TemporaryFile
 from typing import BinaryIO, TextIO
 
-__all__ = ["REPLACING", "Writer", "check_output", "encoding_errors", "write_file", "writing"]
+__all__ = [
+    "REPLACING",
+    "Draft",
+    "Writer",
+    "check_output",
+    "encoding_errors",
+    "write_file",
+    "writing",
+]
 
 #: Why a folder takes no new file, or lets none be replaced, although the file itself may be written.
 NOT_IN_THIS_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV}
@@ -79,15 +87,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
 
 
 class Writer:
-    """What takes the pieces of a file, and writes them where they are to be.
-
-    Attributes
-    ----------
-    replaces
-        Whether nothing is seen of the pieces until the last one is there.
-    """
-
-    replaces = False
+    """What takes the pieces of a file, and writes them where they are to be."""
 
     def __init__(self, path: str | os.PathLike[str], descriptor: int, *, own: bool) -> None:
         self._path, self._descriptor, self._own = path, descriptor, own
@@ -106,10 +106,8 @@ class Writer:
             os.close(self._descriptor)
 
 
-class _Draft(Writer):
-    """A file beside another one, which takes its place when it is finished."""
-
-    replaces = True
+class Draft(Writer):
+    """What takes the pieces of a file beside another one, whose place it takes when it is finished."""
 
     def __init__(self, path: str | os.PathLike[str], old: os.stat_result | None) -> None:
         self._path, self._old = path, old
@@ -128,10 +126,10 @@ class _Draft(Writer):
         with _told_as(self._path):
             self._file.write(content)
 
-    def rewrite(self, content: bytes) -> None:
-        """Write over the beginning."""
+    def write_at(self, place: int, content: bytes) -> None:
+        """Write somewhere else than behind the last piece."""
         with _told_as(self._path):
-            self._file.seek(0)
+            self._file.seek(place)
             self._file.write(content)
             self._file.seek(0, os.SEEK_END)
 
@@ -178,7 +176,7 @@ def _opened(path: str | os.PathLike[str]) -> Writer:
     old = _writable(path)
     if old is not None and not stat.S_ISREG(old.st_mode):
         return Writer(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC), own=True)
-    return _Draft(path, old)
+    return Draft(path, old)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:

@@ -24,6 +24,7 @@ __all__ = ["guarded", "main"]
 #: Every command, and its module in this folder, in which it has the same name.
 COMMANDS = {
     "inspect": "models",
+    "run": "models",
     "count": "count",
     "compare": "count",
     "verify": "count",
@@ -66,6 +67,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "fusedrnn count network.toml",
         "fusedrnn inspect model.onnx",
         "fusedrnn count model.onnx",
+        "fusedrnn run model.onnx input.npy -o output.npy",
         "fusedrnn compare lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn verify",
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",
