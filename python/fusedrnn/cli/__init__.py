@@ -23,11 +23,11 @@ __all__ = ["guarded", "main"]
 
 #: Every command, and its module in this folder, in which it has the same name.
 COMMANDS = {
-    "inspect": "models",
-    "run": "models",
     "count": "count",
     "compare": "count",
     "verify": "count",
+    "inspect": "models",
+    "run": "models",
     "roofline": "machine",
     "info": "machine",
     "bench": "bench",

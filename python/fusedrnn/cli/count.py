@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from fusedrnn.cells import CELLS
 from fusedrnn.cli.options import (
+    EVERYWHERE,
     NUMBERS,
-    Cell,
+    OF_MODEL,
+    ONLY_OF_MODEL,
+    CellOrFile,
     Command,
     NetworkFile,
     OneOf,
     cell_network,
-    completion,
-    did_you_mean,
     external_data_option,
+    model_options,
     network_options,
     output_options,
+    refuse_beside_cell,
+    refuse_beside_file,
 )
 from fusedrnn.cli.output import FAILED, INCOMPLETE, Output
 from fusedrnn.counting.cost import WEIGHT_BYTES
@@ -30,29 +33,20 @@ from fusedrnn.counting.counts import count as count_cell
 __all__ = ["compare", "count", "verify"]
 
 
-class Network(NetworkFile):
-    """A cell's name, or a file that describes a network."""
+class Network(CellOrFile):
+    """A cell's name, or a file; - is standard input."""
 
     name = "network"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value in CELLS:
-            return str(value)
-        if value != "-" and not os.path.lexists(value) and not {".", "/"} & set(value):
-            near = did_you_mean(value, [*CELLS, *os.listdir()])
-            self.fail(f"{value!r} is no cell ({', '.join(CELLS)}) and no file{near}", param, ctx)
+        if value == "-":
+            return NetworkFile().convert(value, param, ctx)
         return super().convert(value, param, ctx)
 
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
-        cells = [completion(cell) for cell in CELLS if cell.startswith(incomplete)]
-        return [*cells, *super().shell_complete(ctx, param, incomplete)]
 
-
-#: The parameters of ``count`` that go with a file; the file says the rest.
-WITH_FILE = {
-    *("network", "steps", "batch", "tied", "allow_external_data"),
-    *("explain", "style", "as_json", "path"),
-}
+#: The parameters of ``count`` that go with a file, which says the rest; and those that go with nothing else.
+WITH_FILE = frozenset(("steps", "batch", "tied", "allow_external_data", *EVERYWHERE))
+ONLY_WITH_FILE = ("tied", "allow_external_data")
 
 
 @click.command(
@@ -111,17 +105,8 @@ def count(
     a whole network as TOML (docs/spec.md), which - reads from standard input. The exit code is 3 if the MACs of
     a part of the model are not known: they are shown as ?, and the totals say "at least".
     """
-    chosen = {
-        parameter.name: max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    }
     if network in CELLS:
-        for name in ("tied", "allow_external_data"):
-            if name in chosen:
-                raise click.UsageError(
-                    f"{chosen[name]} goes with a file, not with {network}", context
-                )
+        refuse_beside_cell(context, network, ONLY_WITH_FILE)
         complexity: Any = count_cell(
             **cell_network(context, network, given),
             lengths=given["lengths"],
@@ -129,11 +114,7 @@ def count(
             backward=given["backward"],
         )
     else:
-        wrong = [flag for name, flag in chosen.items() if name not in WITH_FILE]
-        if wrong:
-            raise click.UsageError(
-                f"{', '.join(wrong)}: not with a file; {network} says its own sizes", context
-            )
+        refuse_beside_file(context, network, WITH_FILE)
         from fusedrnn.counting.models import read
 
         complexity = read(network, external_data=allow_external_data).count(
@@ -149,25 +130,47 @@ def count(
         "fusedrnn compare lstm --input 40 --hidden 64 --steps 7 --batch 3",
         "fusedrnn compare lstm --input 40 --hidden 64 --proj 16 --tools thop,ptflops",
         "fusedrnn compare gru --input 40 --hidden 64 --format markdown",
+        "fusedrnn compare model.safetensors --layer encoder --steps 100",
     ],
 )
-@click.argument("cell", metavar="NAME", type=Cell())
+@click.argument("network", metavar="NAME|FILE", type=CellOrFile())
 @network_options(bias="double", rate=False)
+@model_options
 @click.option("--tools", metavar="NAME,...", help="default: all that are known")
 @output_options
 @click.pass_context
 def compare(
-    context: click.Context, /, *, cell: str, tools: str | None, output: Output, **given: Any
+    context: click.Context,
+    /,
+    *,
+    network: str,
+    layer: str | None,
+    allow_external_data: bool,
+    tools: str | None,
+    output: Output,
+    **given: Any,
 ) -> None:
     """Compare the exact MACs with what other tools count.
 
-    The tools count the same PyTorch model; every difference is explained. Needs PyTorch and the tools:
+    NAME is a cell, and options give its sizes; or FILE is a model file with a recurrent layer, and --layer says which, if
+    it has several. The tools count the same PyTorch model; every difference is explained. Needs PyTorch and the tools:
     pip install 'fusedrnn[compare]'.
     """
     from fusedrnn.counting import other_tools
 
-    network = cell_network(context, cell, given)
-    output.put(other_tools.compare(**network, tools=None if tools is None else tools.split(",")))
+    if network in CELLS:
+        refuse_beside_cell(context, network, ONLY_OF_MODEL)
+        model = cell_network(context, network, given)
+    else:
+        refuse_beside_file(context, network, {*OF_MODEL, "tools"})
+        from fusedrnn.formats.files import read
+
+        found = read(Path(network), external_data=allow_external_data).find(layer)
+        architecture = found.architecture
+        if architecture.bias == "single":  # PyTorch has two or none; neither is a MAC
+            architecture = replace(architecture, bias="double")
+        model = {"model": architecture, "steps": given["steps"], "batch": given["batch"]}
+    output.put(other_tools.compare(**model, tools=None if tools is None else tools.split(",")))
 
 
 @click.command(

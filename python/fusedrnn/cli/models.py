@@ -19,6 +19,7 @@ from fusedrnn.cli.options import (
     OneOf,
     OutputFile,
     external_data_option,
+    layer_option,
     output_options,
 )
 from fusedrnn.cli.output import Output, one_line, write
@@ -82,7 +83,7 @@ class Threads(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default="-",
     help="write to OUT (.npy or .csv), whole or not at all; - is standard output, as CSV (default: -)",
 )
-@click.option("--layer", metavar="NAME", help="which recurrent layer; fusedrnn inspect lists them")
+@layer_option
 @click.option(
     "--stream", is_flag=True, help="step row by row, as the rows come; says how long steps took"
 )

@@ -6,13 +6,14 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
@@ -21,9 +22,12 @@ from fusedrnn.counting.counts import MAX_RATE
 
 __all__ = [
     "CELL_OPTIONS",
+    "EVERYWHERE",
     "NUMBERS",
+    "OF_MODEL",
+    "ONLY_OF_MODEL",
     "WHOLE",
-    "Cell",
+    "CellOrFile",
     "Command",
     "Group",
     "ModelFile",
@@ -38,8 +42,12 @@ __all__ = [
     "did_you_mean",
     "external_data_option",
     "json_option",
+    "layer_option",
+    "model_options",
     "network_options",
     "output_options",
+    "refuse_beside_cell",
+    "refuse_beside_file",
     "size_options",
 ]
 
@@ -444,13 +452,66 @@ def cell_network(context: click.Context, cell: str, given: Mapping[str, Any]) ->
     return network
 
 
-class Cell(OneOf):
-    """The name of a cell."""
+class CellOrFile(ModelFile):
+    """The name of a cell, or a file that is there."""
 
-    name = "cell"
+    name = "network"
 
-    def __init__(self) -> None:
-        super().__init__(list(CELLS))
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value in CELLS:
+            return str(value)
+        if not os.path.lexists(value) and not {".", "/"} & set(value):
+            near = did_you_mean(value, [*CELLS, *os.listdir()])
+            self.fail(f"{value!r} is no cell ({', '.join(CELLS)}) and no file{near}", param, ctx)
+        return super().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        cells = [completion(cell) for cell in CELLS if cell.startswith(incomplete)]
+        return [*cells, *super().shell_complete(ctx, param, incomplete)]
+
+
+#: Parameters of every command: what is counted, and where the result goes.
+EVERYWHERE = ("network", "explain", "style", "as_json", "path")
+#: Parameters that go only with a model file of which a layer is meant; and all that go with it.
+ONLY_OF_MODEL = ("layer", "allow_external_data")
+OF_MODEL = frozenset(("steps", "batch", *ONLY_OF_MODEL, *EVERYWHERE))
+
+
+def _given(context: click.Context) -> dict[str, str]:
+    """The parameters on the command line, and what they are called there."""
+    return {
+        parameter.name or "": max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    }
+
+
+def refuse_beside_file(context: click.Context, file: str, allowed: Container[str]) -> None:
+    """Refuse what says sizes that a file says."""
+    wrong = [flag for name, flag in _given(context).items() if name not in allowed]
+    if wrong:
+        raise click.UsageError(
+            f"{', '.join(wrong)}: not with a file; {file} says its own sizes", context
+        )
+
+
+def refuse_beside_cell(context: click.Context, cell: str, of_file: Container[str]) -> None:
+    """Refuse what is said of files."""
+    wrong = [flag for name, flag in _given(context).items() if name in of_file]
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)} goes with a file, not with {cell}", context)
+
+
+def layer_option(function: Function) -> Function:
+    """``--layer``, of a command that takes one recurrent layer of a model file."""
+    return click.option(
+        "--layer", metavar="NAME", help="which recurrent layer; fusedrnn inspect lists them"
+    )(function)
+
+
+def model_options(function: Function) -> Function:
+    """``--layer`` and ``--allow-external-data``, of a command that takes a cell or a model file."""
+    return _added(function, [layer_option, external_data_option])
 
 
 def external_data_option(function: Function) -> Function:

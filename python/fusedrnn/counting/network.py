@@ -360,7 +360,9 @@ class NetworkComplexity(Result):
     def _records(self) -> list[Mapping[str, Any]]:
         """A line for each layer, then one whose ``layer`` is ``total``."""
         rows = [self._row(layer) for layer in self.network.layers]
-        total = {key: value for key, value in self._total().items() if key in rows[0]}
+        total = self._total()
+        if rows:
+            total = {key: value for key, value in total.items() if key in rows[0]}
         return [*rows, {"layer": "total"} | total]
 
     def explain(self) -> str:
