@@ -135,6 +135,7 @@ typedef struct fr_span {
 typedef struct fr_plan {
     int64_t layers;
     int64_t directions;      /* D: 1 or 2 */
+    int64_t reverse;         /* 1 if the only direction runs from the last step to the first, or else 0 */
     int64_t lanes;           /* L */
     int64_t hidden;          /* H */
     int64_t outputs;         /* R; the output of a layer is D * R wide */

@@ -114,11 +114,12 @@ fr_span fr_span_of(const fr_plan *plan, const fr_sequence *q, const fr_role *rol
     float **y_rows = (float **)(rows + own->rows), **h_rows = (float **)(rows + 2 * own->rows);
     float **c_rows = (float **)(rows + 3 * own->rows);
     int64_t **t_rows = (int64_t **)(rows + 4 * own->rows);
+    const bool reverse = direction == 1 || plan->reverse;
     int64_t batch = 0;
     for (int64_t k = first_row; k < B; k += row_step, batch++) {
         const int64_t row = q->order ? q->order[k] : k;
         const int64_t length = q->lengths ? q->lengths[k] : q->steps;
-        const int64_t from = direction == 0 || length == 0 ? 0 : length - 1;
+        const int64_t from = !reverse || length == 0 ? 0 : length - 1;
         x_rows[batch] = x + row * x_row + from * x_step;
         y_rows[batch] = y + row * y_row + from * y_step;
         h_rows[batch] = q->h ? q->h + (index * B + row) * R : NULL;
@@ -132,7 +133,7 @@ fr_span fr_span_of(const fr_plan *plan, const fr_sequence *q, const fr_role *rol
             own_active[t] = (q->active[t] - first_row + row_step - 1) / row_step;
         active = own_active;
     }
-    const int64_t sign = direction == 0 ? 1 : -1;
+    const int64_t sign = reverse ? -1 : 1;
     return (fr_span){
         .steps = q->steps,
         .batch = batch,

@@ -97,6 +97,8 @@ class Architecture:
         Height of the stack, >= 1.
     bidirectional
         Run each layer in both directions; outputs are joined.
+    reverse
+        Run from the last step to the first, in this one direction.
     proj_size
         R: width of the projected h, which is fed back; 0 for none. Must be below ``hidden_size``.
     bias
@@ -130,6 +132,7 @@ class Architecture:
     hidden_size: int
     num_layers: int = 1
     bidirectional: bool = False
+    reverse: bool = False
     proj_size: int = 0
     bias: Bias = "single"
     peephole: str | bool = ""
@@ -152,8 +155,12 @@ class Architecture:
             ("proj_size", 0),
         ):
             self._set(name, checked_size(name, getattr(self, name), least))
-        for name in ("bidirectional", "coupled"):
+        for name in ("bidirectional", "reverse", "coupled"):
             self._set(name, checked_bool(name, getattr(self, name)))
+        if self.reverse and self.bidirectional:
+            raise ArchitectureError(
+                "reverse", "must be False for a bidirectional layer, which has both directions"
+            )
         if self.num_layers > MAX_LAYERS:
             raise ArchitectureError(
                 "num_layers", f"must be at most {MAX_LAYERS}, got {self.num_layers}"

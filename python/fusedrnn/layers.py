@@ -86,6 +86,8 @@ class Layer(Generic[StateT]):
         X, H and L: floats in an input row, units, and height of the stack.
     bidirectional
         Run each layer in both directions; outputs are joined.
+    reverse
+        Run from the last step to the first, in this one direction; not for a bidirectional layer, which has both.
     batch_first
         Sequences are (B, T, ·) instead of (T, B, ·); states are not affected.
     bias
@@ -98,6 +100,9 @@ class Layer(Generic[StateT]):
         Number of threads that may compute a call side by side, the caller's among them: the bits are the same
         for any number. "auto": the number that a measured model of this machine says is fastest. One thread pool
         serves the process: a call that finds the pool at work computes alone.
+    initial_state
+        The state of a sequence before step 0 (of the reverse direction: before its last step), for calls and streams
+        that are given none: a tuple in the cell's order, each (L * D, ·). None for zeros.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
     dtype
@@ -125,11 +130,13 @@ class Layer(Generic[StateT]):
         num_layers: int = 1,
         *,
         bidirectional: bool = False,
+        reverse: bool = False,
         batch_first: bool = False,
         bias: bool | Bias = True,
         weight_dtype: str = "float32",
         backend: str = "auto",
         threads: Threads = 1,
+        initial_state: Sequence[Array] | None = None,
         seed: int | None = None,
         dtype: str = "float32",
         **options: Any,
@@ -142,6 +149,7 @@ class Layer(Generic[StateT]):
             hidden_size,
             num_layers,
             bidirectional=bidirectional,
+            reverse=reverse,
             bias=cast(Bias, bias),
             **self._options(options),
         )
@@ -153,6 +161,7 @@ class Layer(Generic[StateT]):
             weight_dtype=weight_dtype,
             backend=backend,
             threads=threads,
+            initial_state=initial_state,
             dtype=kind,
         )
 
@@ -162,10 +171,12 @@ class Layer(Generic[StateT]):
         arrays: Weights,
         *,
         prefix: str = "",
+        reverse: bool = False,
         batch_first: bool = False,
         weight_dtype: str = "float32",
         backend: str = "auto",
         threads: Threads = 1,
+        initial_state: Sequence[Array] | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> Self:
@@ -191,7 +202,7 @@ class Layer(Generic[StateT]):
         layer = cls.__new__(cls)
         kind = _dtype(dtype)
         arrays = under(prefix, arrays)
-        architecture = infer(cls.cell, arrays, cls._options(options))
+        architecture = infer(cls.cell, arrays, cls._options(options) | {"reverse": reverse})
         layer._build(
             architecture,
             checked(architecture, arrays, kind),
@@ -199,6 +210,7 @@ class Layer(Generic[StateT]):
             weight_dtype=weight_dtype,
             backend=backend,
             threads=threads,
+            initial_state=initial_state,
             dtype=kind,
         )
         return layer
@@ -224,6 +236,7 @@ class Layer(Generic[StateT]):
         weight_dtype: str,
         backend: str,
         threads: Threads,
+        initial_state: Sequence[Array] | None,
         dtype: np.dtype[Any],
     ) -> None:
         if not isinstance(weight_dtype, str) or weight_dtype != "float32":
@@ -236,8 +249,12 @@ class Layer(Generic[StateT]):
         self._backend = backend
         self._threads = threads
         self._signature = Signature(
-            architecture, dtype, batch_first=checked_bool("batch_first", batch_first)
+            architecture,
+            dtype,
+            batch_first=checked_bool("batch_first", batch_first),
+            initial=initial_state,
         )
+        self._from_zeros = self._signature.initial is None
         self._engine = choose(backend, architecture, arrays, dtype, threads)
         # Calls whose arrays C checks itself, by the shape of x: prepared when a shape comes twice in a row.
         self._plain: dict[tuple[int, ...], list[Any]] = {}
@@ -259,6 +276,14 @@ class Layer(Generic[StateT]):
     def batch_first(self) -> bool:
         """Whether sequences are (B, T, ·) instead of (T, B, ·)."""
         return self._signature.batch_first
+
+    @property
+    def initial_state(self) -> StateT | None:
+        """The state before step 0 of calls and streams that are given none: each (L * D, ·); None for zeros."""
+        values = self._signature.initial
+        if values is None:
+            return None
+        return cast(StateT, self.state_type(*(array.view() for array in values)))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -291,6 +316,8 @@ class Layer(Generic[StateT]):
         said += [f"{name}={value!r}" for name, value in a.chosen().items()]
         if self.batch_first:
             said.append("batch_first=True")
+        if self.initial_state is not None:
+            said.append("initial_state=...")
         if self.dtype != FLOAT32:
             said.append(f"dtype={str(self.dtype)!r}")
         if self._threads != 1:
@@ -306,6 +333,7 @@ class Layer(Generic[StateT]):
             "batch_first": self.batch_first,
             "backend": self._backend,
             "threads": self._threads,
+            "initial_state": self.initial_state and tuple(self.initial_state),
             "dtype": str(self.dtype),
         }
 
@@ -329,6 +357,7 @@ class Layer(Generic[StateT]):
             weight_dtype="float32",
             backend=saved["backend"],
             threads=saved["threads"],
+            initial_state=saved["initial_state"],
             dtype=dtype,
         )
 
@@ -351,8 +380,8 @@ class Layer(Generic[StateT]):
             the states then do not have either. Any strides, float32 (or the layer's dtype). T = 0 and B = 0 are
             allowed. What another thread does to its shape during the call has no effect.
         state
-            The state before step 0, as a tuple in the cell's order, each (L * D, B, ·); None for zeros.
-            It is not written to.
+            The state before step 0, as a tuple in the cell's order, each (L * D, B, ·); None for the layer's
+            ``initial_state``: zeros, unless it has another. It is not written to.
         lengths
             (B,) ints from 0 to T: how long each sequence is; None: all are T long. Steps past a sequence's
             end cost nothing; its outputs there are 0, and its state is that of its own last step. The
@@ -373,7 +402,7 @@ class Layer(Generic[StateT]):
         TypeError, ValueError
             If an argument is not as described; nothing has been computed or written.
         """
-        if lengths is None and type(x) is ndarray:
+        if lengths is None and type(x) is ndarray and (state is not None or self._from_zeros):
             pool = self._plain.get(x.shape)
             if pool:
                 plain = self._run_plain(pool, x, state, out)
@@ -432,22 +461,20 @@ class Layer(Generic[StateT]):
         Raises
         ------
         UnsupportedError
-            For a bidirectional layer: its reverse direction begins at the end of a sequence, which a stream
-            does not have.
+            For a bidirectional or a reverse layer: the reverse direction begins at the end of a sequence, which a
+            stream does not have.
         """
-        if self._architecture.bidirectional:
+        a = self._architecture
+        if a.bidirectional or a.reverse:
             raise UnsupportedError(
-                "a bidirectional layer has no stream: its reverse direction starts from the last step, "
-                "and a stream never knows which one that is; run whole sequences instead"
+                f"a {'bidirectional' if a.bidirectional else 'reverse'} layer has no stream: its reverse direction "
+                "starts from the last step, and a stream never knows which one that is; run whole sequences instead"
             )
         if is_bool(batch_size) or not isinstance(batch_size, (int, np.integer)):
             raise TypeError(f"batch_size must be an int, not {type(batch_size).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         return Stream(self, int(batch_size))
-
-    def _zero_state(self, batch: int) -> list[Array]:
-        return self._signature.zero_state(batch)
 
 
 def _dtype(name: Any) -> np.dtype[Any]:

@@ -66,15 +66,24 @@ class Signature:
         dtype of inputs, outputs and states.
     batch_first
         Sequences are (B, T, ·) instead of (T, B, ·).
+    initial
+        The state of one sequence before step 0, each (L * D, ·); None for zeros.
 
     Attributes
     ----------
+    initial
+        Read-only copies of it, or None.
     states
         Name, shape and dtype of each state, for a batch of 1.
     """
 
     def __init__(
-        self, architecture: Architecture, dtype: np.dtype[Any], *, batch_first: bool
+        self,
+        architecture: Architecture,
+        dtype: np.dtype[Any],
+        *,
+        batch_first: bool,
+        initial: Sequence[Array] | None = None,
     ) -> None:
         self.input_size = architecture.input_size
         self.output_size = architecture.output_size
@@ -84,6 +93,12 @@ class Signature:
             Zeros(each.name, architecture.state_shape(each, 1), self.state_dtype(each))
             for each in architecture.table.states
         )
+        self.initial: tuple[Array, ...] | None = None
+        if initial is not None:
+            values = self.check_state(initial, 1, batched=False, name="initial_state")
+            for array in values:
+                array.flags.writeable = False
+            self.initial = tuple(array[:, 0] for array in values)
 
     def state_dtype(self, state: State) -> np.dtype[Any]:
         """The dtype of a state: int64 for a counter."""
@@ -131,40 +146,47 @@ class Signature:
             x, y = x.transpose(1, 0, 2), y.transpose(1, 0, 2)
         return Sequences(x, y, result, given, batched)
 
-    def zero_state(self, batch: int) -> list[Array]:
-        """Zeros, each (L * D, B, ·)."""
+    def start_state(self, batch: int) -> list[Array]:
+        """The state before step 0 where none is given, each (L * D, B, ·): zeros, or the initial state in every row."""
         if batch > MANY_ROWS:
             for each in self.states:
                 check_size(f"state.{each.name}", each.for_batch(batch), each.dtype)
-        return [np.zeros(each.for_batch(batch), each.dtype) for each in self.states]
+        if self.initial is None:
+            return [np.zeros(each.for_batch(batch), each.dtype) for each in self.states]
+        return [np.repeat(array[:, None], batch, axis=1) for array in self.initial]
 
     def check_state(
-        self, state: Sequence[Array] | None, batch: int, *, batched: bool = True
+        self,
+        state: Sequence[Array] | None,
+        batch: int,
+        *,
+        batched: bool = True,
+        name: str = "state",
     ) -> list[Array]:
-        """Private copies of a state that a user gave, or zeros: each (L * D, B, ·), without gaps.
+        """Private copies of a state that a user gave, or that before step 0: each (L * D, B, ·), without gaps.
 
         Without a batch axis each must be (L * D, ·), and is given one.
         """
         if state is None:
-            return self.zero_state(batch)
+            return self.start_state(batch)
         names = [each.name for each in self.states]
         kind = type(state).__name__
         values = tuple(state) if isinstance(state, (tuple, list)) else None
         if values is None or len(values) != len(names):
             given = kind if values is None else f"{len(values)} of them"
             wanted = ", ".join(names) + ("," if len(names) == 1 else "")
-            raise TypeError(f"state must be a tuple ({wanted}) of arrays, got {given}")
+            raise TypeError(f"{name} must be a tuple ({wanted}) of arrays, got {given}")
         checked = []
         for each, value in zip(self.states, values, strict=True):
             shape = each.for_batch(batch)
             wanted_shape = shape if batched else (shape[0], *shape[2:])
-            array = check_array(f"state.{each.name}", value, wanted_shape, each.dtype)
+            array = check_array(f"{name}.{each.name}", value, wanted_shape, each.dtype)
             array = np.array(array, order="C").reshape(shape)
             if each.dtype.kind == "i" and array.size:
                 low, high = array.min(), array.max()
                 if not 0 <= low <= high < MAX_COUNT:
                     raise ValueError(
-                        f"state.{each.name} must be from 0 to 2**62 - 1, got {low} to {high}"
+                        f"{name}.{each.name} must be from 0 to 2**62 - 1, got {low} to {high}"
                     )
             checked.append(array)
         return checked

@@ -194,7 +194,7 @@ class Stream(_Stepped):
     )
 
     def __init__(self, layer: Streamed, batch_size: int) -> None:
-        self._state: list[Array] = layer._signature.zero_state(batch_size)
+        self._state: list[Array] = layer._signature.start_state(batch_size)
         engine = layer._engine
 
         def entry(x: Array, y: Array) -> _Compiled | _Python:
@@ -224,7 +224,7 @@ class Stream(_Stepped):
         return given.result
 
     def reset(self, state: Sequence[Array] | None = None) -> None:
-        """Set the state: to zeros, or to a state tuple such as a layer returns or :attr:`state` gives."""
+        """Set the state: to that before step 0, or to a state tuple such as a layer returns or :attr:`state` gives."""
         values = self._layer._signature.check_state(state, self._batch_size)
 
         self._hold(lambda: _whole_or_not(self._state, lambda: _assign(self._state, values)))

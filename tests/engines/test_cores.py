@@ -123,6 +123,9 @@ def test_no_call_uses_more_threads_than_cores(
         monkeypatch.setattr(compiled, "usable_cores", lambda cores=cores: cores)
         monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
         assert layer._engine.threads(60, 8) <= cores
-        assert layer._engine.bound(x, expected.copy(), layer._zero_state(8)).q.threads <= cores
+        assert (
+            layer._engine.bound(x, expected.copy(), layer._signature.start_state(8)).q.threads
+            <= cores
+        )
         np.testing.assert_array_equal(layer(x)[0], expected)
     assert layer.threads == asked, "a layer remembers what it was asked for"

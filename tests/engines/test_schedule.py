@@ -358,7 +358,7 @@ def test_auto_does_not_wake_threads_for_a_short_call(
     monkeypatch.setattr(threads, "barrier_seconds", lambda number: 1e-7)
     monkeypatch.setattr(compiled.Compiled, "_step_seconds", lambda engine, batch: 10e-6)
     layer = fr.LSTM(8, 256, threads="auto", seed=0)
-    state = layer._zero_state(1)
+    state = layer._signature.start_state(1)
 
     def wakes(steps: int) -> bool:
         q = layer._engine.bound(draw(steps, 1, 8), draw(steps, 1, 256), state).q

@@ -445,7 +445,7 @@ def test_the_same_bits_as_c(cell: str, isa: str, data: Any) -> None:
             random.integers(0, 1000, array.shape)
             if array.dtype == np.int64
             else random.standard_normal(array.shape).astype(np.float32)
-            for array in layer._zero_state(batch)
+            for array in layer._signature.start_state(batch)
         ]
         width = layer.architecture.output_size
         room = np.full((steps, batch, width + 3), 7, np.float32)

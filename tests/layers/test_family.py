@@ -50,7 +50,7 @@ def problem(
         random.standard_normal(array.shape).astype(np.float32) / 2
         if array.dtype.kind == "f"
         else random.integers(0, 9, array.shape)
-        for array in layer._zero_state(batch)
+        for array in layer._signature.start_state(batch)
     ]
     return layer, x, state, random.integers(0, steps + 1, batch)
 
@@ -185,7 +185,7 @@ def test_benchmark_shapes(make_compiled: Maker, draw: Draw, shape: tuple[Any, ..
     rows = layer.architecture.directions
     state = [
         array if array.dtype.kind == "i" else draw(*array.shape) / 2
-        for array in layer._zero_state(batch)
+        for array in layer._signature.start_state(batch)
     ]
     assert len(state[0]) == rows
     assert_matches(layer, draw(steps, batch, inputs), state, None)
@@ -278,7 +278,7 @@ def test_step_functions(make: Maker, member: Member, draw: Draw) -> None:
         fr.GRU: fr.gru_step,
         fr.ClockworkRNN: fr.clockwork_step,
     }
-    state = [array[0] for array in layer._zero_state(3)]
+    state = [array[0] for array in layer._signature.start_state(3)]
     state[0][...] = draw(*state[0].shape) / 2
     x = draw(3, 5)
     after = step[cell](x, *state, layer)
@@ -294,7 +294,7 @@ def test_step_functions(make: Maker, member: Member, draw: Draw) -> None:
 def test_empty(make: Maker, member: Member, draw: Draw) -> None:
     cell, chosen = member
     layer = make(5, 12, 2, cell=cell, bidirectional=True, seed=3, **chosen)
-    state = layer._zero_state(4)
+    state = layer._signature.start_state(4)
     state[0] += 1
     for lengths in (None, [0, 0, 0, 0]):
         y, after = layer(draw(0, 4, 5), state, lengths)
@@ -351,9 +351,9 @@ def test_pickle_copy_and_repr(make: Maker, member: Member, draw: Draw) -> None:
 def test_two_biases_give_the_same(make: Maker, member: Member, draw: Draw) -> None:
     cell, chosen = member
     layer = make(5, 12, cell=cell, bias="double", seed=7, **chosen)
-    assert_matches(layer, draw(4, 2, 5), layer._zero_state(2), None)
+    assert_matches(layer, draw(4, 2, 5), layer._signature.start_state(2), None)
     bare = make(5, 12, cell=cell, bias=False, seed=7, **chosen)
-    assert_matches(bare, draw(4, 2, 5), bare._zero_state(2), None)
+    assert_matches(bare, draw(4, 2, 5), bare._signature.start_state(2), None)
     assert not any("bias" in name for name in bare.weights)
 
 
@@ -375,10 +375,11 @@ def test_states_of_any_layout(make: Maker, member: Member, draw: Draw) -> None:
     cell, chosen = member
     layer = make(5, 12, 2, cell=cell, seed=9, **chosen)
     x = draw(4, 3, 5)
-    for array in layer._zero_state(3):
+    for array in layer._signature.start_state(3):
         assert array.flags.c_contiguous
     state = [
-        array if array.dtype.kind == "i" else draw(*array.shape) for array in layer._zero_state(3)
+        array if array.dtype.kind == "i" else draw(*array.shape)
+        for array in layer._signature.start_state(3)
     ]
     y, after = layer(x, state)
     turned = [np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1) for array in state]

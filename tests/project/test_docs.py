@@ -354,7 +354,7 @@ def one_step(page: str) -> tuple[fr.Layer[Any], dict[str, Any], tuple[np.ndarray
     layer = kind(4, 6, seed=1, dtype="float64", **options)
     random = np.random.default_rng(2)
     x = random.standard_normal((1, 1, 4))
-    state = [random.standard_normal(array.shape) for array in layer._zero_state(1)]
+    state = [random.standard_normal(array.shape) for array in layer._signature.start_state(1)]
     values = values_of(layer, state[0].ravel(), x.ravel())
     if len(state) > 1:
         values["c"] = state[1].ravel()

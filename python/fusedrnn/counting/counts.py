@@ -125,10 +125,11 @@ class Complexity(Cost, Result):
             f", {name} {_option_text(value)}"
             for name, value in size.chosen().items()
             # The others have words of their own here, or are in the title of the cell.
-            if name not in {"num_layers", "bidirectional", "bias", "coupled", "reset"}
+            if name not in {"num_layers", "bidirectional", "reverse", "bias", "coupled", "reset"}
         )
         layers = f"{size.num_layers} layer" + ("s" if size.num_layers > 1 else "")
         directions = "two directions" if size.bidirectional else "one direction"
+        directions += " (reverse)" if size.reverse else ""
         return (
             f"{size.table.title}: input_size {size.input_size}, hidden_size {size.hidden_size}"
             f"{options}, {layers}, {directions}, bias {size.bias}; {self._extent()}, "

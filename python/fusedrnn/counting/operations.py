@@ -222,7 +222,7 @@ def count_layers(architecture: Architecture) -> Iterator[LayerCounts]:
             works[counts] = Work(tuple(_parts(architecture, counts)))
         yield LayerCounts(
             layer=layer,
-            direction=direction,
+            direction=1 if architecture.reverse else direction,
             D_x=width,
             D_h=architecture.fed_back,
             D_n=units,

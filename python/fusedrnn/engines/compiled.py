@@ -73,6 +73,7 @@ class Compiled(Engine):
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
+        self.plan.reverse = architecture.reverse
         self.plan.lanes = self._lanes
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
@@ -85,7 +86,7 @@ class Compiled(Engine):
         self._second = "".join(each.kind for each in architecture.table.states[1:])
         # A long sequence is run in pieces, with the same bits: what goes from layer to layer is then no longer than
         # a piece, and an interrupt is heard between two of them. The reverse direction cannot be cut.
-        self._in_pieces = not architecture.bidirectional
+        self._in_pieces = not (architecture.bidirectional or architecture.reverse)
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture

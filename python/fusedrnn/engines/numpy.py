@@ -46,18 +46,19 @@ class Reference(Engine):
             out = y if last else np.zeros(y.shape, y.dtype)
             for direction in range(directions):
                 index = layer * directions + direction
+                reverse = direction == 1 or self._architecture.reverse
                 columns = slice(direction * width, (direction + 1) * width)
                 now = tuple(array[index] for array in state)
                 w = self._parameters[index]
                 if lengths is None:
-                    for t in range(len(x)) if direction == 0 else reversed(range(len(x))):
+                    for t in reversed(range(len(x))) if reverse else range(len(x)):
                         now = self._step(x[t], now, w)
                         out[t, :, columns] = now[0]
                 else:
                     now = tuple(array.copy() for array in now)
                     for k in range(len(x)):
                         rows = np.flatnonzero(lengths > k)
-                        at = lengths[rows] - 1 - k if direction else np.full(len(rows), k)
+                        at = lengths[rows] - 1 - k if reverse else np.full(len(rows), k)
                         new = self._step(x[at, rows], tuple(array[rows] for array in now), w)
                         for array, values in zip(now, new, strict=True):
                             array[rows] = values

@@ -51,7 +51,11 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)
     # The modules of a Clockwork RNN rest in most steps of a stream: the step that is meant here is that of t = 0.
-    if steps == 1 and not architecture.bidirectional and not architecture.periods:
+    if (
+        steps == 1
+        and not (architecture.bidirectional or architecture.reverse)
+        and not architecture.periods
+    ):
         stream = layer.stream(batch)
         stream.input[...] = x[0]
 
