@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
+from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -132,7 +133,7 @@ class _Npy(Rows):
                 header = np.lib.format.read_array_header_2_0(file)
             else:
                 raise ValueError(f"version {version[0]}.{version[1]} of the format")
-        except ValueError as error:
+        except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
             raise ValueError(f"{name}: not an array that can be read: {error}") from None
         shape, fortran, dtype = header
         if dtype.kind not in "fiu":

@@ -116,7 +116,7 @@ def _pieces(layer: Layer[Any], rows: Rows) -> Iterator[Array]:
 
 def backward(layer: Layer[Any]) -> bool:
     """Whether a direction of a layer begins at the last step."""
-    return layer.architecture.bidirectional or getattr(layer.architecture, "reverse", False)
+    return layer.architecture.bidirectional or layer.architecture.reverse
 
 
 def stream(
