@@ -7,29 +7,19 @@ Canonical means PyTorch's names, shapes and gate order: ``weight_ih_l0`` (G H, X
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fusedrnn.architecture import Architecture, Bias
+from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
-from fusedrnn.cells import CELLS
+from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed
 
 __all__ = ["Weights", "checked", "infer", "initialise", "under"]
 
 Weights = Mapping[str, Array]
-
-_OWN = {
-    f"bias_h{gate}"
-    for forms in CELLS.values()
-    for form in forms
-    for gate in form.own_recurrent_bias
-}
-_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_peephole", *_OWN)
-_NAME = re.compile(rf"({'|'.join(_KINDS)})_l(0|[1-9]\d{{0,4}})(_reverse)?")
 
 
 def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any]) -> Weights:
@@ -87,12 +77,12 @@ def under(prefix: str, weights: Weights) -> Weights:
         if isinstance(name, str) and name.startswith(prefix)
     }
     if not found:
-        given = _listed(weights) or "no arrays"
+        given = listed(weights) or "no arrays"
         raise ValueError(f"weights: no name begins with the prefix {prefix!r}; given are {given}")
-    unknown = [prefix + name for name in found if not _NAME.fullmatch(name)]
+    unknown = [prefix + name for name in found if not WEIGHT_NAME.fullmatch(name)]
     if unknown:
         raise ValueError(
-            f"weights: left over under the prefix {prefix!r}: {_listed(unknown)}; "
+            f"weights: left over under the prefix {prefix!r}: {listed(unknown)}; "
             "names there must be like 'weight_ih_l0', 'weight_hh_l0_reverse', 'bias_ih_l1'"
         )
     return found
@@ -107,63 +97,11 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
         If a name is not canonical, or the shapes of the first layer do not determine the sizes.
         Missing, left-over and misshapen arrays are found by :func:`checked`.
     """
-    found = []
-    for name in weights:
-        match = _NAME.fullmatch(name) if isinstance(name, str) else None
-        if match is None:
-            raise ValueError(
-                f"weights: {name!r} is not the name of a recurrent weight; "
-                "names are like 'weight_ih_l0', 'weight_hh_l0_reverse', 'bias_ih_l1'"
-            )
-        found.append((match[1], int(match[2]), bool(match[3])))
-
-    def shape(name: str, axes: int) -> tuple[int, ...]:
-        if name not in weights:
-            given = _listed(weights) or "no arrays"
-            raise ValueError(f"weights: {name!r} is missing; given are {given}")
-        array_shape = check_is_array(f"weights: {name!r}", weights[name], FLOAT32).shape
-        if len(array_shape) != axes or 0 in array_shape:
-            raise ValueError(f"weights: {name!r} must have {axes} axes, got shape {array_shape}")
-        return array_shape
-
-    kinds = {kind for kind, _, _ in found}
-    rows, inputs = shape("weight_ih_l0", 2)
-    proj_size, units = shape("weight_hr_l0", 2) if "weight_hr" in kinds else (0, 0)
-    units = units or shape("weight_hh_l0", 2)[1]
-    known = dict(options)
-    if known.pop("proj_size", proj_size) != proj_size:
-        raise ValueError(
-            f"weights: proj_size is {proj_size} by the arrays, got {options['proj_size']!r}"
-        )
-    if cell == "lstm" and rows == 3 * units:
-        known.setdefault("coupled", True)
-    forms = {len(form.gates) for form in CELLS[cell]}
-    if rows not in {gates * units for gates in forms}:
-        several = " or ".join(str(gates) for gates in sorted(forms, reverse=True))
-        raise ValueError(
-            f"weights: 'weight_ih_l0' must have shape ({several} * hidden_size, input_size) with "
-            f"hidden_size {units}, got {(rows, inputs)}"
-        )
-    if "weight_peephole" in kinds and "peephole" not in known:
-        letters = "fo" if known.get("coupled") else "ifo"
-        (length,) = shape("weight_peephole_l0", 1)
-        if length != len(letters) * units:
-            raise ValueError(
-                f"weights: 'weight_peephole_l0' has {length} elements, which is not {len(letters)} * "
-                f"hidden_size: say which gates have peepholes, as in peephole='o'"
-            )
-        known["peephole"] = letters
-    bias: Bias = "double" if "bias_hh" in kinds else "single" if "bias_ih" in kinds else "none"
-    return Architecture(
-        cell,
-        input_size=inputs,
-        hidden_size=units,
-        num_layers=1 + max(layer for _, layer, _ in found),
-        bidirectional=any(reverse for _, _, reverse in found),
-        proj_size=proj_size,
-        bias=bias,
-        **known,
-    )
+    shapes = {
+        name: check_is_array(f"weights: {name!r}", array, FLOAT32).shape
+        for name, array in weights.items()
+    }
+    return from_shapes(cell, shapes, options)
 
 
 def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) -> Weights:
@@ -181,8 +119,8 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     missing = [name for name in wanted if name not in weights]
     left_over = [name for name in weights if name not in wanted]
     if missing or left_over:
-        said = [f"missing: {_listed(missing)}"] if missing else []
-        said += [f"left over: {_listed(left_over)}"] if left_over else []
+        said = [f"missing: {listed(missing)}"] if missing else []
+        said += [f"left over: {listed(left_over)}"] if left_over else []
         raise ValueError("weights: " + "; ".join(said))
     accepted = {np.dtype(np.float32), dtype}
     copies = {}
@@ -214,8 +152,3 @@ def _frozen(arrays: dict[str, Array]) -> Weights:
         for name, array in arrays.items()
     }
     return MappingProxyType(frozen)
-
-
-def _listed(names: Any) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,60 @@
+"""The numbers of a file as float32: what may be converted, what is said of it, and what is refused.
+
+This module is plain Python; its functions import NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from fusedrnn.errors import ModelFormatError
+from fusedrnn.formats.contents import Tensor
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+__all__ = ["FLOATS", "as_float32", "conversion", "conversions", "floats"]
+
+#: The types of weights that become float32.
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def conversion(dtype: str) -> str:
+    """What is said of weights of a type that become float32; "" for float32."""
+    if dtype in ("float16", "bfloat16"):
+        return f"{dtype} weights, widened to float32"
+    return f"{dtype} weights, rounded to float32" if dtype != "float32" else ""
+
+
+def conversions(tensors: Iterable[Tensor]) -> tuple[str, ...]:
+    """The same of all tensors of a layer, each type once."""
+    return tuple(
+        filter(None, (conversion(kind) for kind in dict.fromkeys(t.dtype for t in tensors)))
+    )
+
+
+def as_float32(array: Array, what: str) -> Array:
+    """Floats as float32.
+
+    Raises
+    ------
+    ModelFormatError
+        If a number is outside its range; the message names ``what``.
+    """
+    import numpy as np
+
+    if array.dtype == np.float32:
+        return np.asarray(array, np.float32)  # in the byte order of this machine
+    with np.errstate(over="ignore", under="ignore"):
+        narrow = array.astype(np.float32)
+    if (np.isinf(narrow) & ~np.isinf(array)).any():
+        raise ModelFormatError(f"{what} has numbers that float32 cannot hold")
+    return narrow
+
+
+def floats(tensor: Tensor, where: str) -> Array:
+    """Read a tensor as float32; ``where`` begins the message of an error."""
+    return as_float32(tensor.read(), f"{where}: tensor {tensor.name!r}")
