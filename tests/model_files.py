@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from os import PathLike
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.formats.contents import FoundLayer, Tensor
 
 X, H, OUT = 3, 4, 2
+
+
+def oracle(name: str) -> Any:
+    """A package that a test needs: without it the test is skipped, or, with FUSEDRNN_REQUIRE_ORACLES=1, fails."""
+    if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") == "1":
+        return import_module(name)
+    return pytest.importorskip(name)
 
 
 def tensor(name: str, *shape: int, dtype: str = "float32") -> Tensor:

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-from model_files import OUT, H, X, save_onnx
+from model_files import OUT, H, X, oracle, save_onnx
 from onnx import helper, numpy_helper
 
 import fusedrnn as fr
@@ -555,3 +557,60 @@ def test_a_bar_is_only_for_terminals(folder: Path, monkeypatch: pytest.MonkeyPat
             run("model.onnx", "x.csv", "-o", "y.npy")
         assert ("running" in stream.getvalue()) == shown
         np.testing.assert_array_equal(np.load("y.npy"), expected()[0])
+
+
+# Formats
+
+
+def save_pt(path: str) -> None:
+    torch = oracle("torch")
+    layer = fr.load("model.onnx")
+    state = {f"encoder.{name}": torch.tensor(array) for name, array in layer.weights.items()}
+    torch.save(state, path)
+
+
+FORMATS: dict[str, Callable[[str], object]] = {
+    "a.safetensors": lambda path: fr.save(fr.load("model.onnx"), path),
+    "a.npz": lambda path: np.savez(path, **fr.load("model.onnx").weights),
+    "a.pt": save_pt,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_runs_and_counts_alike(name: str, folder: Path, capsys: Capture) -> None:
+    FORMATS[name](name)
+    run(name, "x.npy", "-o", "y.npy")
+    np.testing.assert_array_equal(np.load("y.npy"), expected()[0])
+    Path(name).rename("without-suffix")
+    assert cli.main(["count", "without-suffix", "--steps", "7", "--json"]) == 0
+    total = json.loads(capsys.readouterr().out)["total"]
+    exact = fr.count("lstm", input_size=X, hidden_size=H, bias="double", steps=7)
+    assert (total["macs"], total["parameters"]) == (exact.macs, exact.parameters_stored)
+    assert cli.main(["inspect", "without-suffix", "--json"]) == 0
+    (layer,) = json.loads(capsys.readouterr().out)["layers"]
+    assert (layer["cell"], layer["input_size"], layer["hidden_size"]) == ("lstm", X, H)
+
+
+def test_ten_gigabytes_are_counted_at_once(folder: Path, capsys: Capture) -> None:
+    """A file whose numbers are a hole: who reads them has no memory for them, here."""
+    rows, columns = 50_000, 50_000
+    about = {
+        "out.weight": {"dtype": "F32", "shape": [rows, columns], "data_offsets": [0, 4 * rows * columns]},
+        "out.bias": {"dtype": "F32", "shape": [rows], "data_offsets": [4 * rows * columns, 4 * rows * (columns + 1)]},
+    }  # fmt: skip
+    text = json.dumps(about).encode()
+    with open("large.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + 4 * rows * (columns + 1))
+    assert cli.main(["count", "large.safetensors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["parameters"] == rows * (columns + 1)
+
+
+def test_external_data_only_where_it_is_allowed(folder: Path, capsys: Capture) -> None:
+    model = onnx.load("model.onnx")
+    onnx.save(
+        model, "outside.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    run("outside.onnx", "x.npy", "-o", "y.npy", "--allow-external-data")
+    np.testing.assert_array_equal(np.load("y.npy"), expected()[0])
+    assert "external" in fails(capsys, "run", "outside.onnx", "x.npy", "-o", "y.npy")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from model_files import H, X, found, save_onnx, tensor
+from model_files import H, X, found, oracle, save_onnx, tensor
 
 import fusedrnn as fr
 from fusedrnn.architecture import Architecture
@@ -27,9 +26,7 @@ LSTM = Architecture("lstm", 3, 4, num_layers=2, bidirectional=True, bias="double
 @pytest.fixture(scope="module")
 def torch() -> Any:
     """PyTorch: skipped, or, with FUSEDRNN_REQUIRE_ORACLES=1, an error."""
-    if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") == "1":
-        return import_module("torch")
-    return pytest.importorskip("torch")
+    return oracle("torch")
 
 
 # Contents of a file

@@ -151,12 +151,6 @@ def run(
         state = None
         if state_in is not None:
             state = running.load_state(state_in, made, rows.batch or 1)
-        if rows.note:
-            _say(rows.note)
-        if running.backward(made) and not stream:
-            _say(
-                "this layer also runs from the last step to the first: all of the input is read before"
-            )
         with _output(path, size.output_size, rows) as output, _progress(rows) as progress:
             if stream:
                 state, latency = running.stream(made, rows, output, state=state, progress=progress)
@@ -164,8 +158,12 @@ def run(
                 state = running.run(made, rows, output, state=state, progress=progress)
     if state_out is not None:
         running.save_state(state_out, state)
+    if rows.note:
+        _say(rows.note)
     if stream:
         _say(str(latency))
+    elif running.backward(made):
+        _say("the layer also runs from the last step to the first: all of the input was in memory")
 
 
 def _check_suffix(context: click.Context, path: Path) -> None:
