@@ -614,3 +614,26 @@ def test_external_data_only_where_it_is_allowed(folder: Path, capsys: Capture) -
     run("outside.onnx", "x.npy", "-o", "y.npy", "--allow-external-data")
     np.testing.assert_array_equal(np.load("y.npy"), expected()[0])
     assert "external" in fails(capsys, "run", "outside.onnx", "x.npy", "-o", "y.npy")
+
+
+def test_the_page_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    prepare, use = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Any] = {}
+    exec(prepare, names)  # noqa: S102  (the page is ours)
+    blocks = re.findall(r"^```\n(\$ .*?)^```", page, re.DOTALL | re.MULTILINE)
+    commands = [
+        (line, shown)
+        for block in blocks
+        for line, shown in re.findall(r"^\$ fusedrnn (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    ]
+    assert [line.split()[0] for line, _ in commands] == ["inspect", "count", "run", "run", "run"]
+    for line, shown in commands:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert cli.main(line.split()) == 0
+        assert out.getvalue() == shown
+    exec(use, names)  # noqa: S102
+    np.testing.assert_array_equal(names["y"], np.load("y.npy"))
+    np.testing.assert_array_equal(np.load("monday.npy"), names["y"])
+    assert not np.array_equal(np.load("tuesday.npy"), names["y"])
