@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fusedrnn.formats.files import inspect as inspect
     from fusedrnn.formats.files import load as load
     from fusedrnn.formats.files import save as save
+    from fusedrnn.formats.torch_modules import from_torch as from_torch
+    from fusedrnn.formats.torch_modules import to_state_dict as to_state_dict
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -70,6 +72,7 @@ _HOME = {
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
     "count": "counting.models",
+    "from_torch": "formats.torch_modules",
     "gru_step": "steps",
     "info": "machine.info",
     "inspect": "formats.files",
@@ -79,6 +82,7 @@ _HOME = {
     "roofline": "machine.roofline",
     "save": "formats.files",
     "this_machine": "machine.probe",
+    "to_state_dict": "formats.torch_modules",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604
