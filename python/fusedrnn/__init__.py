@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from fusedrnn.formats.files import inspect as inspect
     from fusedrnn.formats.files import load as load
     from fusedrnn.formats.files import save as save
+    from fusedrnn.formats.onnx_file import from_onnx as from_onnx
+    from fusedrnn.formats.onnx_write import to_onnx as to_onnx
     from fusedrnn.formats.torch_modules import from_torch as from_torch
     from fusedrnn.formats.torch_modules import to_state_dict as to_state_dict
     from fusedrnn.layers import GRU as GRU
@@ -71,7 +73,9 @@ _HOME = {
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
+    "count": "counting.counts",
     "count": "counting.models",
+    "from_onnx": "formats.onnx_file",
     "from_torch": "formats.torch_modules",
     "gru_step": "steps",
     "info": "machine.info",
@@ -82,6 +86,7 @@ _HOME = {
     "roofline": "machine.roofline",
     "save": "formats.files",
     "this_machine": "machine.probe",
+    "to_onnx": "formats.onnx_write",
     "to_state_dict": "formats.torch_modules",
 }
 

@@ -29,7 +29,7 @@ def model_of(
         "graph",
         [
             helper.make_tensor_value_info(
-                name, TensorProto.INT32 if name == "lengths" else TensorProto.FLOAT, None
+                name, TensorProto.INT32 if name == "sequence_lens" else TensorProto.FLOAT, None
             )
             for name in inputs
         ],
@@ -55,11 +55,12 @@ def layout_of(operator: str, **attributes: int) -> Layout:
     """The layout of an operator with these attributes."""
     for layout in LAYOUTS:
         options = dict(layout.options)
-        if (layout.framework, layout.layer_class) == ("onnx", operator) and all(
-            attributes.get(name, 0) == value for name, value in options.items()
+        if (
+            (layout.framework, layout.layer_class) == ("onnx", operator)
+            and all(attributes.get(name, 0) == value for name, value in options.items())
+            and (options or not attributes.get("input_forget"))
         ):
-            if options or not attributes.get("input_forget"):
-                return layout
+            return layout
     raise AssertionError(operator)
 
 

@@ -135,7 +135,7 @@ def contents(model: Proto, store: Store) -> Contents:
         {(each.domain, each.name) for each in model.functions},
         used,
         list(refused),
-        {each.name for each in layers} | {each.name for each in refused},
+        {each.name: 1 for each in layers} | {each.name: 1 for each in refused},
     )
     parts = inventory.sort()
     used |= {tensor.name: part.name for part in parts for tensor in part.tensors}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,16 @@ MAX_CHAIN = 100
 #: Deepest nesting of subgraphs and functions.
 MAX_DEPTH = 32
 #: Largest number of nodes looked at, those of a function once for each call.
-MAX_NODES = 1_000_000
+MAX_NODES = 250_000
 #: A chain gives at most so many times the numbers that the model stores, and a few more.
 MAX_GROWTH, MAX_SMALL = 2, 1 << 20
+#: Types of the attributes that are read here, by their numbers in ONNX: one int, a tensor, several ints.
+INT, TENSOR, INTS = 2, 4, 7
+ATTRIBUTE_TYPES = {"value": TENSOR}
+ATTRIBUTE_TYPES |= dict.fromkeys(("perm", "axes", "starts", "ends", "split", "strides"), INTS)
+ATTRIBUTE_TYPES |= dict.fromkeys(
+    ("allowzero", "axis", "block_size", "end", "start", "to", "num_outputs"), INT
+)
 #: What the standard operators' domain is called.
 STANDARD = ("", "ai.onnx")
 
@@ -93,6 +101,7 @@ class GraphView:
     overridable: bool = False
 
     def __post_init__(self) -> None:
+        self._check_names()
         for proto in getattr(self.graph, "initializer", ()):
             if proto.name in self.initializers:
                 raise self.store.fault(f"two initializers are named {proto.name!r}")
@@ -107,6 +116,19 @@ class GraphView:
         names = (each if isinstance(each, str) else each.name for each in self.graph.input)
         object.__setattr__(self, "inputs", frozenset(names))
 
+    def _check_names(self) -> None:
+        """That every name is text: what is no UTF-8 comes as bytes."""
+        names = [each.name for each in getattr(self.graph, "initializer", ())]
+        for group in (self.graph.input, self.graph.output):
+            names += [each if isinstance(each, (str, bytes)) else each.name for each in group]
+        for node in self.graph.node:
+            names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            for each in node.attribute:
+                names += [each.name, each.ref_attr_name]
+        for name in names:
+            if not isinstance(name, str):
+                raise self.store.fault(f"a name is not UTF-8: {name!r}"[:300])
+
     # ---- attributes ------------------------------------------------------------------------------
 
     def attributes_of(self, node: Proto) -> dict[str, Any]:
@@ -120,6 +142,11 @@ class GraphView:
                 given = self.attributes[each.ref_attr_name]
             if each.name in found:
                 raise self.store.fault(f"node {node.name!r} has attribute {each.name!r} twice")
+            kind = ATTRIBUTE_TYPES.get(each.name, given.type)
+            if given.type != kind:
+                raise self.store.fault(
+                    f"node {node.name!r}: attribute {each.name!r} must be of type {kind} of ONNX, got {given.type}"
+                )
             try:
                 value = helper.get_attribute_value(given)
             except ValueError as error:
@@ -132,6 +159,17 @@ class GraphView:
                 value = [part.decode("utf-8", "replace") for part in value]
             found[each.name] = value
         return found
+
+    @cached_property
+    def static_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The lengths of values' axes, where the model says them; 0 for an axis whose length it does not say."""
+        groups = (getattr(self.graph, group, ()) for group in ("value_info", "input", "output"))
+        return {
+            each.name: tuple(int(dim.dim_value) for dim in each.type.tensor_type.shape.dim)
+            for group in groups
+            for each in group
+            if not isinstance(each, str)
+        }
 
     # ---- values ----------------------------------------------------------------------------------
 
@@ -249,7 +287,7 @@ class GraphView:
         name
             Of the value.
         any_batch
-            Whether Expand and Tile to a shape that is only known at run time leave it as it is.
+            Whether Expand and Tile to a shape that is not known here leave it as it is.
 
         Raises
         ------
@@ -361,6 +399,9 @@ def walk(model: Proto, view: GraphView) -> Iterator[Place]:
     ModelFormatError
         If graphs and functions are nested too deep, or call themselves, or are too many.
     """
+    for each in model.functions:
+        if not (isinstance(each.domain, str) and isinstance(each.name, str)):
+            raise view.store.fault(f"the name of a function is not UTF-8: {each.name!r}"[:300])
     functions = {
         (each.domain, each.name, getattr(each, "overload", "")): each for each in model.functions
     }
@@ -464,7 +505,7 @@ class _Chain:
             chain = self if self.real else _Chain(real=True, begun=list(self.begun))
             try:
                 inputs.append(chain.array(*view.home(each)))
-            except NotConstantError:
+            except UnsupportedError:
                 if self.any_batch and node.op_type in ("Expand", "Tile") and inputs:
                     return [inputs[0]]
                 raise

@@ -83,6 +83,11 @@ ROLES = {
 }
 #: The largest float32, which ONNX Runtime takes for no limit.
 NO_CLIP = 3.4028234e38
+#: What is not given of these is unknown: ONNX has no such operators whose defaults it could be.
+NO_DEFAULTS: dict[str, tuple[float | None, ...]] = {
+    "affine": (None, 0.0),
+    "scaled_tanh": (None, None),
+}
 #: The activations by ONNX's names, in lower case. The identity is not among them: it is Affine with 1 and 0.
 FUNCTIONS = {name.replace("_", ""): name for name in ACTIVATIONS if name != "identity"}
 
@@ -97,13 +102,13 @@ def node_name(node: Proto) -> str:
     return str(node.name or next(filter(None, node.output), node.op_type))
 
 
-def unique(name: str, taken: set[str]) -> str:
-    """The name, or with a number behind it if another one has it; it is taken then."""
-    found, number = name, 1
+def unique(name: str, taken: dict[str, int]) -> str:
+    """The name, or with a number behind it if it is taken; it is taken then. ``taken`` counts the uses of each name."""
+    found = name
     while found in taken:
-        number += 1
-        found = f"{name}#{number}"
-    taken.add(found)
+        taken[name] += 1
+        found = f"{name}#{taken[name]}"
+    taken[found] = 1
     return found
 
 
@@ -141,7 +146,7 @@ def recurrent_among(
 ) -> tuple[tuple[FoundLayer, ...], tuple[Part, ...]]:
     """The recurrent layers among the nodes of a model, and the recurrent nodes that are none, as :func:`find_recurrent`."""
     nodes, parts = [], []
-    taken: set[str] = set()
+    taken: dict[str, int] = {}
     for view, node in places:
         if node.op_type in NOT_READ:
             name = unique(node_name(node), taken)
@@ -205,7 +210,7 @@ class _Node:
     def layer(self) -> FoundLayer:
         said = self._attributes()
         cell = CELL_OF[self.node.op_type]
-        direction = said.get("direction", "forward").lower()
+        direction = said.get("direction", "forward")
         if direction not in DIRECTIONS:
             raise self.fault(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
         directions = 2 if direction == "bidirectional" else 1
@@ -300,11 +305,17 @@ class _Node:
             if key is None:
                 raise self.lacks(f"activation {name!r} is not known")
             defaults = ACTIVATIONS[key]
-            given = [
+            numbers = [
                 next(rest, default)
-                for rest, default in zip((alphas, betas), defaults, strict=False)
+                for rest, default in zip(
+                    (alphas, betas), NO_DEFAULTS.get(key, defaults), strict=False
+                )
             ]
-            parameters = tuple(map(simplest, given))
+            parameters = tuple(simplest(each) for each in numbers if each is not None)
+            if len(parameters) < len(numbers):
+                raise self.lacks(
+                    f"activation {name} without all of activation_alpha and activation_beta, for which ONNX has no default"
+                )
             if (key, parameters) == ("affine", (1.0, 0.0)):
                 key, parameters = "identity", ()
             found.append(str(Activation(key, parameters)))
@@ -474,10 +485,12 @@ class _Node:
                 continue
             try:
                 array = self.view.constant(inputs[key], any_batch=True)
-            except UnsupportedError:  # of a chain that is not known, or an input
+            except NotConstantError:
                 arrays[key] = None
                 notes.append(f"{key} is {inputs[key]!r}, known at run time: the state of a call")
                 continue
+            except UnsupportedError as error:
+                raise self.lacks(f"{key}: {error}") from None
             if batch_first and array.ndim == 3:
                 array = array.transpose(1, 0, 2)
             if array.ndim != 3 or (array.shape[0], array.shape[2]) != (directions, units):

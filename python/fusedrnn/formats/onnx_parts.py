@@ -105,9 +105,10 @@ class Inventory:
     functions: Collection[tuple[str, str]]
     used: dict[str, str] = field(default_factory=dict)
     parts: list[Part] = field(default_factory=list)
-    taken: set[str] = field(default_factory=set)
+    taken: dict[str, int] = field(default_factory=dict)
     _products: dict[int, _Product] = field(default_factory=dict)
-    _bias_of: dict[int, tuple[int, tuple[Tensor, ...]]] = field(default_factory=dict)
+    _biases: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
+    _bias_adds: set[int] = field(default_factory=set)
 
     def sort(self) -> list[Part]:
         """The parts, in the order of the model."""
@@ -120,7 +121,7 @@ class Inventory:
             cell = in_cells.get(place)
             if cell is not None:
                 self._add_cell(cell)
-            elif place not in in_cells and place not in self._bias_of:
+            elif place not in in_cells and place not in self._bias_adds:
                 self._sort_node(place, view, node)
         return self.parts
 
@@ -154,7 +155,9 @@ class Inventory:
                 home, name = view.home(one)
                 product = made.get((id(home), name))
                 if product is not None and (shape := _shape(view, other)) is not None and shape:
-                    self._bias_of[place] = product, _leaves(view, other)
+                    self._bias_adds.add(place)
+                    self._biases[product] = self._biases.get(product, ()) + _leaves(view, other)
+                    break
 
     def _find_cells(self) -> dict[int, list[int] | None]:
         """The products of spelled-out cells: for the first of each cell, all of them; None for the others."""
@@ -221,7 +224,7 @@ class Inventory:
         biases: set[str] = set()
         for place, product in zip(places, products, strict=True):
             weights[product.weights] = prod(product.shape)
-            bias = product.bias + self._later_bias(place)
+            bias = product.bias + self._biases.get(place, ())
             tensors |= {each.name: each for each in (*product.tensors, *bias)}
             biases |= {each.name for each in bias}
         first = products[0]
@@ -231,14 +234,6 @@ class Inventory:
             note += f"; it is unrolled, into {len(products)} products"
         self._add(
             name, "cell", first.node.op_type, tensors.values(), biases, sum(weights.values()), note
-        )
-
-    def _later_bias(self, place: int) -> tuple[Tensor, ...]:
-        return tuple(
-            tensor
-            for product, tensors in self._bias_of.values()
-            if product == place
-            for tensor in tensors
         )
 
     # ---- one node --------------------------------------------------------------------------------
@@ -260,8 +255,9 @@ class Inventory:
             self._add_convolution(view, node)
         elif known and kind in NORMALISATIONS:
             bias = _at(view, node, *NORMALISATIONS[kind])
-            names = {each.name for each in bias}
-            self._add(self._name(node), "normalisation", kind, _floats(view, node), names, 0)
+            # The mean and variance that a BatchNormalization has seen are no parameters.
+            own = _at(view, node, 1, 2) if kind == "BatchNormalization" else _floats(view, node)
+            self._add(self._name(node), "normalisation", kind, own, {each.name for each in bias}, 0)
         elif known and kind in ATTENTIONS:
             note = "its multiply-adds depend on the lengths of its inputs"
             self._add(self._name(node), "attention", kind, _floats(view, node), (), None, note)
@@ -284,7 +280,7 @@ class Inventory:
 
     def _add_dense(self, place: int) -> None:
         product = self._products[place]
-        bias = product.bias + self._later_bias(place)
+        bias = product.bias + self._biases.get(place, ())
         self._add(
             self._name(product.node),
             *("dense", product.node.op_type, (*product.tensors, *bias)),
@@ -309,7 +305,7 @@ class Inventory:
             note = f"{prod(shape)} multiply-adds a position, one position every {strides[0]} steps"
         else:
             made = node.input[0] if node.op_type == "ConvTranspose" else node.output[0]
-            dims = _static(view, made)
+            dims = view.static_shapes.get(made)
             if dims is not None and len(dims) == len(shape) and all(n > 0 for n in dims[2:]):
                 macs = prod(shape) * prod(dims[2:])
                 note = f"for an image of {' x '.join(map(str, dims[2:]))} positions"
@@ -397,12 +393,3 @@ def _is_plain(tensor: Tensor) -> bool:
         return tensor.elements <= 1
     numbers = tensor.read().ravel()
     return bool((numbers == numbers[0]).all())
-
-
-def _static(view: GraphView, name: str) -> tuple[int, ...] | None:
-    """The lengths of a value's axes, as the model says them; 0 for one that it does not say."""
-    for group in ("value_info", "input", "output"):
-        for info in getattr(view.graph, group, ()):
-            if not isinstance(info, str) and info.name == name:
-                return tuple(int(dim.dim_value) for dim in info.type.tensor_type.shape.dim)
-    return None

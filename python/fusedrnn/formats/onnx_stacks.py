@@ -79,7 +79,7 @@ def stacked(nodes: Sequence[NodeLayer], uses: Uses) -> list[FoundLayer]:
             stacks.append(stack)
         if each.node.output and each.node.output[0]:
             tops[id(each.view), each.node.output[0]] = stack
-    return [_joined(stack) for stack in stacks]
+    return [_turned(stack, _joined(stack), uses) for stack in stacks]
 
 
 #: A graph, the name of a value of it, and the nodes from this value to the X of a recurrent node, in order.
@@ -92,7 +92,7 @@ def _way(above: NodeLayer, uses: Uses) -> Way | None:
     path: list[Proto] = []
     while len(path) < MAX_WAY and view is above.view and len(uses.of(view, name)) == 1:
         node = view.makers.get(name)
-        if node is None or node.domain not in STANDARD:
+        if node is None or node.domain not in STANDARD or not node.input:
             return None
         if node.op_type not in MOVES:
             return view, name, path[::-1]
@@ -164,17 +164,60 @@ def _joined(stack: Sequence[NodeLayer]) -> FoundLayer:
 def _joins(below: FoundLayer, way: Way) -> bool:
     """Whether the way from Y joins the directions, and does nothing else."""
     view, name, path = way
-    directions = below.architecture.directions
-    order = "BTDH" if below.batch_first else "TBDH"
+    axes = _along(below, view, name, path)
+    return axes is not None and _is_output(axes, "BT" if below.batch_first else "TB", below)
+
+
+def _along(
+    below: FoundLayer, view: GraphView, name: str, path: Sequence[Proto]
+) -> list[Axis] | None:
+    """The axes that Y has behind these nodes; None if they do more than move its numbers."""
     axes: list[Axis] = [(letter,) for letter in ("BTDH" if below.batch_first else "TDBH")]
-    moves = _Moves(view, {name: list(axes)}, directions, below.architecture.hidden_size)
+    architecture = below.architecture
+    moves = _Moves(view, {name: list(axes)}, architecture.directions, architecture.hidden_size)
     for node in path:
         moved = MOVES[node.op_type](moves, node, axes)
         if moved is None:
-            return False
+            return None
         axes = moves.tracked[node.output[0]] = moved
-    return axes[:-1] == [(letter,) for letter in order[:2]] and (
-        axes[-1] == ("D", "H") or (directions == 1 and axes[-1] == ("H",))
+    return axes
+
+
+def _is_output(axes: list[Axis], order: str, layer: FoundLayer) -> bool:
+    """Whether these are the axes of a layer's output, (T, B, ·) or (B, T, ·)."""
+    return axes[:-1] == [(letter,) for letter in order] and (
+        axes[-1] == ("D", "H") or (layer.architecture.directions == 1 and axes[-1] == ("H",))
+    )
+
+
+def _turned(stack: Sequence[NodeLayer], layer: FoundLayer, uses: Uses) -> FoundLayer:
+    """The layer, with ``batch_first`` if x is transposed in front of it, and y behind it or not used."""
+    if layer.batch_first or not _is_turned(stack[0]):
+        return layer
+    view, node = stack[-1].view, stack[-1].node
+    first = name = str(node.output[0]) if node.output else ""
+    path: list[Proto] = []
+    while name and (readers := uses.of(view, name)):
+        if len(readers) > 1 or readers[0] is None or readers[0].op_type not in MOVES:
+            return layer
+        path.append(readers[0])
+        axes = _along(layer, view, first, path)
+        if axes is None or len(path) > MAX_WAY:
+            return layer
+        if _is_output(axes, "BT", layer):
+            break
+        name = str(readers[0].output[0])
+    notes = (*layer.notes, "x and y are transposed in the model: (B, T, ·)")
+    return replace(layer, batch_first=True, notes=notes)
+
+
+def _is_turned(below: NodeLayer) -> bool:
+    view, name = below.view.home(below.node.input[0])
+    node = view.makers.get(name)
+    return (
+        node is not None
+        and node.op_type == "Transpose"
+        and view.attributes_of(node).get("perm") == [1, 0, 2]
     )
 
 
@@ -235,10 +278,8 @@ class _Moves:
             return None
         joined = tuple(letter for axis in axes[2:] for letter in axis)
         known = {joined: self.units * (self.directions if "D" in joined else 1)}
-        for info in self.view.graph.value_info:
-            if info.name == node.input[0]:
-                dims = info.type.tensor_type.shape.dim
-                known |= {axis: dim.dim_value for axis, dim in zip(axes[:2], dims, strict=False)}
+        dims = self.view.static_shapes.get(node.input[0], ())
+        known |= dict(zip(axes[:2], dims, strict=False))
         result = [*axes[:2], joined]
         for place, (axis, length) in enumerate(zip(result, wanted, strict=True)):
             copied = length == 0 and place < 2

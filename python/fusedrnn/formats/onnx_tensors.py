@@ -162,6 +162,8 @@ class Store:
                 + ("" if self.path else " and the path of the model")
             )
         said = {entry.key: entry.value for entry in proto.external_data}
+        if not all(isinstance(text, str) for pair in said.items() for text in pair):
+            raise self.fault(f"{what}: what says where its external data is, is not UTF-8")
         location = said.get("location", "")
         if "\\" in location or "\0" in location:
             raise self.fault(
