@@ -73,7 +73,6 @@ _HOME = {
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
-    "count": "counting.counts",
     "count": "counting.models",
     "from_onnx": "formats.onnx_file",
     "from_torch": "formats.torch_modules",
