@@ -390,6 +390,23 @@ def test_parametrized_and_lazy_modules(torch: Any) -> None:
         fr.count(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
 
 
+def test_a_checkpoint_counts_as_its_module(torch: Any, tmp_path: Path) -> None:
+    """Also where a parameter has two names: in the file it is stored once."""
+    nn = torch.nn
+    module = nn.Module()
+    module.embed, module.rnn = nn.Embedding(20, 8), nn.LSTM(8, 8, 2)
+    module.out, module.again = nn.Linear(8, 20), module.rnn
+    module.out.weight = module.embed.weight
+    torch.save(module.state_dict(), tmp_path / "model.pt")
+    ours, file = fr.count(module), fr.count(tmp_path / "model.pt")
+    assert file.parameters == ours.parameters == sum(each.numel() for each in module.parameters())
+    assert file.parameters_tied_twice == ours.parameters_tied_twice > ours.parameters
+    assert file.stored == file.parameters
+    assert file.macs == ours.macs
+    tied = {layer.name: layer.tied for layer in file.network.layers}
+    assert tied == {"rnn": None, "again": "rnn", "embed": None, "out": "embed"}
+
+
 def test_nothing_of_a_module_is_run(torch: Any) -> None:
     module = torch.nn.LSTM(3, 4, device="meta")  # whose numbers do not exist
     assert fr.count(module, steps=10**6).macs == 10**6 * 4 * 4 * 7

@@ -189,7 +189,7 @@ def network(contents: Contents) -> Network:
     seen: dict[str, str] = {}
     layers = [_recurrent(layer, seen) for layer in contents.layers]
     layers += [_part(part, seen) for part in contents.parts]
-    constants = [tensor for tensor in contents.constants if tensor.name not in seen]
+    constants = [tensor for tensor in contents.constants if tensor.array not in seen]
     return Network(
         name=contents.path or "model",
         layers=tuple(layers),
@@ -265,9 +265,9 @@ def _stored(
     tensors: Sequence[Tensor], name: str, seen: dict[str, str]
 ) -> tuple[int, dict[str, str]]:
     """Elements of the tensors that no earlier layer has; and which layer has each of the others."""
-    shared = {tensor.name: seen[tensor.name] for tensor in tensors if tensor.name in seen}
+    shared = {tensor.name: seen[tensor.array] for tensor in tensors if tensor.array in seen}
     stored = sum(tensor.elements for tensor in tensors if tensor.name not in shared)
-    seen.update({tensor.name: name for tensor in tensors if tensor.name not in shared})
+    seen.update({tensor.array: name for tensor in tensors if tensor.name not in shared})
     return stored, shared
 
 

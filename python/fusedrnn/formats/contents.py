@@ -60,12 +60,19 @@ class Tensor:
         As stored, in NumPy's words: "float32", "int8"; or "bfloat16", "float8_e4m3fn", which NumPy does not have.
     read
         Reads it. bfloat16 comes as float32, widened exactly; all else comes as stored.
+    array
+        What it is, where a file can give one array several names: the same for all of them. By default, its name.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], Array] = field(compare=False, repr=False)
+    array: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.array:
+            object.__setattr__(self, "array", self.name)
 
     @property
     def elements(self) -> int:
