@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model_files import OUT, H, X, oracle, save_onnx
 from onnx import helper, numpy_helper
 
@@ -412,6 +414,34 @@ def test_numbers_that_float32_does_not_have(folder: Path, capsys: Capture) -> No
     y = np.load("y.npy")
     assert np.isfinite(y[:7]).all()
     assert np.isnan(y[7:]).all()
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=300),
+        st.binary(max_size=300).map(lambda rest: b"\x93NUMPY" + rest),
+        st.binary(max_size=300).map(lambda rest: header() + rest),
+        st.text('0123456789.,-+eEnaif"\n\r_ ', max_size=100).map(str.encode),
+    )
+)
+@settings(max_examples=200)
+def test_any_input_is_rows_or_an_error_that_names_it(content: bytes) -> None:
+    class Stream:
+        buffer = io.BytesIO(content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdin", Stream)
+        try:
+            with rows.opened("-", X) as given_rows:
+                pieces = list(given_rows.pieces(7))
+        except ValueError as error:
+            assert str(error).startswith("standard input: ")
+            assert "\n" not in str(error)
+            return
+    assert pieces
+    for piece in pieces:
+        assert piece.dtype == np.float32
+        assert (piece.shape[0] <= 7, piece.shape[2]) == (True, X)
 
 
 # run: pipes, memory, interrupts

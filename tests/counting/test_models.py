@@ -358,11 +358,15 @@ def test_what_a_module_does_is_not_always_known(torch: Any) -> None:
     class Even(nn.Linear):  # type: ignore[misc]
         pass
 
+    class Nothing(nn.Module):  # type: ignore[misc]
+        """Has no parameters, and may do anything."""
+
     for module, unknown, known in (
         (Scale(), ("Scale",), 25),
         (nn.Sequential(Odd(5, 5), Even(5, 5)), ("0",), 25),
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(5, 5)), ("0",), 25),
         (nn.Sequential(nn.Bilinear(2, 3, 4), nn.Linear(5, 5)), ("0",), 25),
+        (nn.Sequential(Nothing(), nn.ReLU(), nn.Linear(5, 5)), ("0",), 25),
     ):
         complexity = fr.count(module)
         assert complexity.unknown == unknown

@@ -97,13 +97,15 @@ def network_of(model: Module, *, steps: int = 1) -> Network:
 
 
 def _parts(module: Module, name: str, steps: int) -> Iterator[tuple[str, Module, _Cost | None]]:
-    """Every module with parameters and what it costs: None for one that is not known."""
+    """Every module that may cost something, and what it costs: None for one that is not known."""
     cost = _cost(module, steps)
     if cost is not None:
         if any(True for _ in module.parameters()):
             yield name, module, cost
         return
-    if any(True for _ in module.parameters(recurse=False)):
+    # A module of somebody else's may have weights that are no parameters: quantized ones are packed.
+    alone = not module._modules and not type(module).__module__.startswith("torch.nn.modules.")
+    if alone or any(True for _ in module.parameters(recurse=False)):
         yield name, module, None
     # named_children has a module once that stands at two places, and runs at both.
     for child_name, child in module._modules.items():
