@@ -184,6 +184,7 @@ def test_an_incomplete_count_has_an_exit_code_of_its_own(folder: Path, capsys: C
         ("run model.onnx x.npy -o no/y.npy", "no/y.npy"),
         ("run both.onnx x.npy --stream", "bidirectional"),
         ("run model.onnx", "INPUT"),
+        ("run model.onnx x.npy --state-out -", "--state-out: must be a file"),
         ("inspct model.onnx", "did you mean inspect?"),
     ],
 )
@@ -504,6 +505,7 @@ def test_a_stream_answers_row_by_row(folder: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fusedrnn", "run", "model.onnx", "-", "--stream"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )  # fmt: skip
     assert process.stdin is not None
     assert process.stdout is not None

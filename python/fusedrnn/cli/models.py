@@ -139,6 +139,8 @@ def run(
     from fusedrnn.formats.files import read
 
     _check_suffix(context, path)
+    if str(state_out) == "-":
+        raise click.UsageError("--state-out: must be a file, as state.npz", context)
     for each in (path, state_out):
         if each is not None and str(each) != "-":
             check_output(each)
@@ -176,6 +178,7 @@ class _Standard:
 
     def write(self, content: bytes) -> None:
         write(content.decode())
+        sys.stdout.flush()  # who waits for the answer to a row has it now
 
 
 @contextmanager
