@@ -77,8 +77,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
         With the path as it was given. A read-only file is refused, also to root.
     """
     with _told_as(path):
-        writer = _opened(path)
+        writer = _writer(path)
     try:
+        with _told_as(path):
+            writer.open()
         yield writer
         with _told_as(path):
             writer.finish()
@@ -91,6 +93,9 @@ class Writer:
 
     def __init__(self, path: str | os.PathLike[str], descriptor: int, *, own: bool) -> None:
         self._path, self._descriptor, self._own = path, descriptor, own
+
+    def open(self) -> None:
+        """Make what is not there yet."""
 
     def write(self, content: bytes) -> None:
         """Add a piece."""
@@ -112,29 +117,46 @@ class Draft(Writer):
     def __init__(self, path: str | os.PathLike[str], old: os.stat_result | None) -> None:
         self._path, self._old = path, old
         self._target = os.path.realpath(path)
-        self._draft: str | None = None
+        self._file: BinaryIO | None = None
+        # Known before it is there: an interrupt at any time finds what to remove. Random: process ids are not unique on a
+        # shared folder.
+        name = f".fusedrnn-{os.urandom(8).hex()}"
+        self._draft: str | None = os.path.join(os.path.dirname(self._target), name)
+
+    def open(self) -> None:
+        assert self._draft is not None
+        # What others may not read should not be readable in the draft, either.
+        mode = 0o666 if self._old is None else 0o600
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            # What others may not read should not be readable in the draft, either.
-            descriptor, self._draft = _draft(self._target, 0o666 if old is None else 0o600)
-            self._file: BinaryIO = open(descriptor, "w+b")  # noqa: SIM115  (close does)
+            self._file = open(os.open(self._draft, flags, mode), "w+b")  # noqa: SIM115  (see close)
+        except FileExistsError:
+            self._draft = None  # another's
+            raise
         except OSError as error:
-            if old is None or error.errno not in NOT_IN_THIS_FOLDER:
+            self._draft = None
+            if self._old is None or error.errno not in NOT_IN_THIS_FOLDER:
                 raise
             self._file = TemporaryFile()  # noqa: SIM115
 
+    @property
+    def _pieces(self) -> BinaryIO:
+        assert self._file is not None
+        return self._file
+
     def write(self, content: bytes) -> None:
         with _told_as(self._path):
-            self._file.write(content)
+            self._pieces.write(content)
 
     def write_at(self, place: int, content: bytes) -> None:
         """Write somewhere else than behind the last piece."""
         with _told_as(self._path):
-            self._file.seek(place)
-            self._file.write(content)
-            self._file.seek(0, os.SEEK_END)
+            self._pieces.seek(place)
+            self._pieces.write(content)
+            self._pieces.seek(0, os.SEEK_END)
 
     def finish(self) -> None:
-        self._file.flush()
+        self._pieces.flush()
         if self._draft is not None:
             try:
                 self._replace(self._draft)
@@ -144,10 +166,10 @@ class Draft(Writer):
             else:
                 self._draft = None
                 return
-        _write_in_place(self._target, self._file)
+        _write_in_place(self._target, self._pieces)
 
     def _replace(self, draft: str) -> None:
-        descriptor, old = self._file.fileno(), self._old
+        descriptor, old = self._pieces.fileno(), self._old
         if old is not None:
             new = os.fstat(descriptor)
             if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
@@ -158,15 +180,16 @@ class Draft(Writer):
 
     def close(self) -> None:
         try:
-            with suppress(OSError):  # of a full disk; finish has said so
-                self._file.close()
+            if self._file is not None:
+                with suppress(OSError):  # of a full disk; finish has said so
+                    self._file.close()
         finally:
             if self._draft is not None:
                 with suppress(OSError):
                     os.unlink(self._draft)
 
 
-def _opened(path: str | os.PathLike[str]) -> Writer:
+def _writer(path: str | os.PathLike[str]) -> Writer:
     descriptor = _own_descriptor(path)
     if descriptor is not None:
         for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
@@ -195,9 +218,11 @@ def check_output(path: str | os.PathLike[str]) -> None:
             if not _is_for_writing(own):
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         elif _writable(path) is None:
-            descriptor, draft = _draft(os.path.realpath(path), 0o600)
-            os.close(descriptor)
-            os.unlink(draft)
+            draft = Draft(path, None)
+            try:
+                draft.open()
+            finally:
+                draft.close()
 
 
 @contextmanager
@@ -229,12 +254,6 @@ def _writable(path: str | os.PathLike[str]) -> os.stat_result | None:
     elif not os.access(path, os.W_OK):  # to open a pipe would be to wait for its reader
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return old
-
-
-def _draft(target: str, mode: int) -> tuple[int, str]:
-    """A new file beside another. Its name is random: process ids are not unique on a shared folder."""
-    draft = os.path.join(os.path.dirname(target), f".fusedrnn-{os.urandom(8).hex()}")
-    return os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), draft
 
 
 def _write_in_place(target: str, content: BinaryIO) -> None:
