@@ -18,7 +18,8 @@ from onnx import helper
 from fusedrnn.errors import ModelFormatError, UnsupportedError
 from fusedrnn.formats.contents import Tensor
 from fusedrnn.formats.onnx_operators import FILLED, OPERATORS, Operands, blank
-from fusedrnn.formats.onnx_tensors import EXTERNAL, FLOATS, Store
+from fusedrnn.formats.onnx_tensors import EXTERNAL, Store
+from fusedrnn.formats.values import FLOATS
 
 __all__ = ["GraphView", "NotConstantError", "Place", "main_graph", "walk"]
 

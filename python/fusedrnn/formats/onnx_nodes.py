@@ -24,7 +24,7 @@ from fusedrnn.formats.onnx_graph import (
     walk,
 )
 from fusedrnn.formats.onnx_stacks import NodeLayer, Uses, stacked
-from fusedrnn.formats.onnx_tensors import FLOATS, as_float32, conversion
+from fusedrnn.formats.values import FLOATS, as_float32, conversion
 
 __all__ = [
     "ATTRIBUTES",
