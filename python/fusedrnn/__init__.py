@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fusedrnn.architecture import Architecture as Architecture
     from fusedrnn.counting.counts import Complexity as Complexity
-    from fusedrnn.counting.counts import count as count
+    from fusedrnn.counting.models import count as count
     from fusedrnn.errors import ArchitectureError as ArchitectureError
     from fusedrnn.errors import MissingExtraError as MissingExtraError
     from fusedrnn.errors import ModelFormatError as ModelFormatError
@@ -73,7 +73,7 @@ _HOME = {
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
-    "count": "counting.counts",
+    "count": "counting.models",
     "from_onnx": "formats.onnx_file",
     "from_torch": "formats.torch_modules",
     "gru_step": "steps",

@@ -163,7 +163,7 @@ def test_convolutions_by_positions() -> None:
         arrays,
     )
     assert (one.kind, one.macs_per_step, one.biases) == ("convolution", 90, {"a"})
-    assert (strided.macs_per_step, strided.tensors) == (None, ())
+    assert (strided.macs_per_step, *(each.name for each in strided.tensors)) == (None, "A")
     assert "'A' is shared with 'one'" in strided.note
     assert image.macs_per_step is None
     model = model_of([node("Conv", "X", "D", name="image")], arrays)
@@ -217,17 +217,22 @@ def test_constants_are_not_parameters() -> None:
     assert {each.name for each in found.constants} == {"shape", "half", "unused"}
 
 
-def test_shared_weights_are_counted_once() -> None:
+def test_shared_weights_are_counted_once_and_named() -> None:
     nodes = [
         recurrent_node("LSTM", hidden_size=4),
         recurrent_node("LSTM", hidden_size=4, direction="forward"),
     ]
     nodes[1].name = "other"
     nodes[1].output[:] = ["Y2", "Y2_h", "Y2_c"]
-    one, other = contents_of(model_of(nodes, lstm())).layers
+    contents = contents_of(model_of(nodes, lstm()))
+    one, other = contents.layers
     assert [each.name for each in one.tensors] == ["W", "R", "B"]
-    assert other.tensors == ()
+    assert other.tensors == one.tensors
     assert "'W' is shared with 'node'" in other.notes
+    counted = fr.count(contents)
+    assert counted.parameters == one.parameters
+    assert counted.macs_per_step == 2 * fr.count(one.architecture).macs_per_step
+    assert counted.network.layers[1].tied == "node"
 
 
 def test_a_quantized_lstm_is_seen() -> None:

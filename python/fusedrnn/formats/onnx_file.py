@@ -162,19 +162,17 @@ def contents(model: Proto, store: Store) -> Contents:
 
 
 def _once(layers: tuple[FoundLayer, ...]) -> tuple[tuple[FoundLayer, ...], dict[str, str]]:
-    """The layers, each tensor with the first that has it; and whose each is."""
+    """The layers, with a note of each tensor that an earlier one has; and whose each tensor is."""
     used: dict[str, str] = {}
     found = []
     for layer in layers:
-        own = [
-            each for each in layer.tensors if used.setdefault(each.name, layer.name) == layer.name
-        ]
+        owners = {each.name: used.setdefault(each.name, layer.name) for each in layer.tensors}
         shared = [
-            f"{each.name!r} is shared with {used[each.name]!r}"
-            for each in layer.tensors
-            if used[each.name] != layer.name
+            f"{tensor!r} is shared with {owner!r}"
+            for tensor, owner in owners.items()
+            if owner != layer.name
         ]
-        found.append(replace(layer, tensors=tuple(own), notes=(*layer.notes, *shared)))
+        found.append(replace(layer, notes=(*layer.notes, *shared)))
     return tuple(found), used
 
 

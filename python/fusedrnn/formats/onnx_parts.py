@@ -327,21 +327,19 @@ class Inventory:
         macs: int | None,
         note: str = "",
     ) -> None:
-        """Add a part. A tensor that another one has is named, and not counted again."""
-        own: dict[str, Tensor] = {}
+        """Add a part. A tensor that another one has, too, is named."""
+        every = {tensor.name: tensor for tensor in tensors}
         notes = [note] if note else []
-        for tensor in tensors:
+        for tensor in every.values():
             owner = self.used.setdefault(tensor.name, name)
-            if owner == name:
-                own[tensor.name] = tensor
-            else:
+            if owner != name:
                 notes.append(f"{tensor.name!r} is shared with {owner!r}")
         part = Part(
             name,
             kind,
             origin,
-            tuple(own.values()),
-            frozenset(set(biases) & set(own)),
+            tuple(every.values()),
+            frozenset(set(biases) & set(every)),
             macs,
             "; ".join(notes),
         )
