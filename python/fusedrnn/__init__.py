@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fusedrnn.architecture import Architecture as Architecture
     from fusedrnn.counting.counts import Complexity as Complexity
-    from fusedrnn.counting.counts import count as count
+    from fusedrnn.counting.models import count as count
     from fusedrnn.errors import ArchitectureError as ArchitectureError
     from fusedrnn.errors import MissingExtraError as MissingExtraError
     from fusedrnn.errors import ModelFormatError as ModelFormatError
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from fusedrnn.formats.flax import from_flax as from_flax
     from fusedrnn.formats.flax import from_tf1 as from_tf1
     from fusedrnn.formats.keras_file import from_keras as from_keras
+    from fusedrnn.formats.onnx_file import from_onnx as from_onnx
+    from fusedrnn.formats.onnx_write import to_onnx as to_onnx
+    from fusedrnn.formats.torch_modules import from_torch as from_torch
+    from fusedrnn.formats.torch_modules import to_state_dict as to_state_dict
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -73,11 +77,13 @@ _HOME = {
     "StreamGroup": "stream",
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
-    "count": "counting.counts",
+    "count": "counting.models",
     "from_equinox": "formats.flax",
     "from_flax": "formats.flax",
     "from_keras": "formats.keras_file",
+    "from_onnx": "formats.onnx_file",
     "from_tf1": "formats.flax",
+    "from_torch": "formats.torch_modules",
     "gru_step": "steps",
     "info": "machine.info",
     "inspect": "formats.files",
@@ -87,6 +93,8 @@ _HOME = {
     "roofline": "machine.roofline",
     "save": "formats.files",
     "this_machine": "machine.probe",
+    "to_onnx": "formats.onnx_write",
+    "to_state_dict": "formats.torch_modules",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604

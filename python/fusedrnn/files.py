@@ -13,18 +13,49 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TextIO
+from tempfile import TemporaryFile
+from typing import BinaryIO, TextIO
 
-__all__ = ["REPLACING", "check_output", "encoding_errors", "write_file"]
+__all__ = [
+    "REPLACING",
+    "Draft",
+    "Writer",
+    "check_output",
+    "encoding_errors",
+    "write_file",
+    "writing",
+]
 
 #: Why a folder takes no new file, or lets none be replaced, although the file itself may be written.
 NOT_IN_THIS_FOLDER = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY, errno.EXDEV}
+#: Bytes that are copied at once.
+PIECE = 2**20
 
 
 def write_file(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write all of a file or leave it as it was.
+    """Write all of a file or leave it as it was, as :func:`writing` does.
 
-    The content goes to a draft beside the file, which then takes its place: any number of threads, processes and
+    Parameters
+    ----------
+    path
+        As there.
+    content
+        Everything that is to be in the file.
+
+    Raises
+    ------
+    OSError
+        As there.
+    """
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
+    """A file to be written piece by piece: all of it, or it stays as it was if an exception, an interrupt too, ends the block.
+
+    The pieces go to a draft beside the file, which then takes its place: any number of threads, processes and
     containers may write one file, and it always is what one of them wrote. Three things are written where they are:
     a pipe or device; what is an open file of this process (``/dev/stdout``, ``/dev/fd/3``, the log that standard
     output goes to), from where it stands; and a file that cannot be replaced, because it is mounted on its own, its
@@ -34,8 +65,11 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
     ----------
     path
         Its folder must exist. A file that is replaced keeps its mode and owner; a link to it stays one.
-    content
-        Everything that is to be in the file.
+
+    Yields
+    ------
+    Writer
+        What takes the pieces.
 
     Raises
     ------
@@ -43,25 +77,129 @@ def write_file(path: str | os.PathLike[str], content: bytes) -> None:
         With the path as it was given. A read-only file is refused, also to root.
     """
     with _told_as(path):
-        descriptor = _own_descriptor(path)
-        if descriptor is not None:
-            for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
-                if stream is not None and not stream.closed:
-                    stream.flush()
-            _write_on(descriptor, content)
-            return
-        old = _writable(path)
-        if old is not None and not stat.S_ISREG(old.st_mode):
-            with open(os.open(path, os.O_WRONLY | os.O_CLOEXEC), "wb", buffering=0) as file:
-                _write_on(file.fileno(), content)
-            return
-        target = os.path.realpath(path)
+        writer = _writer(path)
+    try:
+        with _told_as(path):
+            writer.open()
+        yield writer
+        with _told_as(path):
+            writer.finish()
+    finally:
+        writer.close()
+
+
+class Writer:
+    """What takes the pieces of a file, and writes them where they are to be."""
+
+    def __init__(self, path: str | os.PathLike[str], descriptor: int, *, own: bool) -> None:
+        self._path, self._descriptor, self._own = path, descriptor, own
+
+    def open(self) -> None:
+        """Make what is not there yet."""
+
+    def write(self, content: bytes) -> None:
+        """Add a piece."""
+        with _told_as(self._path):
+            _write_on(self._descriptor, content)
+
+    def finish(self) -> None:
+        """All pieces are there."""
+
+    def close(self) -> None:
+        """Nothing comes any more: what has not taken its place is gone."""
+        if self._own:
+            os.close(self._descriptor)
+
+
+class Draft(Writer):
+    """What takes the pieces of a file beside another one, whose place it takes when it is finished."""
+
+    def __init__(self, path: str | os.PathLike[str], old: os.stat_result | None) -> None:
+        self._path, self._old = path, old
+        self._target = os.path.realpath(path)
+        self._file: BinaryIO | None = None
+        # Known before it is there: an interrupt at any time finds what to remove. Random: process ids are not unique on a
+        # shared folder.
+        name = f".fusedrnn-{os.urandom(8).hex()}"
+        self._draft: str | None = os.path.join(os.path.dirname(self._target), name)
+
+    def open(self) -> None:
+        assert self._draft is not None
+        # What others may not read should not be readable in the draft, either.
+        mode = 0o666 if self._old is None else 0o600
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            _replace(target, old, content)
+            self._file = open(os.open(self._draft, flags, mode), "w+b")  # noqa: SIM115  (see close)
+        except FileExistsError:
+            self._draft = None  # another's
+            raise
         except OSError as error:
-            if old is None or error.errno not in NOT_IN_THIS_FOLDER:
+            self._draft = None
+            if self._old is None or error.errno not in NOT_IN_THIS_FOLDER:
                 raise
-            _write_in_place(target, content)
+            self._file = TemporaryFile()  # noqa: SIM115
+
+    @property
+    def _pieces(self) -> BinaryIO:
+        assert self._file is not None
+        return self._file
+
+    def write(self, content: bytes) -> None:
+        with _told_as(self._path):
+            self._pieces.write(content)
+
+    def write_at(self, place: int, content: bytes) -> None:
+        """Write somewhere else than behind the last piece."""
+        with _told_as(self._path):
+            self._pieces.seek(place)
+            self._pieces.write(content)
+            self._pieces.seek(0, os.SEEK_END)
+
+    def finish(self) -> None:
+        self._pieces.flush()
+        if self._draft is not None:
+            try:
+                self._replace(self._draft)
+            except OSError as error:
+                if self._old is None or error.errno not in NOT_IN_THIS_FOLDER:
+                    raise
+            else:
+                self._draft = None
+                return
+        _write_in_place(self._target, self._pieces)
+
+    def _replace(self, draft: str) -> None:
+        descriptor, old = self._pieces.fileno(), self._old
+        if old is not None:
+            new = os.fstat(descriptor)
+            if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+                os.fchown(descriptor, old.st_uid, old.st_gid)
+            os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+        os.fsync(descriptor)
+        os.replace(draft, self._target)
+
+    def close(self) -> None:
+        try:
+            if self._file is not None:
+                with suppress(OSError):  # of a full disk; finish has said so
+                    self._file.close()
+        finally:
+            if self._draft is not None:
+                with suppress(OSError):
+                    os.unlink(self._draft)
+
+
+def _writer(path: str | os.PathLike[str]) -> Writer:
+    descriptor = _own_descriptor(path)
+    if descriptor is not None:
+        for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+            if stream is not None and not stream.closed:
+                stream.flush()
+        return Writer(path, descriptor, own=False)
+    old = _writable(path)
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        return Writer(path, os.open(path, os.O_WRONLY | os.O_CLOEXEC), own=True)
+    return Draft(path, old)
 
 
 def check_output(path: str | os.PathLike[str]) -> None:
@@ -80,9 +218,11 @@ def check_output(path: str | os.PathLike[str]) -> None:
             if not _is_for_writing(own):
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         elif _writable(path) is None:
-            descriptor, draft = _draft(os.path.realpath(path), 0o600)
-            os.close(descriptor)
-            os.unlink(draft)
+            draft = Draft(path, None)
+            try:
+                draft.open()
+            finally:
+                draft.close()
 
 
 @contextmanager
@@ -116,49 +256,26 @@ def _writable(path: str | os.PathLike[str]) -> os.stat_result | None:
     return old
 
 
-def _draft(target: str, mode: int) -> tuple[int, str]:
-    """A new file beside another. Its name is random: process ids are not unique on a shared folder."""
-    draft = os.path.join(os.path.dirname(target), f".fusedrnn-{os.urandom(8).hex()}")
-    return os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), draft
-
-
-def _replace(target: str, old: os.stat_result | None, content: bytes) -> None:
-    # What others may not read should not be readable in the draft, either.
-    descriptor, draft = _draft(target, 0o666 if old is None else 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if old is not None:
-                new = os.fstat(descriptor)
-                if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-                    os.fchown(descriptor, old.st_uid, old.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
-            os.fsync(descriptor)
-        os.replace(draft, target)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(draft)
-        raise
-
-
-def _write_in_place(target: str, content: bytes) -> None:
+def _write_in_place(target: str, content: BinaryIO) -> None:
     """Overwrite a file. The disk is asked for the space first, so that a full one leaves the old content."""
     import fcntl
 
+    size = content.seek(0, os.SEEK_END)
+    content.seek(0)
     with open(target, "r+b", buffering=0) as file:
         with suppress(OSError):  # not every file system has locks
             fcntl.flock(file, fcntl.LOCK_EX)
         before = os.fstat(file.fileno()).st_size
-        if len(content) > before:
+        if size > before:
             try:
-                os.posix_fallocate(file.fileno(), 0, len(content))
+                os.posix_fallocate(file.fileno(), 0, size)
             except OSError as error:
                 file.truncate(before)
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                     raise
-        _write_on(file.fileno(), content)
-        file.truncate(len(content))
+        while piece := content.read(PIECE):
+            _write_on(file.fileno(), piece)
+        file.truncate(size)
         os.fsync(file.fileno())
 
 

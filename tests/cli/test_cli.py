@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_files import save_onnx
 
 import fusedrnn
 from fusedrnn import cli
@@ -186,7 +187,9 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"fusedrnn {fusedrnn.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["count"], ["info"], ["bench"], ["demo"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["count"], ["inspect"], ["run"], ["info"], ["bench"], ["demo"]]
+)
 def test_help(arguments: list[str], capsys: Capture) -> None:
     assert cli.main([*arguments, "--help"]) == 0
     shown = capsys.readouterr()
@@ -213,6 +216,7 @@ def test_the_examples_of_the_help_work(
     monkeypatch.chdir(tmp_path)
     network = Path(__file__).parents[2] / "examples" / "language-model.toml"
     Path("network.toml").write_bytes(network.read_bytes())
+    save_onnx("model.onnx")
     examples = []
     for arguments in ([], ["count"]):
         cli.main([*arguments, "--help"])

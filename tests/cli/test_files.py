@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fusedrnn.files import check_output, write_file
+from fusedrnn.files import check_output, write_file, writing
 
 ROOT = os.geteuid() == 0
 AS_ROOT = pytest.mark.skipif(not ROOT, reason="needs root")
@@ -64,6 +65,7 @@ def is_whole(content: bytes) -> bool:
 WRITER = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from fusedrnn.files import write_file
 path, letter = Path(sys.argv[1]), sys.argv[2].encode()
 for _ in range(100):
@@ -159,6 +161,41 @@ def test_a_failed_write_leaves_the_old_file(
         assert raised.value.filename == str(path)
     assert names(tmp_path) == (["file"] if old else [])
     assert not old or path.read_bytes() == old
+
+
+@pytest.mark.parametrize("function", [check_output, lambda path: write_file(path, b"new")])
+def test_an_interrupt_while_a_draft_is_made_leaves_none(
+    function: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = os.open
+
+    def interrupted(*arguments: Any) -> int:
+        os.close(make(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        function(tmp_path / "file")
+    assert names(tmp_path) == []
+
+
+def test_pieces_are_a_file_when_all_are_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with writing(path) as file:
+        for piece in (b"one ", b"two ", b"three"):
+            file.write(piece)
+            assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"one two three"
+    with pytest.raises(ValueError, match="of the caller"), writing(path) as file:
+        file.write(b"half")
+        raise ValueError("of the caller")
+    assert path.read_bytes() == b"one two three"
+    # An error of the caller's own is not said to be one of this file.
+    with pytest.raises(OSError, match="input") as raised, writing(path) as file:
+        raise FileNotFoundError(errno.ENOENT, "no such", "input")
+    assert raised.value.filename == "input"
+    assert names(tmp_path) == ["file"]
 
 
 @AS_ROOT

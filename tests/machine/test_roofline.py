@@ -427,7 +427,7 @@ def test_every_option_reaches_the_model(capsys: Capture) -> None:
     ("line", "text"),
     [
         ("lstm", "missing --input and --hidden"),
-        ("lsmt --input 3 --hidden 4", "'lsmt' is not one of"),
+        ("lsmt --input 3 --hidden 4", "'lsmt' is no cell"),
         ("gru --input 3 --hidden 4 --proj 2", "proj_size is not an option of gru"),
         ("lstm --input 3 --hidden 0", "hidden_size must be at least 1"),
         ("lstm --input 3 --hidden 4 --rate 0", "--rate: must be above 0"),

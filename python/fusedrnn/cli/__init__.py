@@ -1,8 +1,8 @@
 """The command ``fusedrnn``: what the library knows, from a shell.
 
 Starts fast: each command is imported when it is asked for, and imports what it needs when it runs. Exit codes: 0 done,
-1 a figure is not what it should be, 2 an error that one line on standard error explains, 130 interrupted, 141 the
-reader of a pipe went away.
+1 a figure is not what it should be, 2 an error that one line on standard error explains, 3 a count is not complete, 130
+interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ COMMANDS = {
     "count": "count",
     "compare": "count",
     "verify": "count",
+    "inspect": "models",
+    "run": "models",
     "roofline": "machine",
     "info": "machine",
     "bench": "bench",
@@ -63,6 +65,9 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "fusedrnn count lstm --input 128 --hidden 256",
         "fusedrnn count lstm --input 1500 --hidden 1500 --explain",
         "fusedrnn count network.toml",
+        "fusedrnn inspect model.onnx",
+        "fusedrnn count model.onnx",
+        "fusedrnn run model.onnx input.npy -o output.npy",
         "fusedrnn compare lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn verify",
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",

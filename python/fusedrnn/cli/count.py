@@ -2,78 +2,51 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from fusedrnn.cells import CELLS
 from fusedrnn.cli.options import (
+    EVERYWHERE,
     NUMBERS,
-    Cell,
+    OF_MODEL,
+    ONLY_OF_MODEL,
+    CellOrFile,
     Command,
+    NetworkFile,
     OneOf,
     cell_network,
-    completion,
-    did_you_mean,
+    external_data_option,
+    model_options,
     network_options,
     output_options,
+    refuse_beside_cell,
+    refuse_beside_file,
 )
-from fusedrnn.cli.output import FAILED, Output
+from fusedrnn.cli.output import FAILED, INCOMPLETE, Output
 from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count as count_cell
 
 __all__ = ["compare", "count", "verify"]
 
 
-class NetworkFile(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A file that describes a network; - is standard input."""
-
-    name = "file"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value == "-":
-            if sys.stdin is None:
-                self.fail("standard input is closed", param, ctx)
-        elif not os.path.lexists(value):
-            folder, name = os.path.split(value)
-            self.fail(f"{value!r}: no such file{_nearest_file(folder, name)}", param, ctx)
-        return str(value)
-
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
-        return [completion(incomplete, "file")]
-
-
-def _nearest_file(folder: str, name: str) -> str:
-    try:
-        return did_you_mean(name, os.listdir(folder or "."))
-    except OSError:
-        return ""
-
-
-class Network(NetworkFile):
-    """A cell's name, or a file that describes a network."""
+class Network(CellOrFile):
+    """A cell's name, or a file; - is standard input."""
 
     name = "network"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        if value in CELLS:
-            return str(value)
-        if value != "-" and not os.path.lexists(value) and not {".", "/"} & set(value):
-            near = did_you_mean(value, [*CELLS, *os.listdir()])
-            self.fail(f"{value!r} is no cell ({', '.join(CELLS)}) and no file{near}", param, ctx)
+        if value == "-":
+            return NetworkFile().convert(value, param, ctx)
         return super().convert(value, param, ctx)
 
-    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
-        cells = [completion(cell) for cell in CELLS if cell.startswith(incomplete)]
-        return [*cells, *super().shell_complete(ctx, param, incomplete)]
 
-
-#: The parameters of ``count`` that go with a file; the file says the rest.
-WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json", "path"}
+#: The parameters of ``count`` that go with a file, which says the rest; and those that go with nothing else.
+WITH_FILE = frozenset(("steps", "batch", "tied", "allow_external_data", *EVERYWHERE))
+ONLY_WITH_FILE = ("tied", "allow_external_data")
 
 
 @click.command(
@@ -87,6 +60,7 @@ WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json",
         "fusedrnn count clockwork --input 40 --hidden 64 --periods 1,2,4,8 --explain",
         "fusedrnn count lstm --input 128 --hidden 256 --output cost.json",
         "fusedrnn count network.toml --steps 35 --batch 20 --tied twice",
+        "fusedrnn count model.onnx --steps 100 --json",
     ],
 )
 @click.argument("network", metavar="NAME|FILE", type=Network())
@@ -110,6 +84,7 @@ WITH_FILE = {"network", "steps", "batch", "tied", "explain", "style", "as_json",
     default="once",
     help="count weights that two layers share once or twice (default: once; only with a FILE)",
 )
+@external_data_option
 @click.option("--explain", is_flag=True, help="add each formula with its numbers to the table")
 @output_options
 @click.pass_context
@@ -121,21 +96,17 @@ def count(
     explain: bool,
     output: Output,
     tied: Any,
+    allow_external_data: bool,
     **given: Any,
-) -> None:
+) -> int:
     """Count the parameters, MACs, FLOPs and bytes of a network.
 
-    NAME is a cell, and options give its sizes. FILE is a whole network as TOML (docs/spec.md); - reads it from
-    standard input.
+    NAME is a cell, and options give its sizes. FILE is a model (PyTorch checkpoint, safetensors, ONNX, Keras, .npz), or
+    a whole network as TOML (docs/spec.md), which - reads from standard input. The exit code is 3 if the MACs of
+    a part of the model are not known: they are shown as ?, and the totals say "at least".
     """
-    chosen = {
-        parameter.name: max(parameter.opts, key=len)
-        for parameter in context.command.params
-        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
-    }
     if network in CELLS:
-        if "tied" in chosen:
-            raise click.UsageError(f"--tied goes with a file, not with {network}", context)
+        refuse_beside_cell(context, network, ONLY_WITH_FILE)
         complexity: Any = count_cell(
             **cell_network(context, network, given),
             lengths=given["lengths"],
@@ -143,15 +114,14 @@ def count(
             backward=given["backward"],
         )
     else:
-        wrong = [flag for name, flag in chosen.items() if name not in WITH_FILE]
-        if wrong:
-            raise click.UsageError(
-                f"{', '.join(wrong)}: not with a file; {network} says its own sizes", context
-            )
-        from fusedrnn.counting.network_file import load
+        refuse_beside_file(context, network, WITH_FILE)
+        from fusedrnn.counting.models import read
 
-        complexity = load(network).count(steps=given["steps"], batch=given["batch"], tied=tied)
+        complexity = read(network, external_data=allow_external_data).count(
+            steps=given["steps"], batch=given["batch"], tied=tied
+        )
     output.put(complexity, complexity.explain if explain else None)
+    return INCOMPLETE if network not in CELLS and complexity.unknown else 0
 
 
 @click.command(
@@ -160,25 +130,47 @@ def count(
         "fusedrnn compare lstm --input 40 --hidden 64 --steps 7 --batch 3",
         "fusedrnn compare lstm --input 40 --hidden 64 --proj 16 --tools thop,ptflops",
         "fusedrnn compare gru --input 40 --hidden 64 --format markdown",
+        "fusedrnn compare model.safetensors --layer encoder --steps 100",
     ],
 )
-@click.argument("cell", metavar="NAME", type=Cell())
+@click.argument("network", metavar="NAME|FILE", type=CellOrFile())
 @network_options(bias="double", rate=False)
+@model_options
 @click.option("--tools", metavar="NAME,...", help="default: all that are known")
 @output_options
 @click.pass_context
 def compare(
-    context: click.Context, /, *, cell: str, tools: str | None, output: Output, **given: Any
+    context: click.Context,
+    /,
+    *,
+    network: str,
+    layer: str | None,
+    allow_external_data: bool,
+    tools: str | None,
+    output: Output,
+    **given: Any,
 ) -> None:
     """Compare the exact MACs with what other tools count.
 
-    The tools count the same PyTorch model; every difference is explained. Needs PyTorch and the tools:
+    NAME is a cell, and options give its sizes; or FILE is a model file with a recurrent layer, and --layer says which, if
+    it has several. The tools count the same PyTorch model; every difference is explained. Needs PyTorch and the tools:
     pip install 'fusedrnn[compare]'.
     """
     from fusedrnn.counting import other_tools
 
-    network = cell_network(context, cell, given)
-    output.put(other_tools.compare(**network, tools=None if tools is None else tools.split(",")))
+    if network in CELLS:
+        refuse_beside_cell(context, network, ONLY_OF_MODEL)
+        model = cell_network(context, network, given)
+    else:
+        refuse_beside_file(context, network, {*OF_MODEL, "tools"})
+        from fusedrnn.formats.files import read
+
+        found = read(Path(network), external_data=allow_external_data).find(layer)
+        architecture = found.architecture
+        if architecture.bias == "single":  # PyTorch has two or none; neither is a MAC
+            architecture = replace(architecture, bias="double")
+        model = {"model": architecture, "steps": given["steps"], "batch": given["batch"]}
+    output.put(other_tools.compare(**model, tools=None if tools is None else tools.split(",")))
 
 
 @click.command(

@@ -8,13 +8,19 @@ from typing import Any
 
 import click
 
+from fusedrnn.cells import CELLS
 from fusedrnn.cli.options import (
-    Cell,
+    OF_MODEL,
+    ONLY_OF_MODEL,
+    CellOrFile,
     Command,
     cell_network,
     json_option,
+    model_options,
     network_options,
     output_options,
+    refuse_beside_cell,
+    refuse_beside_file,
 )
 from fusedrnn.cli.output import FAILED, Output, write, write_json
 from fusedrnn.counting.counts import count
@@ -29,10 +35,12 @@ __all__ = ["info", "roofline"]
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn roofline gru --input 40 --hidden 64 --layers 2 --rate 16000",
         "fusedrnn roofline lstm --input 128 --hidden 256 --batch 8 --measure",
+        "fusedrnn roofline model.onnx --steps 100",
     ],
 )
-@click.argument("cell", metavar="NAME", type=Cell())
+@click.argument("network", metavar="NAME|FILE", type=CellOrFile())
 @network_options()
+@model_options
 @click.option(
     "--machine",
     metavar="FILE",
@@ -51,7 +59,9 @@ def roofline(
     context: click.Context,
     /,
     *,
-    cell: str,
+    network: str,
+    layer: str | None,
+    allow_external_data: bool,
     machine: Path | None,
     again: bool,
     measure: bool,
@@ -60,25 +70,49 @@ def roofline(
 ) -> int:
     """Say how fast a network can be on one core, and what limits it.
 
-    The limits of this machine are measured the first time, in about two seconds, and kept in the cache directory.
+    NAME is a cell, and options give its sizes; or FILE is a model file, of which all recurrent layers are meant, or that of
+    --layer. The limits of this machine are measured the first time, in about two seconds, and kept in the cache directory.
     FUSEDRNN_ISA names the instruction set.
     """
     from fusedrnn.machine.limits import load
     from fusedrnn.machine.probe import this_machine
     from fusedrnn.machine.roofline import roofline as roofline_of
+    from fusedrnn.machine.rooflines import Rooflines
 
     if machine and again:
         raise click.UsageError(
             "--again measures this machine, and --machine names another: leave one out", context
         )
-    network = cell_network(context, cell, given)
-    count(**network)  # a mistake is found before anything is measured
+    models = _models(context, network, layer, allow_external_data, given)
+    for model in models.values():
+        count(**model)  # a mistake is found before anything is measured
     here = load(machine) if machine else this_machine(again=again)
-    bound = roofline_of(machine=here, **network)
+    bounds = {name: roofline_of(machine=here, **model) for name, model in models.items()}
     if measure:
-        bound = bound.measure()
+        bounds = {name: bound.measure() for name, bound in bounds.items()}
+    bound = next(iter(bounds.values())) if len(bounds) == 1 else Rooflines(network, bounds)
     output.put(bound)
     return FAILED if bound.failed else 0
+
+
+def _models(
+    context: click.Context,
+    network: str,
+    layer: str | None,
+    allow_external_data: bool,
+    given: dict[str, Any],
+) -> dict[str, dict[str, Any]]:
+    """The arguments of each layer that is meant, by its name."""
+    if network in CELLS:
+        refuse_beside_cell(context, network, ONLY_OF_MODEL)
+        return {network: cell_network(context, network, given)}
+    refuse_beside_file(context, network, {*OF_MODEL, "machine", "again", "measure", "rate"})
+    from fusedrnn.formats.files import read
+
+    contents = read(Path(network), external_data=allow_external_data)
+    some = contents.layers if layer is None and contents.layers else (contents.find(layer),)
+    sizes = {name: given[name] for name in ("steps", "batch", "rate")}
+    return {found.name: {"model": found.architecture, **sizes} for found in some}
 
 
 @click.command(cls=Command, examples=["fusedrnn info", "fusedrnn info --json"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
@@ -19,11 +22,16 @@ from fusedrnn.counting.counts import MAX_RATE
 
 __all__ = [
     "CELL_OPTIONS",
+    "EVERYWHERE",
     "NUMBERS",
+    "OF_MODEL",
+    "ONLY_OF_MODEL",
     "WHOLE",
-    "Cell",
+    "CellOrFile",
     "Command",
     "Group",
+    "ModelFile",
+    "NetworkFile",
     "Numbers",
     "OneOf",
     "OutputFile",
@@ -32,9 +40,14 @@ __all__ = [
     "cell_network",
     "completion",
     "did_you_mean",
+    "external_data_option",
     "json_option",
+    "layer_option",
+    "model_options",
     "network_options",
     "output_options",
+    "refuse_beside_cell",
+    "refuse_beside_file",
     "size_options",
 ]
 
@@ -247,6 +260,39 @@ class OutputFile(_Type):
         return [completion(incomplete, "file")]
 
 
+class ModelFile(_Type):
+    """A file that is there; a name that is almost one in its folder is answered with that."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if not os.path.lexists(value):
+            folder, name = os.path.split(value)
+            self.fail(f"{value!r}: no such file{_nearest_file(folder, name)}", param, ctx)
+        return str(value)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        return [completion(incomplete, "file")]
+
+
+class NetworkFile(ModelFile):
+    """A file that describes a network; - is standard input."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value != "-":
+            return super().convert(value, param, ctx)
+        if sys.stdin is None:
+            self.fail("standard input is closed", param, ctx)
+        return str(value)
+
+
+def _nearest_file(folder: str, name: str) -> str:
+    try:
+        return did_you_mean(name, os.listdir(folder or "."))
+    except OSError:
+        return ""
+
+
 # ---- a network of one cell -----------------------------------------------------------------------
 
 WHOLE, NUMBERS = Whole(), Numbers()
@@ -406,13 +452,75 @@ def cell_network(context: click.Context, cell: str, given: Mapping[str, Any]) ->
     return network
 
 
-class Cell(OneOf):
-    """The name of a cell."""
+class CellOrFile(ModelFile):
+    """The name of a cell, or a file that is there."""
 
-    name = "cell"
+    name = "network"
 
-    def __init__(self) -> None:
-        super().__init__(list(CELLS))
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if value in CELLS:
+            return str(value)
+        if not os.path.lexists(value) and not {".", "/"} & set(value):
+            near = did_you_mean(value, [*CELLS, *os.listdir()])
+            self.fail(f"{value!r} is no cell ({', '.join(CELLS)}) and no file{near}", param, ctx)
+        return super().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: Any, param: Any, incomplete: str) -> list[Any]:
+        cells = [completion(cell) for cell in CELLS if cell.startswith(incomplete)]
+        return [*cells, *super().shell_complete(ctx, param, incomplete)]
+
+
+#: Parameters of every command: what is counted, and where the result goes.
+EVERYWHERE = ("network", "explain", "style", "as_json", "path")
+#: Parameters that go only with a model file of which a layer is meant; and all that go with it.
+ONLY_OF_MODEL = ("layer", "allow_external_data")
+OF_MODEL = frozenset(("steps", "batch", *ONLY_OF_MODEL, *EVERYWHERE))
+
+
+def _given(context: click.Context) -> dict[str, str]:
+    """The parameters on the command line, and what they are called there."""
+    return {
+        parameter.name or "": max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+    }
+
+
+def refuse_beside_file(context: click.Context, file: str, allowed: Container[str]) -> None:
+    """Refuse what says sizes that a file says."""
+    wrong = [flag for name, flag in _given(context).items() if name not in allowed]
+    if wrong:
+        raise click.UsageError(
+            f"{', '.join(wrong)}: not with a file; {file} says its own sizes", context
+        )
+
+
+def refuse_beside_cell(context: click.Context, cell: str, of_file: Container[str]) -> None:
+    """Refuse what is said of files."""
+    wrong = [flag for name, flag in _given(context).items() if name in of_file]
+    if wrong:
+        raise click.UsageError(f"{', '.join(wrong)} goes with a file, not with {cell}", context)
+
+
+def layer_option(function: Function) -> Function:
+    """``--layer``, of a command that takes one recurrent layer of a model file."""
+    return click.option(
+        "--layer", metavar="NAME", help="which recurrent layer; fusedrnn inspect lists them"
+    )(function)
+
+
+def model_options(function: Function) -> Function:
+    """``--layer`` and ``--allow-external-data``, of a command that takes a cell or a model file."""
+    return _added(function, [layer_option, external_data_option])
+
+
+def external_data_option(function: Function) -> Function:
+    """``--allow-external-data``, of a command that reads a model file."""
+    return click.option(
+        "--allow-external-data",
+        is_flag=True,
+        help="of an ONNX model: weights in other files of its own folder may be read",
+    )(function)
 
 
 # ---- output --------------------------------------------------------------------------------------

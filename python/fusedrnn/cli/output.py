@@ -21,6 +21,7 @@ __all__ = [
     "ERROR",
     "FAILED",
     "FORMATS",
+    "INCOMPLETE",
     "INTERRUPTED",
     "READER_GONE",
     "SUFFIXES",
@@ -31,7 +32,7 @@ __all__ = [
     "write_json",
 ]
 
-FAILED, ERROR, INTERRUPTED, READER_GONE = 1, 2, 130, 141
+FAILED, ERROR, INCOMPLETE, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
 #: The format of a result when only the output file's name tells.
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
 #: An error message has at most so many characters: a bad value may have any number.

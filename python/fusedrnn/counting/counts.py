@@ -21,7 +21,7 @@ from fusedrnn.counting.explain import explain
 from fusedrnn.counting.operations import LayerCounts, Work, count_layers
 from fusedrnn.counting.result import Result, Table, figure_text
 
-__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "count"]
+__all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "HasArchitecture", "count"]
 
 DIRECTIONS = ("forward", "reverse")
 #: Steps per second. Below, no figure per second is beyond a float.
@@ -259,13 +259,15 @@ class Complexity(Cost, Result):
         return Table("Totals", ["figure", "value"], rows, [1])
 
 
-class _Layer(Protocol):
+class HasArchitecture(Protocol):
+    """A layer, for what only its sizes matter to."""
+
     @property
     def architecture(self) -> Architecture: ...
 
 
 def count(
-    model: str | Architecture | _Layer,
+    model: str | Architecture | HasArchitecture,
     *,
     steps: int = 1,
     batch: int = 1,

@@ -8,7 +8,7 @@ This module is plain Python: counting needs neither NumPy nor the C extension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -41,6 +41,11 @@ CONVENTIONS = {
     "a Clockwork RNN is averaged over its periods.",
     "tied": "A dense layer tied to an embedding uses its weights: parameters count them once "
     "or, as if they were two arrays, twice. MACs are the same.",
+    "at_least": "Where the MACs of a layer are not known, theirs and the totals are null, and at_least has the sums of "
+    "those that are known; null where all are known.",
+    "stored": "Elements of a model file's arrays; more than the parameters where the file keeps zeros, copies or a second "
+    "bias that is only added. An array that several layers share counts once. null for a network that no file stores.",
+    "constants": "Arrays of a model file that are no parameters; in stored, not in parameters.",
     "not_counted": "Elementwise operations, biases and activations are not MACs: fusedrnn count "
     "CELL has them in columns of their own.",
 }
@@ -61,12 +66,15 @@ class Array:
     ----------
     elements
         How many are parameters: fewer than the shape says where the others must be zero.
+    shared
+        The earlier layer whose array it is, or None.
     """
 
     name: str
     shape: tuple[int, ...]
     bias: bool
     elements: int
+    shared: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,27 +86,33 @@ class Layer:
     reads
         Names of the earlier layers it reads, side by side.
     input_size, output_size
-        Width of a row that it reads and that it gives; 0 for one that reads nothing.
+        Width of a row that it reads and that it gives; 0 for one that reads nothing, None where that is not known.
     arrays
         Its parameters.
     macs_per_step, peak_macs_per_step
-        Multiply-adds of one step of one sequence: on average, and at most.
-    tied
-        The embedding whose weights it uses, or None.
+        Multiply-adds of one step of one sequence: on average, and at most. None where they are not known.
     note
         What the sizes do not say.
+    stored
+        Elements that a file stores for it alone; None where no file does.
     """
 
     name: str
     kind: str
     reads: tuple[str, ...]
-    input_size: int
-    output_size: int
+    input_size: int | None
+    output_size: int | None
     arrays: tuple[Array, ...]
-    macs_per_step: Figure
-    peak_macs_per_step: int
-    tied: str | None = None
+    macs_per_step: Figure | None
+    peak_macs_per_step: int | None
     note: str = ""
+    stored: int | None = None
+
+    @property
+    def tied(self) -> str | None:
+        """The layers whose arrays it uses, or None."""
+        names = dict.fromkeys(array.shared for array in self.arrays if array.shared)
+        return " + ".join(names) or None
 
     @property
     def weights(self) -> int:
@@ -110,9 +124,17 @@ class Layer:
         """Elements of the bias arrays."""
         return sum(array.elements for array in self.arrays if array.bias)
 
+    def own(self, tied: Tied) -> tuple[Array, ...]:
+        """The arrays that count here: without those of other layers where these count once."""
+        return tuple(array for array in self.arrays if tied == "twice" or not array.shared)
+
     def own_weights(self, tied: Tied) -> int:
-        """The weights, without those of the embedding it is tied to where they count once."""
-        return 0 if self.tied and tied == "once" else self.weights
+        """The weights that count here."""
+        return sum(array.elements for array in self.own(tied) if not array.bias)
+
+    def own_biases(self, tied: Tied) -> int:
+        """The biases that count here."""
+        return sum(array.elements for array in self.own(tied) if array.bias)
 
 
 #: What a published figure may be of.
@@ -167,11 +189,28 @@ class Published:
 
 @dataclass(frozen=True)
 class Network:
-    """A network as data, checked."""
+    """A network as data, checked.
+
+    Attributes
+    ----------
+    name, layers
+        Its name, and its layers in their order.
+    published
+        Figures that someone published of it.
+    origin
+        The format of the model file that it comes from; "" for a description.
+    constants
+        Arrays of that file that are no parameters.
+    notes
+        What a reader should know of it as a whole.
+    """
 
     name: str
     layers: tuple[Layer, ...]
     published: tuple[Published, ...] = ()
+    origin: str = ""
+    constants: tuple[Array, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, *, steps: int = 1, batch: int = 1, tied: Tied = "once") -> NetworkComplexity:
         """Count what the network costs.
@@ -215,8 +254,8 @@ class NetworkComplexity(Result):
 
     @property
     def biases(self) -> int:
-        """Elements of all bias arrays."""
-        return sum(layer.biases for layer in self.network.layers)
+        """Elements of all bias arrays, tied ones as ``tied`` says."""
+        return sum(layer.own_biases(self.tied) for layer in self.network.layers)
 
     @property
     def parameters(self) -> int:
@@ -226,37 +265,83 @@ class NetworkComplexity(Result):
     @cached_property
     def parameters_tied_once(self) -> int:
         """Parameters with tied weights counted once."""
-        return sum(layer.own_weights("once") + layer.biases for layer in self.network.layers)
+        return self._parameters("once")
 
     @cached_property
     def parameters_tied_twice(self) -> int:
         """Parameters with tied weights counted as if they were two arrays."""
-        return sum(layer.weights + layer.biases for layer in self.network.layers)
+        return self._parameters("twice")
+
+    def _parameters(self, tied: Tied) -> int:
+        layers = self.network.layers
+        return sum(layer.own_weights(tied) + layer.own_biases(tied) for layer in layers)
+
+    @property
+    def stored(self) -> int | None:
+        """Elements of all arrays of the model file; None where no file stores the network."""
+        stored = [layer.stored for layer in self.network.layers if layer.stored is not None]
+        constants = sum(array.elements for array in self.network.constants)
+        return sum(stored) + constants if self.network.origin else None
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Names of the layers whose MACs are not known."""
+        return tuple(layer.name for layer in self.network.layers if layer.macs_per_step is None)
 
     @cached_property
-    def macs_per_step(self) -> Figure:
-        """Multiply-adds of one step of one sequence."""
-        return sum(layer.macs_per_step for layer in self.network.layers)
+    def known_macs_per_step(self) -> Figure:
+        """Multiply-adds of one step of one sequence, of the layers whose MACs are known."""
+        return sum(layer.macs_per_step or 0 for layer in self.network.layers)
 
     @property
-    def peak_macs_per_step(self) -> int:
+    def known_peak_macs_per_step(self) -> int:
         """The same in a step in which every module of a Clockwork RNN runs."""
-        return sum(layer.peak_macs_per_step for layer in self.network.layers)
+        return sum(layer.peak_macs_per_step or 0 for layer in self.network.layers)
 
     @property
-    def macs(self) -> Figure:
-        """Multiply-adds of all steps and sequences."""
-        return self.steps * self.batch * self.macs_per_step
+    def known_macs(self) -> Figure:
+        """Multiply-adds of all steps and sequences, of the layers whose MACs are known."""
+        return self.steps * self.batch * self.known_macs_per_step
+
+    @property
+    def macs_per_step(self) -> Figure | None:
+        """Multiply-adds of one step of one sequence; None where those of a layer are not known."""
+        return None if self.unknown else self.known_macs_per_step
+
+    @property
+    def peak_macs_per_step(self) -> int | None:
+        """The same in a step in which every module of a Clockwork RNN runs."""
+        return None if self.unknown else self.known_peak_macs_per_step
+
+    @property
+    def macs(self) -> Figure | None:
+        """Multiply-adds of all steps and sequences; None where those of a layer are not known."""
+        return None if self.unknown else self.known_macs
 
     def _document(self) -> Mapping[str, Any]:
         return {
             "conventions": CONVENTIONS,
             "name": self.network.name,
+            "format": self.network.origin or None,
+            "notes": list(self.network.notes),
             "steps": self.steps,
             "batch": self.batch,
             "tied": self.tied,
             "layers": [self._row(layer) for layer in self.network.layers],
-            "total": self._total(),
+            "constants": [
+                {"name": array.name, "shape": list(array.shape), "elements": array.elements}
+                for array in self.network.constants
+            ],
+            "total": self._total() | {"at_least": self._at_least()},
+        }
+
+    def _at_least(self) -> dict[str, Figure] | None:
+        if not self.unknown:
+            return None
+        return {
+            "macs_per_step": self.known_macs_per_step,
+            "peak_macs_per_step": self.known_peak_macs_per_step,
+            "macs": self.known_macs,
         }
 
     def _total(self) -> dict[str, Any]:
@@ -266,6 +351,7 @@ class NetworkComplexity(Result):
             "parameters": self.parameters,
             "parameters_tied_once": self.parameters_tied_once,
             "parameters_tied_twice": self.parameters_tied_twice,
+            "stored": self.stored,
             "macs_per_step": self.macs_per_step,
             "peak_macs_per_step": self.peak_macs_per_step,
             "macs": self.macs,
@@ -274,43 +360,56 @@ class NetworkComplexity(Result):
     def _records(self) -> list[Mapping[str, Any]]:
         """A line for each layer, then one whose ``layer`` is ``total``."""
         rows = [self._row(layer) for layer in self.network.layers]
-        total = {key: value for key, value in self._total().items() if key in rows[0]}
+        total = self._total()
+        if rows:
+            total = {key: value for key, value in total.items() if key in rows[0]}
         return [*rows, {"layer": "total"} | total]
 
     def explain(self) -> str:
         """Each array with its shape, and what the totals are made of."""
         blocks = [printable(self._title())]
         for layer in self.network.layers:
-            lines = [_explained(array) for array in layer.arrays]
-            counted = list(layer.arrays)
-            if layer.tied and self.tied == "once":
-                lines[0][1] += f", counted in {layer.tied}"
-                del counted[0]
-            terms = "+".join(str(array.elements) for array in counted) or "0"
-            parameters = layer.own_weights(self.tied) + layer.biases
-            lines.append(["parameters", f"{terms} = {parameters:,}"])
+            lines = [self._explained(array) for array in layer.arrays]
+            terms = "+".join(str(array.elements) for array in layer.own(self.tied)) or "0"
+            lines.append(["parameters", f"{terms} = {self._own(layer):,}"])
             if layer.note:
                 lines.append(["note", layer.note])
-            lines.append(["MACs per step", figure_text(layer.macs_per_step)])
+            lines.append(["MACs per step", _macs_text(layer.macs_per_step)])
             blocks.append(f"{printable(f'{layer.name} ({_kind(layer)})')}\n{aligned(lines)}")
-        product = f"{self.steps}*{self.batch}*{_operand(self.macs_per_step)}"
+        at_least = "at least " if self.unknown else ""
+        product = f"{self.steps}*{self.batch}*{_operand(self.known_macs_per_step)}"
+        own = [self._own(layer) for layer in self.network.layers]
+        macs = [layer.macs_per_step for layer in self.network.layers]
         totals = [
-            ["parameters", self._sum(lambda layer: layer.own_weights(self.tied) + layer.biases)],
-            ["MACs per step", self._sum(lambda layer: layer.macs_per_step)],
-            ["MACs", f"steps*batch*MACs per step = {product} = {figure_text(self.macs)}"],
+            ["parameters", _sum(own, "")],
+            ["MACs per step", _sum(macs, at_least)],
+            [
+                "MACs",
+                f"steps*batch*MACs per step = {product} = {at_least}{figure_text(self.known_macs)}",
+            ],
         ]
         blocks.append(f"All layers\n{aligned(totals)}")
         return "\n\n".join(blocks)
 
-    def _sum(self, figure: Callable[[Layer], Figure]) -> str:
-        values = [figure(layer) for layer in self.network.layers]
-        return f"{'+'.join(map(_operand, values))} = {figure_text(sum(values))}"
+    def _explained(self, array: Array) -> list[str]:
+        shape, full = "*".join(map(str, array.shape)) or "1", prod(array.shape)
+        text = f"{shape} = {full:,}"
+        if array.elements != full:
+            text = f"{array.elements:,} of {shape} = {full:,}; the others are zero"
+        if array.shared and self.tied == "once":
+            text += f", counted in {array.shared}"
+        return [array.name, text]
+
+    def _own(self, layer: Layer) -> int:
+        """The parameters that count in a layer."""
+        return layer.own_weights(self.tied) + layer.own_biases(self.tied)
 
     def _title(self) -> str:
-        return f"{self.network.name}; steps {self.steps:,}, batch {self.batch:,}"
+        origin = f" ({self.network.origin})" if self.network.origin else ""
+        return f"{self.network.name}{origin}; steps {self.steps:,}, batch {self.batch:,}"
 
     def _row(self, layer: Layer) -> dict[str, Any]:
-        weights = layer.own_weights(self.tied)
+        macs = layer.macs_per_step
         return {
             "layer": layer.name,
             "kind": layer.kind,
@@ -318,50 +417,91 @@ class NetworkComplexity(Result):
             "tied": layer.tied,
             "input_size": layer.input_size,
             "output_size": layer.output_size,
-            "weights": weights,
-            "biases": layer.biases,
-            "parameters": weights + layer.biases,
-            "macs_per_step": layer.macs_per_step,
+            "weights": layer.own_weights(self.tied),
+            "biases": layer.own_biases(self.tied),
+            "parameters": self._own(layer),
+            "stored": layer.stored,
+            "macs_per_step": macs,
             "peak_macs_per_step": layer.peak_macs_per_step,
-            "macs": self.steps * self.batch * layer.macs_per_step,
+            "macs": None if macs is None else self.steps * self.batch * macs,
         }
 
     def _notes(self) -> Iterator[str]:
+        yield from self.network.notes
+        noted = [layer for layer in self.network.layers if layer.note and self.network.origin]
+        if noted:
+            yield "\n".join(f"{printable(layer.name)}: {printable(layer.note)}" for layer in noted)
+        if self.unknown:
+            yield f"?: the MACs of {len(self.unknown):,} of the layers are not known; they are in no total."
         yield FOOTNOTE
 
     def _tables(self) -> Iterator[Table]:
-        header = ["layer", "kind", "reads", "in", "out"]
-        header += ["weights", "biases", "parameters", "MACs per step"]
-        rows = [
-            [
-                layer.name,
-                _kind(layer),
-                " + ".join(layer.reads) or "-",
-                figure_text(layer.input_size),
-                figure_text(layer.output_size),
-                figure_text(layer.own_weights(self.tied)),
-                figure_text(layer.biases),
-                figure_text(layer.own_weights(self.tied) + layer.biases),
-                figure_text(layer.macs_per_step),
+        columns = ["layer", "kind", "reads", "in", "out", "weights", "biases", "parameters"]
+        columns += ["stored", "MACs per step"]
+        # What reads what is not in a model file; what is stored is in nothing else.
+        hidden = "reads" if self.network.origin else "stored"
+        header = [column for column in columns if column != hidden]
+        totals = {
+            "layer": "total",
+            "weights": figure_text(self.weights),
+            "biases": figure_text(self.biases),
+            "parameters": figure_text(self.parameters),
+            "stored": figure_text(self.stored),
+            "MACs per step": self._total_text(self.known_macs_per_step),
+        }
+        cells = [*map(self._cells, self.network.layers), totals]
+        rows = [[row.get(column, "") for column in header] for row in cells]
+        numbers = range(header.index("in"), len(header))
+        yield Table("Layers, in one step of one sequence", header, rows, numbers)
+        yield Table("Totals", ["figure", "value"], list(self._summary()), [1])
+        if self.network.constants:
+            rows = [
+                [array.name, "x".join(map(str, array.shape)) or "one", figure_text(array.elements)]
+                for array in self.network.constants
             ]
-            for layer in self.network.layers
-        ]
-        totals = (self.weights, self.biases, self.parameters, self.macs_per_step)
-        rows.append(["total", "", "", "", "", *map(figure_text, totals)])
-        yield Table("Layers, in one step of one sequence", header, rows, range(3, len(header)))
-        all_steps = f"{self.steps:,} step{'s' * (self.steps > 1)}, batch {self.batch:,}"
-        figures: list[tuple[str, Figure]] = [("parameters", self.parameters)]
+            yield Table(
+                "Constants, which are no parameters", ["array", "shape", "elements"], rows, [2]
+            )
+
+    def _cells(self, layer: Layer) -> dict[str, str]:
+        return {
+            "layer": layer.name,
+            "kind": _kind(layer),
+            "reads": " + ".join(layer.reads) or "-",
+            "in": figure_text(layer.input_size),
+            "out": figure_text(layer.output_size),
+            "weights": figure_text(layer.own_weights(self.tied)),
+            "biases": figure_text(layer.own_biases(self.tied)),
+            "parameters": figure_text(self._own(layer)),
+            "stored": figure_text(layer.stored),
+            "MACs per step": _macs_text(layer.macs_per_step),
+        }
+
+    def _summary(self) -> Iterator[list[str]]:
         if any(layer.tied for layer in self.network.layers):
-            figures = [
-                ("parameters, tied weights once", self.parameters_tied_once),
-                ("parameters, tied weights twice", self.parameters_tied_twice),
-            ]
-        figures.append(("MACs per step", self.macs_per_step))
-        if self.peak_macs_per_step != self.macs_per_step:
-            figures.append(("MACs per step, peak", self.peak_macs_per_step))
-        figures.append((f"MACs, {all_steps}", self.macs))
-        rows = [[name, figure_text(figure)] for name, figure in figures]
-        yield Table("Totals", ["figure", "value"], rows, [1])
+            yield ["parameters, tied weights once", figure_text(self.parameters_tied_once)]
+            yield ["parameters, tied weights twice", figure_text(self.parameters_tied_twice)]
+        else:
+            yield ["parameters", figure_text(self.parameters)]
+        if self.stored is not None:
+            yield ["elements stored", figure_text(self.stored)]
+        yield ["MACs per step", self._total_text(self.known_macs_per_step)]
+        if self.known_peak_macs_per_step != self.known_macs_per_step:
+            yield ["MACs per step, peak", self._total_text(self.known_peak_macs_per_step)]
+        all_steps = f"{self.steps:,} step{'s' * (self.steps > 1)}, batch {self.batch:,}"
+        yield [f"MACs, {all_steps}", self._total_text(self.known_macs)]
+
+    def _total_text(self, known: Figure) -> str:
+        return f"{'at least ' if self.unknown else ''}{figure_text(known)}"
+
+
+def _macs_text(figure: Figure | None) -> str:
+    return "?" if figure is None else figure_text(figure)
+
+
+def _sum(figures: Sequence[Figure | None], at_least: str) -> str:
+    terms = "+".join("?" if figure is None else _operand(figure) for figure in figures) or "0"
+    return f"{terms} = {at_least}{figure_text(sum(figure or 0 for figure in figures))}"
 
 
 def _operand(figure: Figure) -> str:
@@ -371,10 +511,3 @@ def _operand(figure: Figure) -> str:
 
 def _kind(layer: Layer) -> str:
     return f"{layer.kind}, tied to {layer.tied}" if layer.tied else layer.kind
-
-
-def _explained(array: Array) -> list[str]:
-    shape, full = "*".join(map(str, array.shape)), prod(array.shape)
-    if array.elements == full:
-        return [array.name, f"{shape} = {full:,}"]
-    return [array.name, f"{array.elements:,} of {shape} = {full:,}; the others are zero"]

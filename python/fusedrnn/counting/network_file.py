@@ -279,7 +279,7 @@ class _Layers:
         if name in self.by_name:
             raise table.error("name", f"{name!r} is taken: each layer has a name of its own")
         reads = () if kind in SOURCES else self._reads(table, name)
-        width = sum(self.by_name[read].output_size for read in reads)
+        width = sum(self.by_name[read].output_size or 0 for read in reads)
         if width >= MAX_SIZE:
             raise table.error("reads", f"{width:,} values side by side: must be below 2**31")
         self.stacked += table.size("layers", 1) if table.has("layers") else 1
@@ -299,7 +299,6 @@ class _Layers:
             arrays=made.arrays,
             macs_per_step=made.macs,
             peak_macs_per_step=int(made.macs if made.peak is None else made.peak),
-            tied=made.tied,
             note=made.note,
         )
 
@@ -339,7 +338,6 @@ class _Made:
     arrays: tuple[Array, ...] = ()
     macs: Figure = 0
     peak: int | None = None
-    tied: str | None = None
     note: str = ""
 
 
@@ -366,10 +364,11 @@ def _dense(table: _Table, width: int, before: dict[str, Layer]) -> _Made:
     if tied and units != tied.arrays[0].shape[0]:
         rows = tied.arrays[0].shape[0]
         raise table.error("units", f"must be the {rows} rows of {tied.name!r}, got {units}")
-    arrays = [_weights("weight", units, width)]
+    shared = tied.name if tied else None
+    arrays = [Array("weight", (units, width), False, units * width, shared)]
     if table.flag("bias", True):
         arrays.append(_bias("bias", units))
-    return _Made(units, tuple(arrays), units * width, tied=tied.name if tied else None)
+    return _Made(units, tuple(arrays), units * width)
 
 
 def _embedding_of(table: _Table, width: int, before: dict[str, Layer]) -> Layer:

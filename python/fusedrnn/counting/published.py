@@ -247,7 +247,7 @@ def _computed(network: Network, published: Published) -> Figure:
     if published.figure == "parameters":
         figure = complexity.parameters
     else:
-        figure = complexity.macs_per_step
+        figure = complexity.known_macs_per_step  # a description knows all of them
     if published.rate is not None:
         figure = 2 * figure * published.rate
     share = Fraction(figure) / published.shares

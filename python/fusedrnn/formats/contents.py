@@ -8,13 +8,15 @@ This module is plain Python: a program that only looks or counts needs neither N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.cells import CELLS
+from fusedrnn.counting.result import Result, Table, figure_text, printable
+from fusedrnn.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -38,6 +40,12 @@ KINDS = (
 )
 
 
+#: How many shapes of a part a table shows.
+MAX_SHAPES = 4
+#: Kinds whose use the file does not tell, or that are not read as what they are.
+NOT_UNDERSTOOD = ("cell", "arrays", "?")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """An array of a file, not read yet.
@@ -52,12 +60,19 @@ class Tensor:
         As stored, in NumPy's words: "float32", "int8"; or "bfloat16", "float8_e4m3fn", which NumPy does not have.
     read
         Reads it. bfloat16 comes as float32, widened exactly; all else comes as stored.
+    array
+        What it is, where a file can give one array several names: the same for all of them. By default, its name.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], Array] = field(compare=False, repr=False)
+    array: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.array:
+            object.__setattr__(self, "array", self.name)
 
     @property
     def elements(self) -> int:
@@ -100,6 +115,17 @@ class FoundLayer:
     )
     notes: tuple[str, ...] = ()
 
+    @property
+    def parameters(self) -> int:
+        """Elements of its canonical weights."""
+        return sum(weight.elements for weight in self.architecture.weights())
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of its architecture that are not default, but for the height of the stack."""
+        chosen = self.architecture.chosen()
+        return {name: value for name, value in chosen.items() if name != "num_layers"}
+
     def layer(self, **options: Any) -> Layer[Any]:
         """Read the weights, and make the layer.
 
@@ -123,6 +149,10 @@ class FoundLayer:
         said["batch_first"] = self.batch_first
         if self.read_state is not None:
             said["initial_state"] = self.read_state()
+        try:
+            self.architecture.check_compiled("c")
+        except UnsupportedError:  # an activation that only NumPy has; the notes say so
+            said["backend"] = "numpy"
         found: Layer[Any] = classes[self.architecture.cell].from_weights(
             self.read(), **(said | options)
         )
@@ -161,8 +191,8 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a model file holds.
+class Contents(Result):
+    """What a model file holds. ``print`` shows it as tables; ``to_json``, ``to_csv`` and ``to_markdown`` write it.
 
     Attributes
     ----------
@@ -214,3 +244,169 @@ class Contents:
         raise ValueError(
             f"{self.path or 'the model'} holds no recurrent layer {name!r}; it has {listed or 'none'}"
         )
+
+    # ---- how it is written ---------------------------------------------------------------------------
+
+    def _title(self) -> str:
+        return f"{self.path or 'model'}: {self.format}"
+
+    def _document(self) -> Mapping[str, Any]:
+        return {
+            "path": self.path,
+            "format": self.format,
+            "layers": [_layer_document(layer) for layer in self.layers],
+            "parts": [_part_document(part) for part in self.parts],
+            "constants": [_tensor_document(tensor) for tensor in self.constants],
+            "notes": list(self.notes),
+        }
+
+    def _records(self) -> list[Mapping[str, Any]]:
+        """A line for each recurrent layer, each other part and each constant."""
+        rows: list[Mapping[str, Any]] = [
+            {
+                "name": layer.name,
+                "kind": layer.architecture.cell,
+                "origin": layer.origin,
+                "input_size": layer.architecture.input_size,
+                "hidden_size": layer.architecture.hidden_size,
+                "num_layers": layer.architecture.num_layers,
+                "options": _options_text(layer),
+                "parameters": layer.parameters,
+                "note": "; ".join(layer.notes),
+            }
+            for layer in self.layers
+        ]
+        rows += [
+            {
+                "name": part.name,
+                "kind": part.kind,
+                "origin": part.origin,
+                "parameters": _elements(part.tensors),
+                "note": part.note,
+            }
+            for part in self.parts
+        ]
+        rows += [{"name": tensor.name, "kind": "constant"} for tensor in self.constants]
+        return rows or [{"name": None, "kind": None}]
+
+    def _lead(self) -> Iterator[str]:
+        if not self.layers:
+            yield "No recurrent layer that is understood."
+
+    def _tables(self) -> Iterator[Table]:
+        if self.layers:
+            header = ["name", "origin", "cell", "X", "H", "layers", "options", "parameters"]
+            rows = [_layer_row(layer) for layer in self.layers]
+            yield Table("Recurrent layers", header, rows, [3, 4, 5, 7])
+        header = ["name", "kind", "origin", "arrays", "parameters", "note"]
+        for caption, understood in (("Other parts", True), ("Not understood", False)):
+            rows = [
+                _part_row(part)
+                for part in self.parts
+                if (part.kind not in NOT_UNDERSTOOD) == understood
+            ]
+            if rows:
+                yield Table(caption, header, rows, [4])
+        if self.constants:
+            rows = [
+                [tensor.name, _shape_text(tensor), tensor.dtype, figure_text(tensor.elements)]
+                for tensor in self.constants
+            ]
+            header = ["array", "shape", "type", "elements"]
+            yield Table("Constants, which are no parameters", header, rows, [3])
+
+    def _notes(self) -> Iterator[str]:
+        noted = [
+            f"{printable(layer.name or layer.origin)}: {printable(note)}"
+            for layer in self.layers
+            for note in layer.notes
+        ]
+        if noted:
+            yield "\n".join(noted)
+        yield from self.notes
+
+
+def _layer_document(layer: FoundLayer) -> dict[str, Any]:
+    size = layer.architecture
+    return {
+        "name": layer.name,
+        "origin": layer.origin,
+        "cell": size.cell,
+        "input_size": size.input_size,
+        "hidden_size": size.hidden_size,
+        "num_layers": size.num_layers,
+        "options": layer.options,
+        "batch_first": layer.batch_first,
+        "initial_state": layer.read_state is not None,
+        "parameters": layer.parameters,
+        "stored": _elements(layer.tensors),
+        "tensors": [_tensor_document(tensor) for tensor in layer.tensors],
+        "notes": list(layer.notes),
+    }
+
+
+def _part_document(part: Part) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "kind": part.kind,
+        "origin": part.origin,
+        "parameters": _elements(part.tensors),
+        "tensors": [_tensor_document(tensor) for tensor in part.tensors],
+        "note": part.note,
+    }
+
+
+def _tensor_document(tensor: Tensor) -> dict[str, Any]:
+    return {"name": tensor.name, "shape": list(tensor.shape), "dtype": tensor.dtype}
+
+
+def _elements(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.elements for tensor in tensors)
+
+
+def _layer_row(layer: FoundLayer) -> list[str]:
+    size = layer.architecture
+    return [
+        layer.name or "-",
+        layer.origin,
+        size.cell,
+        figure_text(size.input_size),
+        figure_text(size.hidden_size),
+        figure_text(size.num_layers),
+        _options_text(layer) or "-",
+        figure_text(layer.parameters),
+    ]
+
+
+def _options_text(layer: FoundLayer) -> str:
+    said = [
+        name if value is True else f"{name} {','.join(map(str, _listed(value)))}"
+        for name, value in layer.options.items()
+    ]
+    if layer.batch_first:
+        said.append("batch_first")
+    if layer.read_state is not None:
+        said.append("initial_state")
+    return ", ".join(said)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _part_row(part: Part) -> list[str]:
+    shapes = ", ".join(_shape_text(tensor) for tensor in part.tensors[:MAX_SHAPES])
+    if len(part.tensors) > MAX_SHAPES:
+        shapes += f", ... ({len(part.tensors):,})"
+    return [
+        part.name,
+        part.kind,
+        part.origin or "-",
+        shapes or "-",
+        figure_text(_elements(part.tensors)),
+        part.note,
+    ]
+
+
+def _shape_text(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one"

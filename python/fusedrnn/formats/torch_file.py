@@ -216,7 +216,9 @@ class _Tensor(NamedTuple):
 
     def named(self, name: str) -> Tensor:
         """The same as every reader gives it."""
-        return Tensor(name, self.shape, self.storage.dtype, partial(self._array, name))
+        # Two names of one parameter are two tensors of one storage.
+        array = f"{self.start} {self.storage.dtype} {self.shape} {self.strides}"
+        return Tensor(name, self.shape, self.storage.dtype, partial(self._array, name), array)
 
     def _array(self, name: str) -> Array:
         import numpy as np

@@ -70,7 +70,7 @@ def contents(
         for tensor in group.values():
             del left[tensor.name]
         named = {f"{kind}_l0": tensor for kind, tensor in group.items()}
-        layers.append(found_layer(path, prefix, named, of="Cell"))
+        layers.append(found_layer(path, prefix, named, origin="Cell"))
     buffers = [name for name in left if name.rpartition(".")[2] in BUFFERS]
     constants = tuple(left.pop(name) for name in buffers)
     order = {name: number for number, name in enumerate(tensors)}
@@ -83,7 +83,7 @@ def found_layer(
     name: str,
     group: Mapping[str, Tensor],
     *,
-    of: str = "",
+    origin: str = "",
     cell: str | None = None,
     options: Mapping[str, Any] | None = None,
     batch_first: bool = False,
@@ -96,8 +96,8 @@ def found_layer(
         The file, and the layer's name in it.
     group
         All its arrays by canonical name.
-    of
-        The end of the name of PyTorch's class: "Cell", or "".
+    origin
+        What it is there; where the cell is not known, the end of the name of PyTorch's class: "Cell", or "".
     cell, options
         Where they are known; else the shapes tell the cell, and options are PyTorch's.
     batch_first
@@ -123,10 +123,11 @@ def found_layer(
         raise ModelFormatError(f"{where}: {text}") from None
     _check(where, architecture, group)
     notes += conversions(group.values())
-    row = BY_BLOCKS.get(len(architecture.table.gates)) if cell is None else None
+    if cell is None:
+        origin = f"PyTorch {BY_BLOCKS[len(architecture.table.gates)].layer_class}{origin}"
     return FoundLayer(
         name=name,
-        origin=f"PyTorch {row.layer_class}{of}" if row else architecture.table.title,
+        origin=origin or architecture.table.title,
         architecture=architecture,
         read=partial(_read, where, group),
         tensors=tuple(group.values()),

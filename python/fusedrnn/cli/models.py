@@ -1,0 +1,223 @@
+"""``fusedrnn inspect`` and ``run``: what is in a model file, and its recurrent layers run over rows of numbers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import click
+
+from fusedrnn.cli.options import (
+    WHOLE,
+    Command,
+    ModelFile,
+    NetworkFile,
+    OneOf,
+    OutputFile,
+    external_data_option,
+    layer_option,
+    output_options,
+)
+from fusedrnn.cli.output import Output, one_line, write
+
+__all__ = ["inspect", "run"]
+
+#: Seconds of work from which on there is a progress bar.
+LONG = 1.0
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "fusedrnn inspect model.pt",
+        "fusedrnn inspect model.onnx --json",
+        "fusedrnn inspect model.safetensors -o contents.md",
+    ],
+)
+@click.argument("file", metavar="FILE", type=ModelFile())
+@external_data_option
+@output_options
+def inspect(*, file: str, allow_external_data: bool, output: Output) -> None:
+    """Show what a model file holds: recurrent layers, the rest by kind, and what is not understood.
+
+    FILE is a PyTorch checkpoint, safetensors, ONNX, Keras (.keras, .h5) or .npz. No weights are read, and nothing in the
+    file is executed.
+    """
+    from fusedrnn.formats.files import inspect as contents_of
+
+    output.put(contents_of(file, external_data=allow_external_data))
+
+
+class Threads(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A number of threads, or "auto"."""
+
+    name = "threads"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        return value if value == "auto" else WHOLE.convert(value, param, ctx)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "fusedrnn run model.pt input.npy -o output.npy",
+        "fusedrnn run model.onnx input.csv --layer encoder -o output.csv",
+        "fusedrnn run model.keras sequences.npy -o outputs.npy --threads auto",
+        "tail -f sensor.csv | fusedrnn run model.safetensors - --stream",
+        "fusedrnn run model.pt monday.npy -o monday-y.npy --state-out monday.npz",
+        "fusedrnn run model.pt tuesday.npy -o tuesday-y.npy --state-in monday.npz",
+    ],
+)
+@click.argument("file", metavar="FILE", type=ModelFile())
+@click.argument("source", metavar="INPUT", type=NetworkFile())
+@click.option(
+    "-o",
+    "--output",
+    "path",
+    metavar="OUT",
+    type=OutputFile(),
+    default="-",
+    help="write to OUT (.npy or .csv), whole or not at all; - is standard output, as CSV (default: -)",
+)
+@layer_option
+@click.option(
+    "--stream", is_flag=True, help="step row by row, as the rows come; says how long steps took"
+)
+@click.option(
+    "--batch-first/--steps-first",
+    default=None,
+    help="arrays are (batch, steps, X), or (steps, batch, X) (default: as the model has them)",
+)
+@click.option("--state-in", metavar="FILE", type=ModelFile(), help="begin with this state (.npz)")
+@click.option(
+    "--state-out", metavar="FILE", type=OutputFile(), help="write the last state to FILE (.npz)"
+)
+@click.option(
+    "--threads",
+    metavar="N|auto",
+    type=Threads(),
+    default=1,
+    help="threads that compute side by side; the outputs are the same for any number (default: 1)",
+)
+@click.option(
+    "--backend",
+    type=OneOf(["auto", "c", "numba", "numpy"]),
+    default="auto",
+    help="what computes (default: auto)",
+)
+@external_data_option
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    *,
+    file: str,
+    source: str,
+    path: Path,
+    layer: str | None,
+    stream: bool,
+    batch_first: bool | None,
+    state_in: str | None,
+    state_out: Path | None,
+    threads: Any,
+    backend: str,
+    allow_external_data: bool,
+) -> None:
+    """Run a recurrent layer of a model file over rows of numbers.
+
+    INPUT is an .npy file, (T, X) or (T, B, X), or CSV, a step a line; - is standard input, of either kind. The first line
+    of CSV is a header if no field of it is a number. OUT is shaped as INPUT. Rows are read, run and written in pieces with
+    the state carried on, so INPUT may be longer than memory; a bidirectional layer needs all of it.
+    """
+    from fusedrnn import rows as rows_of
+    from fusedrnn import running
+    from fusedrnn.files import check_output
+    from fusedrnn.formats.files import read
+
+    _check_suffix(context, path)
+    if str(state_out) == "-":
+        raise click.UsageError("--state-out: must be a file, as state.npz", context)
+    for each in (path, state_out):
+        if each is not None and str(each) != "-":
+            check_output(each)
+    found = read(Path(file), external_data=allow_external_data).find(layer)
+    if batch_first is None:
+        batch_first = found.batch_first
+    made = found.layer(batch_first=False, threads=threads, backend=backend)
+    size = made.architecture
+    with rows_of.opened(source, size.input_size, batch_first=batch_first) as rows:
+        state = None
+        if state_in is not None:
+            state = running.load_state(state_in, made, rows.batch or 1)
+        with _output(path, size.output_size, rows) as output, _progress(rows) as progress:
+            if stream:
+                state, latency = running.stream(made, rows, output, state=state, progress=progress)
+            else:
+                state = running.run(made, rows, output, state=state, progress=progress)
+    if state_out is not None:
+        running.save_state(state_out, state)
+    if rows.note:
+        _say(rows.note)
+    if stream:
+        _say(str(latency))
+    elif running.backward(made):
+        _say("the layer also runs from the last step to the first: all of the input was in memory")
+
+
+def _check_suffix(context: click.Context, path: Path) -> None:
+    if path.suffix.lower() not in (".npy", ".csv", ".txt", ""):
+        raise click.UsageError(f"--output: must end in .npy or .csv, got {str(path)!r}", context)
+
+
+class _Standard:
+    """Standard output, as what CSV goes to."""
+
+    def write(self, content: bytes) -> None:
+        write(content.decode())
+        sys.stdout.flush()  # who waits for the answer to a row has it now
+
+
+@contextmanager
+def _output(path: Path, width: int, rows: Any) -> Iterator[Any]:
+    """What takes the outputs: in the format that the name of the file tells."""
+    from fusedrnn.files import writing
+    from fusedrnn.rows import CsvWriter, NpyWriter
+
+    if str(path) == "-":
+        yield CsvWriter(_Standard(), width, rows)
+        return
+    with writing(path) as writer:
+        made = NpyWriter if path.suffix.lower() == ".npy" else CsvWriter
+        yield made(writer, width, rows)
+
+
+def _say(line: str) -> None:
+    """A line for people, on standard error."""
+    if sys.stderr is not None:
+        print(f"fusedrnn: {one_line(line)}", file=sys.stderr)
+
+
+@contextmanager
+def _progress(rows: Any) -> Iterator[Callable[[float | None], None]]:
+    """What is told how far the work is: a bar, if it is long, its end is known, and a terminal shows it."""
+    start, bar = monotonic(), None
+    quiet = sys.stderr is None or not sys.stderr.isatty() or rows.share is None
+
+    def tell(share: float | None) -> None:
+        nonlocal bar
+        if quiet or share is None or monotonic() - start < LONG:
+            return
+        if bar is None:
+            bar = click.progressbar(length=1000, label="running", file=sys.stderr)
+            bar.__enter__()
+        bar.update(int(share * 1000) - bar.pos)
+
+    try:
+        yield tell
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
