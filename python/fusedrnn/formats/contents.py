@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.cells import CELLS
+from fusedrnn.errors import UnsupportedError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,6 +124,10 @@ class FoundLayer:
         said["batch_first"] = self.batch_first
         if self.read_state is not None:
             said["initial_state"] = self.read_state()
+        try:
+            self.architecture.check_compiled("c")
+        except UnsupportedError:  # an activation that only NumPy has; the notes say so
+            said["backend"] = "numpy"
         found: Layer[Any] = classes[self.architecture.cell].from_weights(
             self.read(), **(said | options)
         )
