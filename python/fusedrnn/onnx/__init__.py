@@ -16,7 +16,7 @@ from fusedrnn.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from fusedrnn.engines.threads import Threads
-    from fusedrnn.onnx.session import Session
+    from fusedrnn.onnx.sessions import Session
 
 __all__ = ["session"]
 
@@ -69,7 +69,7 @@ def session(
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
             raise MissingExtraError(package, "onnxruntime", "a session")
-    from fusedrnn.onnx.session import Session
+    from fusedrnn.onnx.sessions import Session
 
     return Session(
         model,
