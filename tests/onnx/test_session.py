@@ -218,9 +218,9 @@ def test_empty_sequences_and_batches_have_their_shapes(
         x = np.zeros((steps, batch, 3), np.float32)
         return [array.shape for array in session.run(None, {"x": x})]
 
-    full = shapes(13, 11)
-    for steps, batch in ((0, 11), (13, 0), (0, 0)):
-        lengths = {13: steps, 11: batch}
+    full = shapes(101, 97)
+    for steps, batch in ((0, 97), (101, 0), (0, 0)):
+        lengths = {101: steps, 97: batch}
         wanted = [tuple(lengths.get(length, length) for length in shape) for shape in full]
         assert shapes(steps, batch) == wanted
 
@@ -337,6 +337,56 @@ def test_outputs_share_no_memory_with_inputs_or_each_other() -> None:
         each[...] = 7
     for one, other in zip(session.run(None, {"x": x}), before, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("operator", "sizes", "said"),
+    [
+        ("Identity", (), {}),
+        ("Dropout", (), {}),
+        ("Transpose", (), {}),
+        ("Transpose", (), {"perm": [2, 0, 3, 1]}),
+        ("Squeeze", (), {}),
+        ("Squeeze", ((-3,),), {}),
+        ("Unsqueeze", ((0, -1),), {}),
+        ("Flatten", (), {}),
+        ("Flatten", (), {"axis": -2}),
+        ("Flatten", (), {"axis": 0}),
+        ("Reshape", ((0, -1),), {}),
+        ("Reshape", ((-1, 4),), {}),
+        ("Reshape", ((0, 0, 2, 4),), {}),
+        ("Reshape", ((6, 2, 4),), {"allowzero": 1}),
+        ("Slice", ((1,), (-1,)), {}),
+        ("Slice", ((-1, 0), (-100, 2), (0, 3), (-2, 1)), {}),
+        ("Slice", ((0,), (2**62,), (-1,), (3,)), {}),
+        ("Gather", (-1,), {}),
+        ("Gather", ((3, 0, -2),), {"axis": -1}),
+        ("Concat", ("y0",), {"axis": -2}),
+    ],
+)
+def test_a_move_of_numbers_is_that_of_onnxruntime(
+    operator: str, sizes: tuple[Any, ...], said: dict[str, Any]
+) -> None:
+    builder = Builder()
+    y, *_ = builder.recurrent("GRU", "x", 3, 4)
+    others = [
+        size if isinstance(size, str) else builder.store(np.array(size, np.int64)) for size in sizes
+    ]
+    model = builder.model((builder.node(operator, y, *others, **said),))
+    session = fr.onnx.session(model)
+    assert session.report.moves == 1
+    assert distance(model, {"x": sequence(builder.random)}, session) < CLOSE
+
+
+def test_a_move_by_sizes_that_are_attributes() -> None:
+    builder = Builder(opset=9)
+    y, *_ = builder.recurrent("GRU", "x", 3, 4)
+    squeezed = builder.node("Squeeze", y, axes=[1])
+    part = builder.node("Slice", squeezed, starts=[1], ends=[-1], axes=[0])
+    model = builder.model((builder.node("Unsqueeze", part, axes=[2]),))
+    session = fr.onnx.session(model)
+    assert session.report.moves == 3
+    assert distance(model, {"x": sequence(builder.random)}, session) < CLOSE
 
 
 # ---- recurrent nodes -----------------------------------------------------------------------------
@@ -456,7 +506,9 @@ def in_if(builder: Builder) -> str:
         value = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
         graphs.append(helper.make_graph(nodes, name, [], [value]))
     builder.stored |= inner.stored
-    total = builder.node("ReduceSum", "seen", builder.ints(0, 1, 2), keepdims=0)
+    total = builder.node(
+        *("ReduceSum", "seen", builder.ints(0, 1, 2)), outputs=("total",), keepdims=0
+    )
     positive = builder.node("Greater", total, builder.store(np.float32(0)))
     return builder.node("If", positive, then_branch=graphs[0], else_branch=graphs[1])
 
@@ -465,14 +517,16 @@ def test_nodes_in_subgraphs_are_left_and_others_run_here() -> None:
     builder = Builder()
     y, *_ = builder.recurrent("GRU", "x", 3, 3)
     builder.node("Squeeze", y, builder.ints(1), outputs=("seen",))
-    model = builder.model((in_if(builder),))
+    model = builder.model((in_if(builder), "total"))
     session = fr.onnx.session(model)
     ((_, reason),) = reasons(session).items()
     assert "If" in reason and "then" in reason
     assert [node.runs_in for node in session.report.recurrent] == ["fusedrnn", "onnxruntime"]
-    x = sequence(builder.random)
-    for each in (x, -x):
+    signs = set()
+    for each in (sequence(builder.random, 1, 1) for _ in range(10)):
         assert distance(model, {"x": each}, session) < CLOSE
+        signs.add(np.sign(session.run(["total"], {"x": each})[0]).item())
+    assert signs == {-1, 1}  # both branches
 
 
 def test_a_loop_reads_a_layer_from_around_it() -> None:

@@ -24,7 +24,7 @@ from fusedrnn.formats.onnx_operators import OPERATORS
 from fusedrnn.formats.onnx_tensors import Store
 from fusedrnn.onnx.moves import DATA_INPUTS, Move, move
 
-__all__ = ["Cut", "Left", "Step", "free_names", "opened"]
+__all__ = ["RUN_TIME", "Cut", "Left", "Step", "free_names", "opened"]
 
 Array = npt.NDArray[Any]
 #: A message of ONNX's protobuf.
@@ -65,6 +65,8 @@ class Step:
 def opened(model: Proto, store: Store) -> tuple[Proto, GraphView]:
     """A model whose functions have no recurrent nodes, for these are put in the place of their calls; and its main graph."""
     view = main_graph(model, store)
+    for _ in walk(model, view):  # an error, if calls are without end or far too many
+        pass
     bodies = [node for function in model.functions for node in function.node]
     if any(is_recurrent(node) for node in bodies):
         from onnx.inliner import inline_local_functions
@@ -238,11 +240,13 @@ class Cut:
         node = self.nodes[place]
         if place in self.layers or node.op_type not in DATA_INPUTS or node.domain not in STANDARD:
             return False
-        if len(list(filter(None, node.output))) != 1 or not all(self._data(place)):
+        data = self._data(place)
+        if len(list(filter(None, node.output))) != 1 or not data or not all(data):
+            return False
+        if len(data) < (DATA_INPUTS[node.op_type] or 1):
             return False
         if node.op_type == "Dropout" and (len(node.input) > 2 or self._opset < DROPOUT_OPSET):
             return False
-        data = self._data(place)
         try:
             for name in filter(self.constant, node.input[len(data) :]):
                 self.view.constant(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ def _without_weights(graph: Proto) -> Proto:
     bare.value_info.extend(graph.value_info)
     named = {each.name for each in graph.input}
     for each in graph.initializer:
-        if each.data_location != EXTERNAL and np.prod(each.dims) <= MAX_SHAPE_ELEMENTS:
+        if each.data_location != EXTERNAL and prod(each.dims) <= MAX_SHAPE_ELEMENTS:
             bare.initializer.append(each)
         elif each.name not in named:
             bare.input.append(

@@ -45,7 +45,7 @@ class SessionReport(Result):
     path
         The model's file; "" for a model in memory.
     recurrent
-        Every recurrent node that the outputs need, those in subgraphs too.
+        Every recurrent node that runs, those in subgraphs too.
     pieces
         How many nodes each piece has that ONNX Runtime runs, in the order in which they run.
     moves

@@ -18,7 +18,7 @@ from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.onnx_file import parsed
 from fusedrnn.formats.onnx_nodes import node_name
 from fusedrnn.formats.onnx_tensors import Store
-from fusedrnn.onnx.cut import Cut, opened
+from fusedrnn.onnx.cut import RUN_TIME, Cut, opened
 from fusedrnn.onnx.cut import Step as Planned
 from fusedrnn.onnx.moves import VIEWS
 from fusedrnn.onnx.pieces import extracted, inferred_types, type_of, type_text
@@ -159,6 +159,9 @@ class Session:
             for name in cut.reads[place]
             if name not in wanted and cut.maker.get(name) not in step.nodes
         }
+        done: list[list[str]] = [[] for _ in cut.steps]
+        for name, number in last_use.items():
+            done[number].append(name)
         self._steps: list[tuple[Step, list[str]]] = []
         reports: dict[int, NodeReport] = {}
         for number, step in enumerate(cut.steps):
@@ -169,7 +172,7 @@ class Session:
                 made = _move(cut, step.nodes[0])
             else:
                 made, reports[step.nodes[0]] = _layer(cut, step.nodes[0], threads, backend)
-            self._steps.append((made, [name for name, use in last_use.items() if use == number]))
+            self._steps.append((made, done[number]))
         stored = [each.name for each in graph.output if cut.constant(each.name)]
         self._stored = {name: np.array(cut.view.constant(name)) for name in stored}
         self._copied = _shared(cut)
@@ -268,15 +271,13 @@ class Session:
             for name in done:
                 del values[name]
         values |= self._stored
-        return [
-            # In C's order, as ONNX Runtime gives them; new, if memory is shared.
-            np.array(values[name], order="C")
-            if name in self._copied
-            else np.asarray(values[name], order="C")
-            if type(values[name]) is np.ndarray
-            else values[name]
-            for name in names
-        ]
+        return [self._given_out(name, values[name]) for name in names]
+
+    def _given_out(self, name: str, value: Any) -> Any:
+        """An output in C's order, as ONNX Runtime gives it, whose memory is the caller's alone."""
+        if type(value) is not np.ndarray:
+            return value
+        return (np.array if name in self._copied else np.asarray)(value, order="C")
 
     def _checked(self, feeds: Mapping[str, Any]) -> Values:
         values: Values = {}
@@ -348,7 +349,9 @@ def _layer(cut: Cut, place: int, threads: Threads, backend: str) -> tuple[LayerS
         constants={n: cut.view.constant(n) for n in inputs.values() if cut.constant(n)},
         outputs=[*used, "", "", ""][:3],
     )
-    return step, NodeReport(node_name(node), node.op_type, HERE, repr(layer), found.notes)
+    # What is said of these is for who calls the layer alone.
+    notes = tuple(note for note in found.notes if not note.startswith(RUN_TIME))
+    return step, NodeReport(node_name(node), node.op_type, HERE, repr(layer), notes)
 
 
 def _move(cut: Cut, place: int) -> MoveStep:
@@ -363,7 +366,7 @@ def _move(cut: Cut, place: int) -> MoveStep:
 def _fixed(cut: Cut) -> dict[str, str]:
     """Inputs whose defaults went into a layer or a move, and which."""
     found = {}
-    for place in (*cut.layers, *cut.moves):
+    for place in {*cut.layers, *cut.moves} & set(cut.reads):
         for name in filter(None, cut.nodes[place].input):
             if cut.constant(name):
                 for each in cut.view.replaceable(name):
