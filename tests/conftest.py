@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,6 +102,16 @@ def assert_allocates_nothing(*steps: Callable[[], object]) -> None:
     # id(x) makes an int that lives for a moment; no array and no buffer is ever made.
     assert after - before < 200
     assert peak - before < 500
+
+
+def oracle(name: str) -> Any:
+    """A module that a test compares with: skipped, or with FUSEDRNN_REQUIRE_ORACLES=1 an error, where it is not installed."""
+    if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") != "1":
+        return pytest.importorskip(name)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        pytest.fail(f"FUSEDRNN_REQUIRE_ORACLES=1, but {name} cannot be imported: {error}")
 
 
 def options(layer: fr.Layer) -> dict[str, Any]:

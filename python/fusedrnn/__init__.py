@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from fusedrnn.formats.files import inspect as inspect
     from fusedrnn.formats.files import load as load
     from fusedrnn.formats.files import save as save
+    from fusedrnn.formats.onnx_file import from_onnx as from_onnx
+    from fusedrnn.formats.onnx_write import to_onnx as to_onnx
+    from fusedrnn.formats.torch_modules import from_torch as from_torch
+    from fusedrnn.formats.torch_modules import to_state_dict as to_state_dict
     from fusedrnn.layers import GRU as GRU
     from fusedrnn.layers import LSTM as LSTM
     from fusedrnn.layers import RNN as RNN
@@ -71,6 +75,8 @@ _HOME = {
     "UnsupportedError": "errors",
     "clockwork_step": "steps",
     "count": "counting.counts",
+    "from_onnx": "formats.onnx_file",
+    "from_torch": "formats.torch_modules",
     "gru_step": "steps",
     "info": "machine.info",
     "inspect": "formats.files",
@@ -80,6 +86,8 @@ _HOME = {
     "roofline": "machine.roofline",
     "save": "formats.files",
     "this_machine": "machine.probe",
+    "to_onnx": "formats.onnx_write",
+    "to_state_dict": "formats.torch_modules",
 }
 
 #: Modules that are reached as attributes of the package, too.

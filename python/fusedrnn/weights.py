@@ -15,9 +15,10 @@ import numpy as np
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
+from fusedrnn.formats.layouts import reordered
 from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed
 
-__all__ = ["Weights", "checked", "infer", "initialise", "under"]
+__all__ = ["Weights", "checked", "in_canonical_order", "infer", "initialise", "under"]
 
 Weights = Mapping[str, Array]
 
@@ -102,6 +103,30 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
         for name, array in weights.items()
     }
     return from_shapes(cell, shapes, options)
+
+
+def in_canonical_order(architecture: Architecture, weights: Weights, gate_order: str) -> Weights:
+    """Arrays whose gate blocks are in another order, with the blocks in canonical order.
+
+    Raises
+    ------
+    ValueError
+        If the order is not one of all the cell's gates, or an array is not of that many blocks.
+    """
+    gates = "".join(gate.name for gate in architecture.table.gates)
+    if not isinstance(gate_order, str) or sorted(gate_order) != sorted(gates):
+        raise ValueError(
+            f"gate_order must have the letters {gates!r} in some order, got {gate_order!r}"
+        )
+    rows = len(gates) * architecture.hidden_size
+    wanted = {weight.name for weight in architecture.weights() if weight.shape[0] == rows}
+    kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    return {
+        name: reordered(array, gate_order, gates)
+        if name in wanted and name.startswith(kinds) and len(array) == rows
+        else array
+        for name, array in weights.items()
+    }
 
 
 def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) -> Weights:

@@ -10,6 +10,7 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from conftest import oracle
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import Arrays, model_of
 
@@ -27,8 +28,8 @@ def constant(name: str, **value: Any) -> Node:
     return helper.make_node("Constant", [], [name], **value)
 
 
-def oracle(model: Any) -> np.ndarray:
-    runtime = pytest.importorskip("onnxruntime")
+def by_onnx_runtime(model: Any) -> np.ndarray:
+    runtime = oracle("onnxruntime")
     settings = runtime.SessionOptions()
     settings.log_severity_level = 3
     session = runtime.InferenceSession(
@@ -137,7 +138,7 @@ CHAINS: dict[str, tuple[list[Node], Arrays]] = {
 def test_a_chain_is_what_onnx_runtime_makes_of_it(chain: tuple[list[Node], Arrays]) -> None:
     made = model(*chain)
     view = main_graph(made)
-    got, expected = view.constant("Y"), oracle(made)
+    got, expected = view.constant("Y"), by_onnx_runtime(made)
     np.testing.assert_array_equal(got, expected)
     assert view.shape("Y") == expected.shape
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ALL, Draw, Target
+from conftest import ALL, Draw, Target, oracle
 
 import fusedrnn as fr
 from fusedrnn.formats.layouts import LAYOUTS, Layout, from_layout, suffix
@@ -83,16 +83,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def oracle(name: str) -> Any:
-    """A module that a test compares with."""
-    if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") != "1":
-        return pytest.importorskip(name)
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.fail(f"FUSEDRNN_REQUIRE_ORACLES=1, but {name} cannot be imported: {error}")
 
 
 def assert_agrees(ours: tuple[np.ndarray, Any], theirs: Result) -> None:

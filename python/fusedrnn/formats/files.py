@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.contents import Contents
+from fusedrnn.formats.zipped import opened
 
 if TYPE_CHECKING:
     from fusedrnn.layers import Layer
@@ -83,8 +83,18 @@ def save(layer: Layer[Any], path: str | os.PathLike[str]) -> None:
         Any layer. Its weights have PyTorch's names; its options stand in the file's metadata.
     path
         Where to write it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written there.
     """
-    raise NotImplementedError
+    from fusedrnn.formats.safetensors_file import write
+    from fusedrnn.layers import Layer
+
+    if not isinstance(layer, Layer):
+        raise TypeError(f"layer must be a layer of this package, not {type(layer).__name__}")
+    write(layer, Path(path))
 
 
 def read(path: Path, *, external_data: bool = False) -> Contents:
@@ -93,11 +103,8 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
         head = file.read(HEAD_BYTES)
     members: frozenset[str] = frozenset()
     if head.startswith(ZIP):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = frozenset(archive.namelist())
-        except zipfile.BadZipFile as error:
-            raise ModelFormatError(f"{path}: a damaged zip archive: {error}") from None
+        with opened(path) as archive:
+            members = frozenset(archive.members)
     for name in READERS:
         reader = import_module(f"fusedrnn.formats.{name}")
         if reader.recognises(head, members):

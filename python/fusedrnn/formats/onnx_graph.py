@@ -18,7 +18,8 @@ from onnx import helper
 from fusedrnn.errors import ModelFormatError, UnsupportedError
 from fusedrnn.formats.contents import Tensor
 from fusedrnn.formats.onnx_operators import FILLED, OPERATORS, Operands, blank
-from fusedrnn.formats.onnx_tensors import EXTERNAL, FLOATS, Store
+from fusedrnn.formats.onnx_tensors import EXTERNAL, Store
+from fusedrnn.formats.values import FLOATS
 
 __all__ = ["GraphView", "NotConstantError", "Place", "main_graph", "walk"]
 
@@ -287,7 +288,7 @@ class GraphView:
         name
             Of the value.
         any_batch
-            Whether Expand and Tile to a shape that is only known at run time leave it as it is.
+            Whether Expand and Tile to a shape that is not known here leave it as it is.
 
         Raises
         ------
@@ -505,7 +506,7 @@ class _Chain:
             chain = self if self.real else _Chain(real=True, begun=list(self.begun))
             try:
                 inputs.append(chain.array(*view.home(each)))
-            except NotConstantError:
+            except UnsupportedError:
                 if self.any_batch and node.op_type in ("Expand", "Tile") and inputs:
                     return [inputs[0]]
                 raise

@@ -24,7 +24,7 @@ from fusedrnn.formats.onnx_graph import (
     walk,
 )
 from fusedrnn.formats.onnx_stacks import NodeLayer, Uses, stacked
-from fusedrnn.formats.onnx_tensors import FLOATS, as_float32, conversion
+from fusedrnn.formats.values import FLOATS, as_float32, conversion
 
 __all__ = [
     "ATTRIBUTES",
@@ -210,7 +210,7 @@ class _Node:
     def layer(self) -> FoundLayer:
         said = self._attributes()
         cell = CELL_OF[self.node.op_type]
-        direction = said.get("direction", "forward").lower()
+        direction = said.get("direction", "forward")
         if direction not in DIRECTIONS:
             raise self.fault(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
         directions = 2 if direction == "bidirectional" else 1
@@ -485,10 +485,12 @@ class _Node:
                 continue
             try:
                 array = self.view.constant(inputs[key], any_batch=True)
-            except UnsupportedError:  # of a chain that is not known, or an input
+            except NotConstantError:
                 arrays[key] = None
                 notes.append(f"{key} is {inputs[key]!r}, known at run time: the state of a call")
                 continue
+            except UnsupportedError as error:
+                raise self.lacks(f"{key}: {error}") from None
             if batch_first and array.ndim == 3:
                 array = array.transpose(1, 0, 2)
             if array.ndim != 3 or (array.shape[0], array.shape[2]) != (directions, units):

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.formats.onnx_tensors import FLOATS, as_float32, tensor_dtype
+from fusedrnn.formats.onnx_tensors import tensor_dtype
+from fusedrnn.formats.values import FLOATS, as_float32
 
 __all__ = ["FILLED", "OPERATORS", "Operands", "Operator", "blank"]
 

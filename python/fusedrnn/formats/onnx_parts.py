@@ -12,7 +12,7 @@ from fusedrnn.formats.contents import Part, Tensor
 from fusedrnn.formats.onnx_graph import STANDARD, GraphView, Place
 from fusedrnn.formats.onnx_nodes import NOT_READ, is_recurrent, node_name, unique
 from fusedrnn.formats.onnx_operators import OPERATORS
-from fusedrnn.formats.onnx_tensors import FLOATS
+from fusedrnn.formats.values import FLOATS
 
 __all__ = ["Inventory"]
 
@@ -255,14 +255,15 @@ class Inventory:
             self._add_convolution(view, node)
         elif known and kind in NORMALISATIONS:
             bias = _at(view, node, *NORMALISATIONS[kind])
-            names = {each.name for each in bias}
-            self._add(self._name(node), "normalisation", kind, _floats(view, node), names, 0)
+            # The mean and variance that a BatchNormalization has seen are no parameters.
+            own = _at(view, node, 1, 2) if kind == "BatchNormalization" else _floats(view, node)
+            self._add(self._name(node), "normalisation", kind, own, {each.name for each in bias}, 0)
         elif known and kind in ATTENTIONS:
             note = "its multiply-adds depend on the lengths of its inputs"
             self._add(self._name(node), "attention", kind, _floats(view, node), (), None, note)
         elif standard and kind == "Gather" and len(_shape(view, _input(node, 0)) or ()) == 2:
             self._add(self._name(node), "embedding", kind, _leaves(view, node.input[0]), (), 0)
-        elif not known or kind in UNKNOWN_COST or not standard:
+        elif not standard or kind in UNKNOWN_COST:
             note = (
                 f"an operator of {node.domain!r}, which is not known"
                 if not standard

@@ -16,7 +16,7 @@ from onnx import TensorProto
 from fusedrnn.errors import ModelFormatError, UnsupportedError
 from fusedrnn.formats.contents import Tensor
 
-__all__ = ["Store", "as_float32", "conversion", "tensor_dtype"]
+__all__ = ["EXTERNAL", "Store", "tensor_dtype"]
 
 Array = npt.NDArray[Any]
 #: A message of ONNX's protobuf.
@@ -41,7 +41,6 @@ TYPES: dict[int, tuple[str, str, str]] = {
 }
 #: Where a tensor's numbers are: ``TensorProto.EXTERNAL``.
 EXTERNAL = 1
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 def tensor_dtype(number: int) -> str:
@@ -52,24 +51,6 @@ def tensor_dtype(number: int) -> str:
         return str(TensorProto.DataType.Name(number)).lower()
     except ValueError:
         return f"type {number}"
-
-
-def conversion(dtype: str) -> str:
-    """What is said of weights of a type that become float32; "" for float32."""
-    if dtype in ("float16", "bfloat16"):
-        return f"{dtype} weights, widened to float32"
-    return f"{dtype} weights, rounded to float32" if dtype != "float32" else ""
-
-
-def as_float32(array: Array, what: str) -> Array:
-    """Floats as float32. A number outside its range is an error that names ``what``."""
-    if array.dtype == np.float32:
-        return array
-    with np.errstate(over="ignore", under="ignore"):
-        narrow = array.astype(np.float32)
-    if (np.isinf(narrow) & ~np.isinf(array)).any():
-        raise ModelFormatError(f"{what} has numbers that float32 cannot hold")
-    return narrow
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,22 @@
-"""The numbers of a file as float32: what may be converted, what is said of it, and what is refused."""
+"""The numbers of a file as float32: what may be converted, what is said of it, and what is refused.
+
+This module is plain Python; its functions import NumPy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.contents import Tensor
 
-__all__ = ["FLOATS", "as_float32", "conversion", "conversions", "floats"]
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+    Array = npt.NDArray[Any]
+
+__all__ = ["FLOATS", "as_float32", "conversion", "conversions", "floats"]
 
 #: The types of weights that become float32.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -41,6 +44,8 @@ def as_float32(array: Array, what: str) -> Array:
     ModelFormatError
         If a number is outside its range; the message names ``what``.
     """
+    import numpy as np
+
     if array.dtype == np.float32:
         return np.asarray(array, np.float32)  # in the byte order of this machine
     with np.errstate(over="ignore", under="ignore"):

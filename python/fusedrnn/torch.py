@@ -1,0 +1,551 @@
+"""PyTorch's recurrent modules, run by this package: ``model = fusedrnn.torch.convert(model)``, for inference.
+
+A converted module stays what it was: the same object, parameters, ``state_dict``, hooks and signature, and an instance of
+PyTorch's class. Only its ``forward`` is another. That runs the fused kernels where it can, and PyTorch's own ``forward``
+where it cannot: when a gradient is asked for, in training with dropout, under autocast, for other types and devices.
+
+Weights are packed at the first call, and again when one has changed: when it is another tensor or elsewhere in memory,
+when its version counter moved (optimizers and ``load_state_dict`` move it), or when one of 64 samples of it differs
+(``parameter.data.copy_(...)`` moves no counter).
+
+Under ``torch.compile`` and ``torch.export`` a converted module is the operator ``fusedrnn::run``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from operator import is_
+from threading import Lock
+from typing import Any, TypeVar
+
+from fusedrnn.engines import checked_backend
+from fusedrnn.engines.threads import Threads, checked_threads
+from fusedrnn.errors import MissingExtraError
+from fusedrnn.formats.torch_modules import CLASSES
+from fusedrnn.layer import Layer
+from fusedrnn.layers import GRU as FusedGRU
+from fusedrnn.layers import LSTM as FusedLSTM
+from fusedrnn.layers import RNN as FusedRNN
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+except ImportError:
+    raise MissingExtraError("torch", "torch", "fusedrnn.torch") from None
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "convert",
+    "left_alone",
+    "revert",
+]
+
+ModuleT = TypeVar("ModuleT", bound="nn.Module")
+
+FUSED: dict[str, type[Layer[Any]]] = {"rnn": FusedRNN, "lstm": FusedLSTM, "gru": FusedGRU}
+#: How many numbers of each weight are compared at each call.
+SAMPLES = 64
+#: Layers that compiled graphs have in memory.
+MAX_KEPT = 32
+#: The attribute of a converted module that holds what this module knows of it.
+STATE = "_fusedrnn"
+
+
+# ---- packed weights --------------------------------------------------------------------------------
+
+
+class _Packed:
+    """A fused layer, and what its weights were when it was packed."""
+
+    __slots__ = ("_addresses", "_counted", "_samples", "_values", "_versions", "layer", "weights")
+
+    def __init__(self, layer: Layer[Any], weights: Sequence[Tensor]) -> None:
+        self.layer = layer
+        self.weights = list(weights)
+        # Inference tensors have no version counter.
+        self._counted = not any(each.is_inference() for each in weights)
+        self._versions = [each._version for each in weights] if self._counted else []
+        self._addresses = [each.data_ptr() for each in weights]
+        flat = [each.detach().numpy().reshape(-1) for each in weights]
+        self._samples = [each[:: max(each.size // SAMPLES, 1)] for each in flat]
+        self._values = [each.tobytes() for each in self._samples]
+
+    def fits(self, weights: Sequence[Tensor]) -> bool:
+        """Whether these are still the weights that were packed. Comprehensions: this is part of every call."""
+        if len(weights) != len(self.weights) or not all(map(is_, weights, self.weights)):
+            return False
+        if self._counted and [each._version for each in weights] != self._versions:
+            return False
+        return [each.data_ptr() for each in weights] == self._addresses and [
+            each.tobytes() for each in self._samples
+        ] == self._values
+
+
+def _pack(
+    names: Sequence[str], weights: Sequence[Tensor], cell: str, options: dict[str, Any]
+) -> _Packed:
+    arrays = {name: weight.detach().numpy() for name, weight in zip(names, weights, strict=True)}
+    return _Packed(FUSED[cell].from_weights(arrays, **options), weights)
+
+
+class _State:
+    """What a converted module has beside its own attributes. Copies and pickles leave the packed weights out."""
+
+    __slots__ = ("backend", "packed", "threads")
+
+    def __init__(self, threads: Threads = 1, backend: str = "auto") -> None:
+        self.threads, self.backend = threads, backend
+        self.packed: _Packed | None = None
+
+    def __reduce__(self) -> tuple[type[_State], tuple[Threads, str]]:
+        return _State, (self.threads, self.backend)
+
+
+# ---- modules -------------------------------------------------------------------------------------------
+
+
+class _Converted:
+    """What all converted modules share; PyTorch's class stands behind it."""
+
+    _cell: str
+
+    # Of PyTorch's modules.
+    training: bool
+    __dict__: dict[str, Any]
+
+    def _fused_state(self) -> _State:
+        state: _State | None = self.__dict__.get(STATE)
+        if state is None:  # made by the constructor, not by convert
+            state = self.__dict__[STATE] = _State()
+        return state
+
+    def _current(self, names: Sequence[str], weights: Sequence[Tensor]) -> Layer[Any]:
+        """The fused layer with the weights as they are now."""
+        state = self._fused_state()
+        packed = state.packed
+        if packed is None or not packed.fits(weights):
+            for weight in weights:
+                if weight.dtype is not torch.float32 or not weight.is_cpu:
+                    raise TypeError("weights are not float32 on the CPU")
+            options = self._fused_options() | {"threads": state.threads, "backend": state.backend}
+            packed = state.packed = _pack(names, weights, self._cell, options)
+        return packed.layer
+
+    def _fused_options(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def _runs_here(
+    inputs: Sequence[Tensor | None], weights: Sequence[Tensor], traced: bool, for_training: bool
+) -> bool:
+    """Whether a call can be computed here: plain float32 on the CPU, and nobody wants a gradient."""
+    for tensor in inputs:
+        if tensor is not None and not (
+            (type(tensor) is Tensor or traced or type(tensor) is nn.Parameter)
+            and tensor.dtype is torch.float32
+            and tensor.is_cpu
+            and tensor.layout is torch.strided
+        ):
+            return False
+    # An exported graph of a module in eval mode is for inference, whether gradients are on or not.
+    exported = traced and not for_training and torch.compiler.is_exporting()
+    if torch.is_grad_enabled() and not exported:
+        for tensor in (*inputs, *weights):
+            if tensor is not None and tensor.requires_grad:
+                return False
+    return not (torch.is_autocast_enabled("cpu") or torch.jit.is_tracing())
+
+
+class _Sequences(_Converted):
+    """A module that runs over whole sequences: RNN, LSTM or GRU."""
+
+    # Of PyTorch's modules.
+    _flat_weights: list[Any]
+    _flat_weights_names: list[str]
+    batch_first: bool
+    bidirectional: bool
+    dropout: float
+    num_layers: int
+    permute_hidden: Callable[[Any, Any], Any]
+
+    def _fused_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"batch_first": self.batch_first}
+        if self._cell == "rnn":
+            options["activation"] = self.nonlinearity  # type: ignore[attr-defined]
+        return options
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's ``forward``."""
+        traced = torch.compiler.is_compiling()
+        packed = isinstance(input, PackedSequence)
+        inputs = (input.data if packed else input, *(hx if isinstance(hx, tuple) else (hx,)))
+        drops = self.training and self.dropout and self.num_layers > 1
+        if drops or not _runs_here(inputs, self._flat_weights, traced, self.training):
+            return super().forward(input, hx)  # type: ignore[misc]
+        if not traced:
+            return self._run(input, hx)
+        if packed:
+            return super().forward(input, hx)  # type: ignore[misc]
+        return self._traced(*inputs)
+
+    # A compiled model has a break in its graph here, and what follows is not to be compiled piece by piece.
+    @torch.compiler.disable
+    def _run(self, input: Any, hx: Any) -> Any:
+        """The kernels; or PyTorch's own forward, which says in its own words what is wrong."""
+        try:
+            layer = self._current(self._flat_weights_names, self._flat_weights)
+            if isinstance(input, PackedSequence):
+                return self._packed(layer, input, hx)
+            if 0 in input.shape:
+                return super().forward(input, hx)  # type: ignore[misc]
+            state = hx if hx is None or isinstance(hx, tuple) else (hx,)
+            y, after = layer(_array(input), state and tuple(map(_array, state)))
+        except (RuntimeError, TypeError, ValueError):
+            return super().forward(input, hx)  # type: ignore[misc]
+        return torch.from_numpy(y), _outgoing(after)
+
+    def _packed(self, layer: Layer[Any], input: PackedSequence, hx: Any) -> Any:
+        """A packed batch: in its sorted order, padded, with lengths; and packed again."""
+        data, sizes, order, back = input
+        x, lengths = pad_packed_sequence(PackedSequence(data, sizes))
+        state = None
+        if hx is not None:
+            ordered = self.permute_hidden(hx, order)
+            state = tuple(
+                _array(each) for each in (ordered if isinstance(hx, tuple) else (ordered,))
+            )
+        steps = _array(x.transpose(0, 1) if self.batch_first else x)
+        y, after = layer(steps, state, lengths=lengths.numpy())
+        outputs = torch.from_numpy(y)
+        outputs = outputs.transpose(0, 1) if self.batch_first else outputs
+        again = pack_padded_sequence(outputs, lengths)
+        return PackedSequence(again.data, sizes, order, back), self.permute_hidden(
+            _outgoing(after), back
+        )
+
+    def _traced(self, input: Any, h: Any, c: Any = None) -> Any:
+        of_module = self._fused_state()
+        y, last_h, last_c = torch.ops.fusedrnn.run(
+            input,
+            h,
+            c,
+            self._flat_weights,
+            " ".join(self._flat_weights_names),
+            self._cell,
+            getattr(self, "nonlinearity", ""),
+            self.batch_first,
+            str(of_module.threads),
+            of_module.backend,
+        )
+        return y, (last_h, last_c) if self._cell == "lstm" else last_h
+
+
+class _Steps(_Converted):
+    """A module that runs one step: RNNCell, LSTMCell or GRUCell."""
+
+    # Of PyTorch's modules.
+    _parameters: dict[str, Any]
+
+    def _fused_options(self) -> dict[str, Any]:
+        return {"activation": self.nonlinearity} if self._cell == "rnn" else {}  # type: ignore[attr-defined]
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's ``forward``."""
+        traced = torch.compiler.is_compiling()
+        weights = {
+            f"{name}_l0": each for name, each in self._parameters.items() if each is not None
+        }
+        inputs = (input, *(hx if isinstance(hx, tuple) else (hx,)))
+        if not _runs_here(inputs, [*weights.values()], traced, self.training):
+            return super().forward(input, hx)  # type: ignore[misc]
+        if traced:
+            return self._traced(weights, *inputs)
+        return self._run(input, hx, weights)
+
+    @torch.compiler.disable  # as above
+    def _run(self, input: Any, hx: Any, weights: dict[str, Any]) -> Any:
+        try:
+            layer = self._current([*weights], [*weights.values()])
+            if 0 in input.shape:
+                return super().forward(input, hx)  # type: ignore[misc]
+            state = hx if hx is None or isinstance(hx, tuple) else (hx,)
+            _, after = layer(
+                _array(input)[None], state and tuple(_array(each)[None] for each in state)
+            )
+        except (RuntimeError, TypeError, ValueError):
+            return super().forward(input, hx)  # type: ignore[misc]
+        return _outgoing(tuple(array[0] for array in after))
+
+    def _traced(self, weights: dict[str, Any], input: Any, h: Any, c: Any = None) -> Any:
+        h, c = (None if each is None else each.unsqueeze(0) for each in (h, c))
+        of_module = self._fused_state()
+        _, last_h, last_c = torch.ops.fusedrnn.run(
+            input.unsqueeze(0),
+            h,
+            c,
+            [*weights.values()],
+            " ".join(weights),
+            self._cell,
+            getattr(self, "nonlinearity", ""),
+            False,
+            str(of_module.threads),
+            of_module.backend,
+        )
+        return (last_h[0], last_c[0]) if self._cell == "lstm" else last_h[0]
+
+
+def _array(tensor: Tensor) -> Any:
+    """The same memory as an array."""
+    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
+
+
+def _outgoing(state: tuple[Any, ...]) -> Any:
+    found = tuple(torch.from_numpy(array) for array in state)
+    return found if len(found) > 1 else found[0]
+
+
+class RNN(_Sequences, nn.RNN):
+    """``nn.RNN``, run by this package where it can be."""
+
+    _cell = "rnn"
+
+
+class LSTM(_Sequences, nn.LSTM):
+    """``nn.LSTM``, run by this package where it can be."""
+
+    _cell = "lstm"
+
+
+class GRU(_Sequences, nn.GRU):
+    """``nn.GRU``, run by this package where it can be."""
+
+    _cell = "gru"
+
+
+class RNNCell(_Steps, nn.RNNCell):
+    """``nn.RNNCell``, run by this package where it can be."""
+
+    _cell = "rnn"
+
+
+class LSTMCell(_Steps, nn.LSTMCell):
+    """``nn.LSTMCell``, run by this package where it can be."""
+
+    _cell = "lstm"
+
+
+class GRUCell(_Steps, nn.GRUCell):
+    """``nn.GRUCell``, run by this package where it can be."""
+
+    _cell = "gru"
+
+
+#: PyTorch's classes, and the ones here.
+CONVERTED: dict[type[Any], type[Any]] = {
+    getattr(nn, each.__name__): each for each in (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)
+}
+assert set(CLASSES) == {each.__name__ for each in CONVERTED}
+
+
+# ---- conversion ----------------------------------------------------------------------------------------
+
+
+def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> ModuleT:
+    """Let this package run the recurrent modules of a model, in place.
+
+    Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell of them stays the same object, with the same parameters, names,
+    hooks and ``state_dict``. Results are equal to rounding. See :func:`left_alone` for modules that were not converted,
+    and :func:`revert` for the way back.
+
+    Parameters
+    ----------
+    module
+        A model, or one recurrent module.
+    threads
+        How many threads may compute a call, as in :class:`fusedrnn.Layer`: 1 unless asked for more.
+    backend
+        "c", "numba", "numpy" or "auto".
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not as described. Nothing has been converted.
+
+    Warns
+    -----
+    UserWarning
+        If there is nothing to convert.
+    """
+    _check_module(module)
+    threads, backend = checked_threads(threads), checked_backend(backend)
+    found = 0
+    for each in module.modules():
+        if type(each) in CONVERTED and not _obstacle(each):
+            each.__class__ = CONVERTED[type(each)]
+        if isinstance(each, _Converted):
+            found += 1
+            each.__dict__[STATE] = _State(threads, backend)
+    if not found:
+        left = "; ".join(
+            f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()
+        )
+        warnings.warn(f"nothing to convert: {left or 'there is no recurrent module'}", stacklevel=2)
+    return module
+
+
+def revert(module: ModuleT) -> ModuleT:
+    """Give the recurrent modules of a model PyTorch's own ``forward`` again, in place.
+
+    Parameters
+    ----------
+    module
+        A model of which any modules were converted.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+    """
+    _check_module(module)
+    own = {here: theirs for theirs, here in CONVERTED.items()}
+    for each in module.modules():
+        each.__dict__.pop(STATE, None)
+        if type(each) in own:
+            each.__class__ = own[type(each)]
+    return module
+
+
+def left_alone(module: nn.Module) -> dict[str, str]:
+    """The recurrent modules of a model that PyTorch runs, and why, by name.
+
+    Parameters
+    ----------
+    module
+        A model, converted or not.
+
+    Returns
+    -------
+    dict
+        Names as in ``named_modules()``: "" is the module itself.
+    """
+    _check_module(module)
+    return dict(_left_alone(module))
+
+
+def _left_alone(module: nn.Module) -> Iterator[tuple[str, str]]:
+    recurrent = tuple(CONVERTED)
+    for name, each in module.named_modules():
+        kind = getattr(each, "original_name", type(each).__name__)
+        if type(each) in CONVERTED:
+            yield name, _obstacle(each) or "not converted"
+        elif isinstance(each, _Converted):
+            continue
+        elif isinstance(each, recurrent):
+            yield name, f"{kind} is a class of its own, whose forward may do more than PyTorch's"
+        elif kind in CLASSES:
+            yield name, f"{type(each).__module__}.{kind} is not PyTorch's own float module"
+
+
+def _obstacle(module: nn.Module) -> str:
+    """Why a module of PyTorch's own class cannot be converted; "" if it can."""
+    names = getattr(module, "_flat_weights_names", None) or ["weight_ih", "weight_hh"]
+    for name in names:
+        if name not in module._parameters:
+            return f"{name} is computed from other parameters (weight norm, pruning)"
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
+            return f"{name} is {str(parameter.dtype).removeprefix('torch.')} on {parameter.device}"
+    return ""
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
+
+
+# ---- the operator of compiled graphs -----------------------------------------------------------------
+
+_kept: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
+_kept_lock = Lock()
+
+
+@torch.library.custom_op("fusedrnn::run", mutates_args=())
+def _run(
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: list[Tensor],
+    names: str,
+    cell: str,
+    activation: str,
+    batch_first: bool,
+    threads: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the last h, and the last c (empty for a cell without one), each in memory of its own."""
+    options: dict[str, Any] = {"batch_first": batch_first, "backend": backend}
+    options["threads"] = threads if threads == "auto" else int(threads)
+    if activation:
+        options["activation"] = activation
+    # The packed weights are held, so no other tensor can be at their addresses.
+    key = (
+        cell,
+        activation,
+        batch_first,
+        threads,
+        backend,
+        *(weight.data_ptr() for weight in weights),
+    )
+    with _kept_lock:
+        packed = _kept.get(key)
+        if packed is None or not packed.fits(packed.weights):
+            packed = _kept[key] = _pack(names.split(), weights, cell, options)
+        _kept.move_to_end(key)
+        while len(_kept) > MAX_KEPT:
+            _kept.popitem(last=False)
+    state = None
+    if h is not None:
+        state = (_array(h),) if c is None else (_array(h), _array(c))
+    y, after = packed.layer(_array(x), state)
+    last = [torch.from_numpy(array) for array in after]
+    return torch.from_numpy(y), last[0], last[1] if len(last) > 1 else x.new_empty(0)
+
+
+@_run.register_fake
+def _(
+    x: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: list[Tensor],
+    names: str,
+    cell: str,
+    activation: str,
+    batch_first: bool,
+    threads: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kinds = names.split()
+    shapes = dict(zip(kinds, (weight.shape for weight in weights), strict=True))
+    directions = 2 if "weight_ih_l0_reverse" in shapes else 1
+    layers = sum(name.startswith("weight_ih") for name in kinds) // directions
+    units = shapes["weight_hh_l0"][0] // {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+    width = shapes["weight_hh_l0"][1]
+    batch = () if x.dim() == 2 else (x.shape[0 if batch_first else 1],)
+    y = x.new_empty((*x.shape[:-1], directions * width))
+    last = x.new_empty((layers * directions, *batch, width))
+    if cell != "lstm":
+        return y, last, x.new_empty(0)
+    return y, last, x.new_empty((layers * directions, *batch, units))
