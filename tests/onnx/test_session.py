@@ -472,6 +472,54 @@ def test_nan_comes_out() -> None:
     assert not np.isnan(found[:2]).any()
 
 
+def test_operators_that_onnx_does_not_know_stand_between_layers() -> None:
+    """Their types are those that ONNX Runtime infers."""
+    builder = Builder()
+    y, *_ = builder.recurrent("GRU", "x", 3, 4)
+    x = builder.joined(y, 1)
+    for _ in range(2):
+        x = builder.node("QuickGelu", x, domain="com.microsoft")
+        y, *_ = builder.recurrent("GRU", x, 4, 4)
+        x = builder.joined(y, 1)
+        both = builder.node("QuickGelu", x, domain="com.microsoft")
+        x = builder.node("Mul", x, both)
+    model = builder.model((x,))
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    session = fr.onnx.session(model)
+    assert len(session.report.pieces) == 3
+    assert distance(model, {"x": sequence(builder.random)}, session) < CLOSE
+
+
+def test_only_the_last_state_is_wanted_of_a_stored_x() -> None:
+    builder = Builder()
+    x = builder.store(sequence(builder.random))
+    *_, h, _ = builder.recurrent("LSTM", x, 3, 4)
+    builder.nodes[0].output[:] = ["", h]
+    model = builder.model((builder.node("Add", h, "x"),), {"x": (1, 2, 4)})
+    assert distance(model, {"x": sequence(builder.random, 1, 2, 4)}) < CLOSE
+
+
+def test_a_model_of_an_old_version_whose_weights_are_inputs() -> None:
+    builder = Builder(opset=9)
+    y, *_ = builder.recurrent("LSTM", "x", 3, 4)
+    model = builder.model((builder.node("Relu", y),))
+    model.ir_version = 3
+    for name, array in builder.stored.items():
+        value = helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+        model.graph.input.append(value)
+    session = fr.onnx.session(model)
+    assert [each.name for each in session.get_inputs()] == ["x"]
+    assert distance(model, {"x": sequence(builder.random)}, session) < CLOSE
+
+
+@pytest.mark.parametrize("threads", [2, "auto"])
+def test_any_number_of_threads_gives_the_same(threads: Any) -> None:
+    x = sequence(np.random.default_rng(0))
+    one, other = (fr.onnx.session(simple(), threads=t).run(None, {"x": x}) for t in (1, threads))
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
 def test_an_embedding_in_front_and_a_missing_row() -> None:
     builder = Builder()
     table = builder.weights(10, 3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,16 +17,16 @@ pytest.importorskip("onnxruntime")
 import fusedrnn as fr
 
 TOLERANCE = 5e-6
+#: The exporter warns of what it traces.
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def torch() -> Iterator[Any]:
     torch = oracle("torch")
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.manual_seed(0)
-        yield torch
+    torch.manual_seed(0)
+    yield torch
     logging.disable(logging.NOTSET)
 
 

@@ -86,7 +86,8 @@ def inferred_types(model: Proto) -> dict[str, Proto]:
         graph = bare.graph
     found = {}
     for each in (*graph.value_info, *graph.output, *graph.input):
-        if type_text(each.type).strip("tensor()"):
+        text = type_text(each.type)
+        if text and "()" not in text:
             found[each.name] = each.type
     return found
 

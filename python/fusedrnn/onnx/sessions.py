@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from onnx import ModelProto, helper
+from onnx import ModelProto, TensorProto, helper
 
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ModelFormatError
@@ -172,6 +172,8 @@ class Session:
                 made = _move(cut, step.nodes[0])
             else:
                 made, reports[step.nodes[0]] = _layer(cut, step.nodes[0], threads, backend)
+            if step.kind != "piece":
+                _add_types(cut, step, types)
             self._steps.append((made, done[number]))
         stored = [each.name for each in graph.output if cut.constant(each.name)]
         self._stored = {name: np.array(cut.view.constant(name)) for name in stored}
@@ -392,6 +394,30 @@ def _shared(cut: Cut) -> frozenset[str]:
         if root in ends or cut.constant(root) or len(names) > 1
         for name in names
     )
+
+
+def _add_types(cut: Cut, step: Planned, types: dict[str, Proto]) -> None:
+    """The types of what a step gives that runs here, where they could not be inferred."""
+    (place,) = step.nodes
+    node = cut.nodes[place]
+    if step.kind == "move":
+        data = node.input if node.op_type == "Concat" else node.input[:1]
+        made = next(types[name] for name in (*node.output, *data) if name in types)
+        if made.HasField("tensor_type"):
+            made = helper.make_tensor_type_proto(made.tensor_type.elem_type, None)
+        shapes = {node.output[0]: made}
+    else:
+        found = cut.layers[place]
+        lengths: list[int | None] = [found.architecture.directions, found.architecture.hidden_size]
+        y, state = [None, lengths[0], None, lengths[1]], [lengths[0], None, lengths[1]]
+        if found.batch_first:
+            y, state = [None, None, *lengths], [None, *lengths]
+        shapes = {
+            name: helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+            for name, shape in zip(node.output, (y, state, state), strict=False)
+        }
+    for name, each in shapes.items():
+        types.setdefault(name, each)
 
 
 def _typed(name: str, types: Mapping[str, Proto]) -> Proto:
