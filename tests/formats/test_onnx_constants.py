@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-onnx = pytest.importorskip("onnx")
-
 from conftest import oracle
+
+onnx = oracle("onnx")
+
 from onnx import TensorProto, helper, numpy_helper
 from onnx_models import Arrays, model_of
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import oracle
 
-onnx = pytest.importorskip("onnx")
+onnx = oracle("onnx")
 
 from onnx import TensorProto, helper
 from onnx_models import model_of, recurrent_node
@@ -55,8 +54,6 @@ def export(torch: Any, module: Any, path: Path, *inputs: Any, dynamo: bool, **op
     if dynamo:
         pytest.importorskip("onnxscript")
         options |= {"verbose": False, "external_data": False}
-    elif dynamo is False and find_spec("onnx") is None:
-        pytest.skip("PyTorch's older exporter needs onnx")
     torch.onnx.export(module.eval(), inputs, str(path), dynamo=dynamo, **options)
     return onnx.load(path)
 

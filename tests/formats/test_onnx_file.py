@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import oracle
 
-onnx = pytest.importorskip("onnx")
+onnx = oracle("onnx")
 
 from onnx import TensorProto, external_data_helper, helper
 from onnx_models import Arrays, model_of, recurrent_node

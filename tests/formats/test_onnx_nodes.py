@@ -15,11 +15,11 @@ from typing import Any
 import hypothesis
 import numpy as np
 import pytest
+from conftest import oracle
 from hypothesis import strategies as st
 
-pytest.importorskip("onnx")
+oracle("onnx")
 
-from conftest import oracle
 from onnx_models import Arrays, layout_of, model_of, recurrent_node, run_node
 
 import fusedrnn as fr

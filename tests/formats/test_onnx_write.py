@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import FAMILY, Draw, oracle
 
-pytest.importorskip("onnx")
+oracle("onnx")
 
 import fusedrnn as fr
 from fusedrnn.architecture import Architecture
