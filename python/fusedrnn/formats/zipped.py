@@ -74,6 +74,8 @@ class Archive:
             what, parts = f"member {info.filename!r}", PurePosixPath(info.filename).parts
             if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
                 raise self.fault(f"{what} of the archive has a name that leads out of it")
+            if not 0 <= info.header_offset < size:
+                raise self.fault(f"{what} of the archive lies outside the file")
             if info.flag_bits & 1:
                 raise self.fault(f"{what} of the archive is encrypted")
             if info.file_size > MAX_RATIO * max(info.compress_size, 64):
