@@ -84,6 +84,14 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("reader", ["safetensors", "torch", "npz", "keras", "onnx"])
+def fuzz(session: nox.Session, reader: str) -> None:
+    """A reader of model files against changed ones, for a minute: ``nox -s fuzz -- SECONDS`` for another time."""
+    session.install(".[test]", "atheris>=3")
+    session.run("python", "tests/fuzz/fuzz_readers.py", reader, *(session.posargs or ["60"]))
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and what linters find, in Python and C."""
     session.install(".[lint]")

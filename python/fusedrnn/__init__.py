@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fusedrnn import onnx as onnx
     from fusedrnn.architecture import Architecture as Architecture
     from fusedrnn.counting.counts import Complexity as Complexity
     from fusedrnn.counting.models import count as count
@@ -97,10 +98,15 @@ _HOME = {
     "to_state_dict": "formats.torch_modules",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+#: Modules that are reached as attributes of the package, too.
+_MODULES = ("onnx",)
+
+__all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -394,6 +394,14 @@ def test_parametrized_and_lazy_modules(torch: Any) -> None:
         fr.count(nn.Sequential(nn.ReLU(), nn.LazyLinear(3)))
 
 
+def test_a_converted_module_costs_the_same(torch: Any) -> None:
+    convert = import_module("fusedrnn.torch").convert
+    nn = torch.nn
+    module = nn.Sequential(nn.GRU(3, 4, 2), nn.Linear(4, 2))
+    before = fr.count(module, steps=3).to_dict()
+    assert fr.count(convert(module), steps=3).to_dict() == before
+
+
 def test_a_checkpoint_counts_as_its_module(torch: Any, tmp_path: Path) -> None:
     """Also where a parameter has two names: in the file it is stored once."""
     nn = torch.nn

@@ -18,7 +18,7 @@ from typing import Any
 from fusedrnn.architecture import Architecture
 from fusedrnn.counting.counts import count
 from fusedrnn.counting.network import Array, Layer, Network
-from fusedrnn.formats.layouts import LAYOUTS
+from fusedrnn.formats.torch_modules import CLASSES
 
 __all__ = ["network_of"]
 
@@ -136,24 +136,17 @@ def _cost(module: Module, steps: int) -> _Cost | None:
     for names, function in _KNOWN:
         for name in names:
             known = getattr(nn, name, None)
-            # A subclass that runs otherwise may do anything.
-            if (
-                known is not None
-                and isinstance(module, known)
-                and type(module).forward is known.forward
-            ):
-                return function(module, steps)
+            if known is not None and isinstance(module, known):
+                # A subclass that runs otherwise may do anything; one that this package converted does the same.
+                forward = type(module).forward
+                same = forward is known.forward or forward.__module__ == "fusedrnn.torch"
+                return function(module, steps) if same else None
     return None
 
 
 def _recurrent(module: Module, steps: int) -> _Cost:
     nn = sys.modules["torch"].nn
-    cell = next(
-        layout.cell
-        for layout in LAYOUTS
-        if layout.framework == "torch"
-        and isinstance(module, (getattr(nn, layout.layer_class), getattr(nn, layout.step_class)))
-    )
+    cell = next(cell for name, cell in CLASSES.items() if isinstance(module, getattr(nn, name)))
     architecture = Architecture(
         cell,
         module.input_size,
@@ -197,7 +190,7 @@ def _attention(module: Module, steps: int) -> _Cost:
 
 #: Names of classes, and what an object of them costs.
 _KNOWN: tuple[tuple[tuple[str, ...], Callable[[Module, int], _Cost]], ...] = (
-    (("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"), _recurrent),
+    (tuple(CLASSES), _recurrent),
     (("Linear",), _dense),
     (("Embedding", "EmbeddingBag"), _embedding),
     (
