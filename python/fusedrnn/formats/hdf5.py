@@ -7,7 +7,7 @@ filters from plugins, and declare arrays of any size with nothing stored of them
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +33,10 @@ MAX_DEPTH = 64
 #: Bytes of a compressed array that are read whatever is stored of it; above them, at most MAX_RATIO times what is stored.
 FREE_BYTES = 64 * 2**20
 MAX_RATIO = 32
-#: Bytes of an attribute; and of texts of variable length, all of which might be the longest one.
-MAX_ATTRIBUTE = 256 * 2**20
-MAX_TEXTS = 4 * 2**30
+#: Bytes of all attributes that are read; and of an attribute of texts of variable length, if each of them was the longest
+#: that the file can have.
+MAX_TEXTS = 256 * 2**20
+MAX_VARIABLE = 4 * 2**30
 #: The most bytes of a compressed member of an archive.
 MAX_COMPRESSED = 2**32
 #: Filters that HDF5 has itself: deflate, shuffle, fletcher32. Others are plugins, which is code.
@@ -54,63 +55,30 @@ class Hdf5:
         The file, and the member of it that is HDF5 where it is an archive, or "".
     tensors
         Its arrays by path, as "model_weights/lstm/kernel".
-    attributes
-        The names of the attributes of each group, "" being the file itself.
+    groups
+        The paths of its groups, "" being the file itself.
+    texts
+        By group and name, the attributes that were asked for: a text or several. Keras cuts a long attribute into ``name0``,
+        ``name1``, ...: they come as one.
     """
 
     path: Path
     member: str
     tensors: dict[str, Tensor]
-    attributes: dict[str, frozenset[str]]
+    groups: tuple[str, ...]
+    texts: dict[tuple[str, str], tuple[str, ...]]
 
     def fault(self, message: str) -> ModelFormatError:
         """The error of this file that says so."""
         return _fault(self.path, self.member, message)
 
-    def texts(self, group: str, name: str) -> tuple[str, ...] | None:
-        """An attribute that is a text or some texts; None if the group has none of the name.
-
-        Keras cuts a long attribute into ``name0``, ``name1``, ...: they come as one.
-        """
-        has = self.attributes.get(group, frozenset())
-        names = [name] if name in has else []
-        while not (name in has) and f"{name}{len(names)}" in has:
-            names.append(f"{name}{len(names)}")
-        if not names:
-            return None
-        stored = sum(_bytes(tensor) for tensor in self.tensors.values())
-
-        def read(file: Any) -> tuple[str, ...]:
-            at = file[group] if group else file
-            return tuple(text for each in names for text in self._attribute(at, each, stored))
-
-        return _guarded(self.path, self.member, read)
-
     def text(self, group: str, name: str) -> str | None:
         """An attribute that is one text; None if there is none."""
-        found = self.texts(group, name)
+        found = self.texts.get((group, name))
         return found[0] if found else None
 
-    def _attribute(self, group: Any, name: str, stored: int) -> Iterator[str]:
-        import h5py
 
-        attribute = group.attrs.get_id(name)
-        elements = prod(attribute.shape)
-        if not elements:
-            return
-        size = attribute.get_storage_size()
-        text = h5py.check_string_dtype(attribute.dtype)
-        if text is None:
-            raise self.fault(f"attribute {name!r} of {group.name!r} is no text")
-        around = max(0, _length(self.path) - stored)
-        if size > MAX_ATTRIBUTE or (text and text.length is None and elements * around > MAX_TEXTS):
-            raise self.fault(f"attribute {name!r} of {group.name!r} is too large")
-        value = group.attrs[name]
-        for each in [value] if isinstance(value, (str, bytes)) else value.ravel().tolist():
-            yield each.decode("utf-8") if isinstance(each, bytes) else str(each)
-
-
-def walk(path: Path, member: str = "") -> Hdf5:
+def walk(path: Path, member: str = "", texts: Sequence[str] = ()) -> Hdf5:
     """Every array of a file by its path; the numbers are not read.
 
     Parameters
@@ -119,6 +87,8 @@ def walk(path: Path, member: str = "") -> Hdf5:
         An HDF5 file, or an archive.
     member
         The member of the archive.
+    texts
+        The names of the attributes that are wanted.
 
     Raises
     ------
@@ -128,7 +98,8 @@ def walk(path: Path, member: str = "") -> Hdf5:
         Without h5py.
     """
     tensors: dict[str, Tensor] = {}
-    attributes: dict[str, frozenset[str]] = {}
+    groups: list[str] = []
+    said: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def read(file: Any) -> None:
         import h5py
@@ -137,7 +108,7 @@ def walk(path: Path, member: str = "") -> Hdf5:
         ahead = [("", file, 0)]
         while ahead:
             name, group, depth = ahead.pop()
-            attributes[name] = frozenset(group.attrs)
+            groups.append(name)
             if depth > MAX_DEPTH:
                 raise _fault(path, member, f"groups in groups, {depth} deep")
             inside = []
@@ -158,9 +129,23 @@ def walk(path: Path, member: str = "") -> Hdf5:
                 elif isinstance(child, h5py.Dataset):
                     tensors[full] = _tensor(path, member, full, child)
             ahead += reversed(inside)
+        around = max(0, _length(path) - sum(_bytes(tensor) for tensor in tensors.values()))
+        left = MAX_TEXTS
+        for name in groups:
+            group = file[name] if name else file
+            has = set(group.attrs)
+            for wanted in texts:
+                found: list[str] = []
+                for piece in _pieces(wanted, has):
+                    found += _attribute(path, member, group, piece, around)
+                left -= sum(map(len, found))
+                if left < 0:
+                    raise _fault(path, member, f"its attributes have more than {MAX_TEXTS:,} bytes")
+                if wanted in has or found:
+                    said[name, wanted] = tuple(found)
 
     _guarded(path, member, read)
-    return Hdf5(path, member, tensors, attributes)
+    return Hdf5(path, member, tensors, tuple(groups), said)
 
 
 # ---- parts ---------------------------------------------------------------------------------------
@@ -168,6 +153,36 @@ def walk(path: Path, member: str = "") -> Hdf5:
 
 def _fault(path: Path, member: str, message: str) -> ModelFormatError:
     return ModelFormatError(f"{path}: {f'{member}: ' if member else ''}{message}")
+
+
+def _pieces(name: str, has: Container[str]) -> Iterator[str]:
+    """The names under which an attribute is kept."""
+    if name in has:
+        yield name
+        return
+    number = 0
+    while f"{name}{number}" in has:
+        yield f"{name}{number}"
+        number += 1
+
+
+def _attribute(path: Path, member: str, group: Any, name: str, around: int) -> list[str]:
+    """An attribute that is a text or several; ``around`` is how much of the file is not arrays: no text is longer."""
+    import h5py
+
+    attribute = group.attrs.get_id(name)
+    elements = prod(attribute.shape)
+    if not elements:
+        return []
+    text = h5py.check_string_dtype(attribute.dtype)
+    if text is None:
+        raise _fault(path, member, f"attribute {name!r} of {group.name!r} is no text")
+    long = elements * around if text.length is None else attribute.get_storage_size()
+    if long > (MAX_VARIABLE if text.length is None else MAX_TEXTS):
+        raise _fault(path, member, f"attribute {name!r} of {group.name!r} is too large")
+    value = group.attrs[name]
+    values = [value] if isinstance(value, (str, bytes)) else value.ravel().tolist()
+    return [each.decode("utf-8") if isinstance(each, bytes) else str(each) for each in values]
 
 
 def _length(path: Path) -> int:

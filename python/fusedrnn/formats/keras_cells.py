@@ -281,6 +281,7 @@ def found(
         tensors=every,
         batch_first=not cell.time_major,
         notes=tuple(said),
+        where=where,
         undecided=cell.undecided,
     )
 
@@ -289,11 +290,12 @@ def found(
 class _Found(FoundLayer):
     """A layer of which an activation may be unknown: no layer is made until somebody says what it is."""
 
+    where: str = ""
     undecided: tuple[str, ...] = ()
 
     def layer(self, **options: Any) -> Any:
         if not set(self.undecided) <= set(options):
-            raise ModelFormatError(f"layer {self.name!r}: {self.notes[-1]}")
+            raise ModelFormatError(f"{self.where}: {self.notes[-1]}")
         return super().layer(**options)
 
 

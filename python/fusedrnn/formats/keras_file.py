@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["from_keras", "read", "recognises"]
 
 CONFIG, METADATA, ARRAYS = "config.json", "metadata.json", "model.weights.h5"
-#: Bytes of a member that is JSON.
-MAX_JSON = 256 * 2**20
+#: Bytes of a configuration.
+MAX_JSON = 32 * 2**20
 #: Models in models.
 MAX_DEPTH = 64
 #: Classes that hold layers.
@@ -139,7 +139,7 @@ def _of_archive(path: Path) -> Contents:
         metadata = _json(path, archive.read(METADATA, MAX_JSON), METADATA)
     said = metadata.get("keras_version")
     version = said if isinstance(said, str) else None
-    file = walk(path, ARRAYS)
+    file = walk(path, ARRAYS, ("name",))
     tensors = {
         # As Keras 2.12 called it.
         re.sub("(^|/)_layer_checkpoint_dependencies/", r"\1layers/", name): tensor
@@ -147,13 +147,13 @@ def _of_archive(path: Path) -> Contents:
     }
     reader = _Reader(str(path), version)
     kept, training = _without_training(tensors)
-    reader.model(config, Tree(file, kept, ""), "", 0)
+    reader.model(config, Tree.of(file, kept), "", 0)
     return reader.contents(f"Keras {version or 'of an unknown version'}, .keras", kept, training)
 
 
 def _of_hdf5(path: Path) -> Contents:
-    file = walk(path)
-    group = "model_weights" if "model_weights" in file.attributes else ""
+    file = walk(path, texts=("keras_version", "model_config", "weight_names"))
+    group = "model_weights" if "model_weights" in file.groups else ""
     version = file.text("", "keras_version") or file.text(group, "keras_version")
     form = f"Keras {version or 'of an unknown version'}, .h5"
     kept, training = _without_training(file.tensors)
@@ -230,6 +230,8 @@ def _place(path: str) -> tuple[str, bool]:
 
 
 def _json(path: Path, text: str | bytes, what: str) -> dict[str, Any]:
+    if len(text) > MAX_JSON:
+        raise ModelFormatError(f"{path}: {what} has {len(text):,} characters")
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError) as error:

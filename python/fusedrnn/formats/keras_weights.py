@@ -8,8 +8,10 @@ arrays for each layer of the outermost model; in it, order and names tell the re
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from typing import Protocol
 
 from fusedrnn.errors import ModelFormatError
@@ -73,27 +75,39 @@ def _wrong_count(
 
 @dataclass(frozen=True)
 class Tree:
-    """A place in the tree of a ``.keras`` archive."""
+    """A place in the tree of a ``.keras`` archive.
+
+    Attributes
+    ----------
+    tensors, names
+        All arrays of the file by path, and these in order.
+    path
+        The place.
+    """
 
     file: Hdf5
     tensors: Mapping[str, Tensor]
-    path: str
+    names: Sequence[str]
+    path: str = ""
+
+    @classmethod
+    def of(cls, file: Hdf5, tensors: Mapping[str, Tensor]) -> Tree:
+        """The whole tree."""
+        return cls(file, tensors, sorted(tensors))
 
     def rest(self) -> list[Tensor]:
         begin = f"{self.path}/" if self.path else ""
-        return [tensor for name, tensor in self.tensors.items() if name.startswith(begin)]
+        start = bisect_left(self.names, begin)
+        below = takewhile(lambda name: name.startswith(begin), islice(self.names, start, None))
+        return [self.tensors[name] for name in below]
 
     def own(self) -> list[Tensor]:
-        begin = f"{self.path}/vars/" if self.path else "vars/"
-        found = {
-            name.removeprefix(begin): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(begin)
-        }
-        return [found[key] for key in sorted(found, key=lambda key: (len(key), key))]
+        # Numbers, of which 10 comes after 9.
+        return sorted(self.child("vars").rest(), key=lambda tensor: (len(tensor.name), tensor.name))
 
     def child(self, name: str) -> Tree:
-        return Tree(self.file, self.tensors, f"{self.path}/{name}" if self.path else name)
+        path = f"{self.path}/{name}" if self.path else name
+        return Tree(self.file, self.tensors, self.names, path)
 
     def model(self, layers: Sequence[tuple[str, str]]) -> list[Weights]:
         place = self.child("layers")
@@ -147,15 +161,11 @@ class Listed:
         """Those of a whole file, which stand in a group."""
         begin = f"{group}/" if group else ""
         layers: dict[str, tuple[tuple[str, Tensor], ...]] = {}
-        for place in file.attributes:
+        for place in file.groups:
             name = place.removeprefix(begin)
-            if (
-                not place.startswith(begin)
-                or not name
-                or "weight_names" not in str(sorted(file.attributes[place]))
-            ):
+            names = file.texts.get((place, "weight_names"))
+            if names is None or not place.startswith(begin) or not name:
                 continue
-            names = file.texts(place, "weight_names") or ()
             missing = [each for each in names if f"{place}/{each}" not in tensors]
             if missing:
                 raise file.fault(f"arrays of layer {name!r} are missing: {listed(missing)}")
@@ -179,14 +189,14 @@ class Listed:
             return [Listed(self.fault, self.layers.get(name, ())) for name in names]
         found: dict[str, list[tuple[str, Tensor]]] = {name: [] for name in names}
         for name, tensor in self.tensors:
-            parts = [part for part in name.split("/")[:-1] if part in found]
             # Keras 1 has no slashes: "lstm_1_W_i".
-            begins = [each for each in names if name.startswith(f"{each}_")]
-            if not parts and not begins:
+            old = re.sub("_(W|U|b)(_[a-z])?(:0)?$", "", name)
+            parts = [part for part in (*name.split("/")[:-1], old) if part in found]
+            if not parts:
                 raise self.fault(
                     f"array {tensor.name!r} is of none of the layers {listed(map(repr, names))}"
                 )
-            found[parts[0] if parts else max(begins, key=len)].append((name, tensor))
+            found[parts[0]].append((name, tensor))
         return [Listed(self.fault, tuple(found[name])) for name in names]
 
     def directions(self, counts: Sequence[int]) -> list[Weights]:
