@@ -28,7 +28,7 @@ __all__ = ["MAGIC", "Hdf5", "walk"]
 
 #: How a file begins.
 MAGIC = b"\x89HDF\r\n\x1a\n"
-MAX_OBJECTS = 200_000
+MAX_OBJECTS = 50_000
 MAX_DEPTH = 64
 #: Bytes of a compressed array that are read whatever is stored of it; above them, at most MAX_RATIO times what is stored.
 FREE_BYTES = 64 * 2**20
@@ -105,6 +105,7 @@ def walk(path: Path, member: str = "", texts: Sequence[str] = ()) -> Hdf5:
         import h5py
 
         seen = {_address(file)}
+        headers = 0
         ahead = [("", file, 0)]
         while ahead:
             name, group, depth = ahead.pop()
@@ -122,6 +123,7 @@ def walk(path: Path, member: str = "", texts: Sequence[str] = ()) -> Hdf5:
                 if address in seen:
                     raise _fault(path, member, f"{full!r} is linked twice, or in a circle")
                 seen.add(address)
+                headers += _header_bytes(child)
                 if len(seen) > MAX_OBJECTS:
                     raise _fault(path, member, f"more than {MAX_OBJECTS:,} objects")
                 if isinstance(child, h5py.Group):
@@ -129,7 +131,8 @@ def walk(path: Path, member: str = "", texts: Sequence[str] = ()) -> Hdf5:
                 elif isinstance(child, h5py.Dataset):
                     tensors[full] = _tensor(path, member, full, child)
             ahead += reversed(inside)
-        around = max(0, _length(path) - sum(_bytes(tensor) for tensor in tensors.values()))
+        arrays = sum(_bytes(tensor) for tensor in tensors.values())
+        around = max(0, _length(path) - arrays - headers)
         left = MAX_TEXTS
         for name in groups:
             group = file[name] if name else file
@@ -167,7 +170,7 @@ def _pieces(name: str, has: Container[str]) -> Iterator[str]:
 
 
 def _attribute(path: Path, member: str, group: Any, name: str, around: int) -> list[str]:
-    """An attribute that is a text or several; ``around`` is how much of the file is not arrays: no text is longer."""
+    """An attribute that is a text or several; ``around`` is what arrays and headers leave of the file: no text is longer."""
     import h5py
 
     attribute = group.attrs.get_id(name)
@@ -200,6 +203,15 @@ def _address(thing: Any) -> tuple[int, int]:
 
     info = h5py.h5o.get_info(thing.id)
     return info.fileno, info.addr
+
+
+def _header_bytes(thing: Any) -> int:
+    """How much of the file an object takes, but for numbers and texts."""
+    import h5py
+
+    info = h5py.h5o.get_info(thing.id)
+    sizes = info.meta_size
+    return int(info.hdr.space.total + sizes.obj.index_size + sizes.obj.heap_size)
 
 
 class _Window(io.RawIOBase):
