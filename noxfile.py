@@ -174,6 +174,13 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
 
 
 @nox.session
+def distributed(session: nox.Session) -> None:
+    """The examples for Dask and Ray: a minute, and 300 MB to install."""
+    session.install(".[test,distributed]")
+    session.run("pytest", "-n0", *(session.posargs or ["tests/examples"]))
+
+
+@nox.session
 def activations(session: nox.Session) -> None:
     """Every activation on all 2^32 floats, for every backend and instruction set: minutes each."""
     session.install(".[test]")
