@@ -58,7 +58,7 @@ def smoke(session: nox.Session) -> None:
     if not others():
         session.skip("there is no other interpreter here than the one that runs the whole")
     session.install(".[test]")
-    session.run("pytest", "-q", *(session.posargs or SMOKE))
+    session.run("pytest", "-q", "-n0", *(session.posargs or SMOKE))
 
 
 @nox.session
