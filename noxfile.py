@@ -146,9 +146,10 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
         ).stdout.strip()
         for name in (["libtsan.so"] if threads else ["libasan.so", "libubsan.so"])
     ]
-    # The NumPy backend runs no C. Under the thread sanitizer a forked child may not start threads; under both, address
-    # space has other limits.
-    left_out = "not numba and not numpy and not no_thread" + " and not fork and not child" * threads
+    # The NumPy backend runs no C. Under the thread sanitizer a forked child may not start threads, and the long choice of
+    # a number of threads has none; under both, memory and address space have other limits.
+    left_out = "not numba and not numpy and not no_thread and not memory_is_bounded"
+    left_out += " and not fork and not child and not best_of_all" * threads
     files = ["engines", "layers/test_stream.py", "layers/test_promises.py"]
     if not threads:
         files += [
