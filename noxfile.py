@@ -58,7 +58,7 @@ def smoke(session: nox.Session) -> None:
     if not others():
         session.skip("there is no other interpreter here than the one that runs the whole")
     session.install(".[test]")
-    session.run("pytest", "-q", *(session.posargs or SMOKE))
+    session.run("pytest", "-q", "-n0", *(session.posargs or SMOKE))
 
 
 @nox.session
@@ -146,8 +146,10 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
         ).stdout.strip()
         for name in (["libtsan.so"] if threads else ["libasan.so", "libubsan.so"])
     ]
-    # Under the thread sanitizer a forked child may not start threads; under both, address space has other limits.
-    left_out = "not numba and not no_thread" + " and not fork and not child" * threads
+    # The NumPy backend runs no C. Under the thread sanitizer a forked child may not start threads, and the long choice of
+    # a number of threads has none; under both, memory and address space have other limits.
+    left_out = "not numba and not numpy and not no_thread and not memory_is_bounded"
+    left_out += " and not fork and not child and not best_of_all" * threads
     files = ["engines", "layers/test_stream.py", "layers/test_promises.py"]
     if not threads:
         files += [
@@ -156,12 +158,11 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
             "kernels/test_activations.py",
             "kernels/test_dispatch.py",
             "layers/test_family.py",
-            "machine/test_limits.py",
         ]
     session.run(
         # The thread sanitizer of gcc 12 does not know the address layout that newer kernels randomise to.
         *(["setarch", "-R"] if threads else []),
-        "python", "-m", "pytest", "--capture=sys", "-k", left_out,
+        "python", "-m", "pytest", "-n0", "--capture=sys", "-k", left_out,
         *(session.posargs or [f"tests/{name}" for name in files]),
         env={
             "LD_PRELOAD": " ".join(libraries),
@@ -171,6 +172,13 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
         },
         external=threads,
     )  # fmt: skip
+
+
+@nox.session
+def distributed(session: nox.Session) -> None:
+    """The examples for Dask and Ray: a minute, and 300 MB to install."""
+    session.install(".[test,distributed]")
+    session.run("pytest", "-n0", *(session.posargs or ["tests/examples"]))
 
 
 @nox.session

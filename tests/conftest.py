@@ -28,6 +28,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("default")
 
+# This process may be a worker of pytest-xdist. What tests start is none: pytest-benchmark measures nothing in workers.
+os.environ.pop("PYTEST_XDIST_WORKER", None)
+
 
 @dataclass(frozen=True)
 class Target:

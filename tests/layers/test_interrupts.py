@@ -14,7 +14,8 @@ import pytest
 from conftest import Draw, Maker
 
 import fusedrnn as fr
-from fusedrnn import layers, signature, stream
+from fusedrnn import layer as layer_module
+from fusedrnn import signature, stream
 from fusedrnn._native import lib
 from fusedrnn.engines import compiled
 from fusedrnn.engines import numpy as numpy_engine
@@ -139,7 +140,7 @@ def test_a_prepared_call_stays_after_an_exception(make_compiled: Maker, monkeypa
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(layers, "empty", no_memory)
+        patch.setattr(layer_module, "empty", no_memory)
         with pytest.raises(MemoryError):
             layer(x, state)
     assert layer._plain[x.shape]
