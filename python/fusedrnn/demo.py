@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.resources import files
+from importlib.resources import as_file, files
 from importlib.util import find_spec
 from typing import Any
 
@@ -24,6 +24,7 @@ from fusedrnn.arrays import Array
 from fusedrnn.bench.peers.naive import LaidOut
 from fusedrnn.bench.peers.naive import lstm as naive_lstm
 from fusedrnn.engines import BACKENDS
+from fusedrnn.formats.safetensors_file import listed
 from fusedrnn.weights import Weights
 
 __all__ = ["CharacterModel", "held_out_text", "load_model", "run"]
@@ -85,8 +86,9 @@ class CharacterModel:
 @lru_cache(maxsize=1)
 def load_model() -> CharacterModel:
     """The trained model that comes with the package."""
-    stored = (files("fusedrnn") / "data" / "char_lstm.safetensors").read_bytes()
-    arrays, about = _read_safetensors(stored)
+    with as_file(files("fusedrnn") / "data" / "char_lstm.safetensors") as path:
+        tensors, about = listed(path)
+        arrays = {name: np.array(tensor.read()) for name, tensor in tensors.items()}
     head = {name: arrays.pop(name) for name in ("head.weight", "head.bias")}
     return CharacterModel(
         weights=arrays,
@@ -94,19 +96,6 @@ def load_model() -> CharacterModel:
         head_bias=head["head.bias"],
         vocabulary=json.loads(about["vocabulary"]),
     )
-
-
-def _read_safetensors(stored: bytes) -> tuple[dict[str, Array], dict[str, str]]:
-    """The float32 arrays of a file of our own, and what it says of itself: eight bytes of length, JSON, data."""
-    begin = 8 + int.from_bytes(stored[:8], "little")
-    header = json.loads(stored[8:begin])
-    about = header.pop("__metadata__")
-    arrays: dict[str, Array] = {}
-    for name, each in header.items():
-        start, end = each["data_offsets"]
-        flat = np.frombuffer(stored[begin + start : begin + end], "<f4")
-        arrays[name] = flat.reshape(each["shape"]).astype(np.float32)
-    return arrays, about
 
 
 def held_out_text() -> str:

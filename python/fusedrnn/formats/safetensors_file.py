@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["read", "recognises", "write"]
+__all__ = ["listed", "read", "recognises", "write"]
 
 #: The longest header that is read; the format's own limit.
 MAX_HEADER = 100_000_000
@@ -79,6 +79,21 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
     ModelFormatError
         If its header is not as the format demands, or an array of a recurrent layer is missing or left over.
     """
+    tensors, metadata = listed(path)
+    if KEY in metadata:
+        own = _own(path, metadata[KEY], tensors)
+        return Contents(str(path), "safetensors, of fusedrnn", (own,))
+    return contents(str(path), "safetensors", tensors)
+
+
+def listed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The arrays by name, none of them read yet, and the metadata.
+
+    Raises
+    ------
+    ModelFormatError
+        If the header is not as the format demands.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -93,12 +108,7 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
         isinstance(each, str) for each in metadata.values()
     ):
         raise ModelFormatError(f"{path}: __metadata__ must be texts by name")
-    tensors = _tensors(path, header, start=8 + length, size=size)
-    if KEY in metadata:
-        return Contents(
-            str(path), "safetensors, of fusedrnn", (_own(path, metadata[KEY], tensors),)
-        )
-    return contents(str(path), "safetensors", tensors)
+    return _tensors(path, header, start=8 + length, size=size), metadata
 
 
 def _json(path: Path, text: bytes) -> dict[str, Any]:
