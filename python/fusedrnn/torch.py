@@ -5,7 +5,7 @@ PyTorch's class. Only its ``forward`` is another. That runs the fused kernels wh
 where it cannot: when a gradient is asked for, in training with dropout, under autocast, for other types and devices.
 
 Weights are packed at the first call, and again when one has changed: when it is another tensor or elsewhere in memory,
-when its version counter moved (optimizers and ``load_state_dict`` move it), or when one of 64 samples of it differs
+when its version counter moved (optimizers and ``load_state_dict`` move it), or when one of 16 samples of it differs
 (``parameter.data.copy_(...)`` moves no counter).
 
 Under ``torch.compile`` and ``torch.export`` a converted module is the operator ``fusedrnn::run``.
@@ -32,6 +32,7 @@ from fusedrnn.layers import RNN as FusedRNN
 try:
     import torch
     from torch import Tensor, nn
+    from torch._C._dynamo.eval_frame import get_eval_frame_callback
     from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 except ImportError:
     raise MissingExtraError("torch", "torch", "fusedrnn.torch") from None
@@ -52,7 +53,7 @@ ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
 FUSED: dict[str, type[Layer[Any]]] = {"rnn": FusedRNN, "lstm": FusedLSTM, "gru": FusedGRU}
 #: How many numbers of each weight are compared at each call.
-SAMPLES = 64
+SAMPLES = 16
 #: Layers that compiled graphs have in memory.
 MAX_KEPT = 32
 #: The attribute of a converted module that holds what this module knows of it.
@@ -143,6 +144,12 @@ class _Converted:
         raise NotImplementedError
 
 
+def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, at a break of a compiled model's graph: what it calls is not to be compiled piece by piece."""
+    apart: Callable[..., Any] = torch.compiler.disable(function)
+    return apart
+
+
 def _runs_here(
     inputs: Sequence[Tensor | None], weights: Sequence[Tensor], traced: bool, for_training: bool
 ) -> bool:
@@ -191,13 +198,13 @@ class _Sequences(_Converted):
         if drops or not _runs_here(inputs, self._flat_weights, traced, self.training):
             return super().forward(input, hx)  # type: ignore[misc]
         if not traced:
-            return self._run(input, hx)
+            return (self._run if get_eval_frame_callback() is None else _apart(self._run))(
+                input, hx
+            )
         if packed:
             return super().forward(input, hx)  # type: ignore[misc]
         return self._traced(*inputs)
 
-    # A compiled model has a break in its graph here, and what follows is not to be compiled piece by piece.
-    @torch.compiler.disable
     def _run(self, input: Any, hx: Any) -> Any:
         """The kernels; or PyTorch's own forward, which says in its own words what is wrong."""
         try:
@@ -268,9 +275,10 @@ class _Steps(_Converted):
             return super().forward(input, hx)  # type: ignore[misc]
         if traced:
             return self._traced(weights, *inputs)
-        return self._run(input, hx, weights)
+        return (self._run if get_eval_frame_callback() is None else _apart(self._run))(
+            input, hx, weights
+        )
 
-    @torch.compiler.disable  # as above
     def _run(self, input: Any, hx: Any, weights: dict[str, Any]) -> Any:
         try:
             layer = self._current([*weights], [*weights.values()])
