@@ -1,0 +1,163 @@
+"""Your PyTorch model: modules as PyTorch runs them, and converted ones (``fusedrnn.torch.convert``).
+
+Both are called in one process, with one thread, a round of each in turn. Prints a table in Markdown.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import click
+
+from fusedrnn.bench.timing import Quartiles, calls, interleaved
+from fusedrnn.counting.result import Table, markdown_table
+
+__all__ = ["CASES", "Case", "Measured", "measure", "table"]
+
+#: How far outputs may be apart.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """A module, and what it is called with.
+
+    Attributes
+    ----------
+    name
+        In words.
+    make
+        Makes the module and its input.
+    """
+
+    name: str
+    make: Callable[[], tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of a call of a PyTorch module and of a converted one, and the ratios of their rounds.
+
+    Attributes
+    ----------
+    ratios
+        PyTorch's time over the converted module's, round by round: above 1 the converted one is faster.
+    error
+        The largest difference of their outputs.
+    """
+
+    name: str
+    torch: float
+    converted: float
+    ratios: Quartiles
+    error: float
+
+
+def _layer(kind: str, units: int, steps: int, batch: int) -> tuple[Any, Any]:
+    import torch
+
+    return getattr(torch.nn, kind)(units, units), torch.randn(steps, batch, units)
+
+
+def _model(steps: int, batch: int) -> tuple[Any, Any]:
+    """Embedding, bidirectional GRU, LSTM with projection, dense."""
+    import torch
+    from torch import nn
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(1000, 64)
+            self.gru = nn.GRU(64, 64, bidirectional=True)
+            self.lstm = nn.LSTM(128, 128, proj_size=64)
+            self.out = nn.Linear(64, 20)
+
+        def forward(self, words: Any) -> Any:
+            return self.out(self.lstm(self.gru(self.embedding(words))[0])[0])
+
+    return Tagger(), torch.arange(steps * batch).reshape(steps, batch) % 1000
+
+
+def _cases() -> Iterator[Case]:
+    for kind in ("LSTM", "GRU"):
+        for units in (32, 128, 256):
+            for steps, batch in ((1, 1), (100, 1), (100, 16)):
+                yield Case(
+                    f"nn.{kind}, H = X = {units}, T={steps}, B={batch}",
+                    lambda k=kind, u=units, s=steps, b=batch: _layer(k, u, s, b),  # type: ignore[misc]
+                )
+    for batch in (1, 16):
+        yield Case(
+            f"embedding, two-way GRU 64, LSTM 128 with projection 64, dense, T=50, B={batch}",
+            lambda b=batch: _model(50, b),  # type: ignore[misc]
+        )
+
+
+CASES = tuple(_cases())
+
+
+def measure(case: Case, rounds: int) -> Measured:
+    """Both, side by side. Their outputs must agree.
+
+    Parameters
+    ----------
+    case
+        What is measured.
+    rounds
+        How many rounds of each.
+    """
+    import torch
+
+    from fusedrnn.torch import convert
+
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    module, x = case.make()
+    converted = convert(copy.deepcopy(module.eval()))
+    with torch.inference_mode():
+        one, other = (
+            found[0] if isinstance(found, tuple) else found for found in (module(x), converted(x))
+        )
+        error = float((one - other).abs().max())
+        if error > TOLERANCE:
+            raise click.ClickException(f"{case.name}: outputs differ by {error:.2g}")
+        seconds = interleaved({"theirs": calls(module, x), "ours": calls(converted, x)}, rounds)
+    ratios = [one / other for one, other in zip(seconds["theirs"], seconds["ours"], strict=True)]
+    return Measured(
+        case.name, median(seconds["theirs"]), median(seconds["ours"]), Quartiles.of(ratios), error
+    )
+
+
+def table(results: list[Measured]) -> Table:
+    """The results for people."""
+    return Table(
+        "Your PyTorch model",
+        ("module", "PyTorch, us", "converted, us", "ratio", "middle half", "difference"),
+        [
+            (
+                each.name,
+                f"{each.torch * 1e6:,.1f}",
+                f"{each.converted * 1e6:,.1f}",
+                f"{each.ratios.median:.2f}",
+                f"{each.ratios.q1:.2f} to {each.ratios.q3:.2f}",
+                f"{each.error:.1e}",
+            )
+            for each in results
+        ],
+        numbers=(1, 2, 3, 5),
+    )
+
+
+@click.command()
+@click.option("--rounds", default=41, show_default=True, help="Rounds of each, in turn.")
+def main(rounds: int) -> None:
+    """Measure every module, and print a table."""
+    click.echo(markdown_table(table([measure(case, rounds) for case in CASES])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The benchmark of converted PyTorch modules."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import oracle
+
+oracle("torch")
+
+from fusedrnn.bench import torch_modules
+from fusedrnn.bench.torch_modules import CASES, measure, table
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[-2]], ids=lambda case: case.name)
+def test_a_module_is_measured_in_both(case: torch_modules.Case) -> None:
+    found = measure(case, rounds=2)
+    assert min(found.torch, found.converted, found.ratios.q1) > 0
+    ((shown, *_),) = table([found]).rows
+    assert shown == case.name
+
+
+def test_negative_control_outputs_that_differ_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import click
+    import torch
+
+    from fusedrnn import torch as adapter
+
+    real = adapter.convert
+
+    def spoiled(module: torch.nn.Module) -> torch.nn.Module:
+        with torch.no_grad():
+            module.weight_hh_l0.mul_(2)  # type: ignore[operator,union-attr]
+        return real(module)
+
+    monkeypatch.setattr(adapter, "convert", spoiled)
+    with pytest.raises(click.ClickException, match="differ"):
+        measure(CASES[2], rounds=1)
