@@ -380,6 +380,14 @@ def test_a_move_of_numbers_is_that_of_onnxruntime(
     assert distance(model, {"x": sequence(builder.random)}, session) < CLOSE
 
 
+def test_a_slice_of_an_axis_that_cannot_be_is_an_error_of_the_model() -> None:
+    builder = Builder()
+    y, *_ = builder.recurrent("GRU", "x", 3, 4)
+    far = builder.node("Slice", y, builder.ints(0), builder.ints(1), builder.ints(2**40))
+    with pytest.raises(fr.ModelFormatError, match="Slice: there are no axes"):
+        fr.onnx.session(builder.model((far,)))
+
+
 def test_a_move_by_sizes_that_are_attributes() -> None:
     builder = Builder(opset=9)
     y, *_ = builder.recurrent("GRU", "x", 3, 4)

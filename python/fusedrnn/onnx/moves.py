@@ -18,6 +18,8 @@ Array = npt.NDArray[Any]
 #: What one of these operators does with its data inputs.
 Move = Callable[..., Array]
 
+#: No array has more axes.
+MAX_AXES = 64
 #: Operators, and how many of their first inputs are data; None for all. The inputs behind these must be constant.
 DATA_INPUTS: dict[str, int | None] = {
     "Concat": None,
@@ -128,6 +130,8 @@ def _flatten(axis: int) -> Move:
 def _slice(
     starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
 ) -> Move:
+    if not all(-MAX_AXES <= axis < MAX_AXES for axis in axes):
+        raise ValueError(f"Slice: there are no axes {axes}"[:300])
     if min(axes, default=0) >= 0:
         whole = [slice(None)] * (max(axes, default=-1) + 1)
         for axis, *one in zip(axes, starts, ends, steps, strict=True):

@@ -80,11 +80,13 @@ def inferred_types(model: Proto) -> dict[str, Proto]:
     bare = _around(model, graph)
     try:
         graph = shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (
-        shape_inference.InferenceError
-    ):  # ONNX Runtime says what is wrong, when it is given the piece
+    except (shape_inference.InferenceError, MemoryError, RuntimeError, ValueError):
+        # ONNX Runtime says what is wrong, when it is given the piece.
         graph = bare.graph
-    found = {}
+    found = {
+        each.name: helper.make_tensor_type_proto(each.data_type, list(each.dims))
+        for each in model.graph.initializer
+    }
     for each in (*graph.value_info, *graph.output, *graph.input):
         text = type_text(each.type)
         if text and "()" not in text:
