@@ -1,23 +1,21 @@
 """Whole ONNX models in ONNX Runtime alone, and in a session that runs their recurrent nodes here: ``fr.onnx.session``.
 
-Both are called with ``run`` in one process, with one thread, a round of each in turn. Prints a table in Markdown.
+Both are called with ``run`` in one process, with one thread, a round of each in turn: ``fusedrnn bench onnx``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import click
 import numpy as np
 
 import fusedrnn as fr
-from fusedrnn.bench.timing import Quartiles, calls, interleaved
-from fusedrnn.counting.result import Table, markdown_table
+from fusedrnn.bench.pairs import Pair, Pairs, timed
 
-__all__ = ["CASES", "Case", "Measured", "measure", "table"]
+__all__ = ["CASES", "Case", "measure", "measured"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 #: How far outputs may be apart.
@@ -40,25 +38,6 @@ class Case:
 
     name: str
     make: Callable[[], tuple[Any, Arrays]]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of a call of ONNX Runtime and of a session, and the ratios of their rounds.
-
-    Attributes
-    ----------
-    pieces
-        How many pieces of the model ONNX Runtime still runs.
-    ratios
-        ONNX Runtime's time over the session's, round by round: above 1 the session is faster.
-    """
-
-    name: str
-    pieces: int
-    onnxruntime: float
-    session: float
-    ratios: Quartiles
 
 
 # ---- models --------------------------------------------------------------------------------------
@@ -213,7 +192,7 @@ CASES = (
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def measure(case: Case, rounds: int) -> Measured:
+def measure(case: Case, rounds: int) -> Pair:
     """Both, side by side. Their outputs must agree.
 
     Parameters
@@ -223,8 +202,10 @@ def measure(case: Case, rounds: int) -> Measured:
     rounds
         How many rounds of each.
     """
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError:
+        raise fr.MissingExtraError("onnxruntime", "onnxruntime", "this benchmark") from None
     model, feeds = case.make()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -235,44 +216,10 @@ def measure(case: Case, rounds: int) -> Measured:
     for one, other in zip(ours.run(None, feeds), theirs.run(None, feeds), strict=True):
         if not np.allclose(one, other, atol=TOLERANCE):
             raise click.ClickException(f"{case.name}: outputs differ")
-    timers = {"theirs": calls(theirs.run, None, feeds), "ours": calls(ours.run, None, feeds)}
-    seconds = interleaved(timers, rounds)
-    ratios = [one / other for one, other in zip(seconds["theirs"], seconds["ours"], strict=True)]
-    return Measured(
-        case.name,
-        len(ours.report.pieces),
-        median(seconds["theirs"]),
-        median(seconds["ours"]),
-        Quartiles.of(ratios),
-    )
+    pieces = len(ours.report.pieces)
+    return timed(case.name, theirs.run, ours.run, (None, feeds), rounds, pieces=pieces)
 
 
-def table(results: list[Measured]) -> Table:
-    """The results for people."""
-    return Table(
-        "Whole models",
-        ("model", "pieces", "onnxruntime, us", "session, us", "ratio", "middle half"),
-        [
-            (
-                each.name,
-                str(each.pieces),
-                f"{each.onnxruntime * 1e6:,.1f}",
-                f"{each.session * 1e6:,.1f}",
-                f"{each.ratios.median:.2f}",
-                f"{each.ratios.q1:.2f} to {each.ratios.q3:.2f}",
-            )
-            for each in results
-        ],
-        numbers=(1, 2, 3, 4),
-    )
-
-
-@click.command()
-@click.option("--rounds", default=41, show_default=True, help="Rounds of each, in turn.")
-def main(rounds: int) -> None:
-    """Measure every model, and print a table."""
-    click.echo(markdown_table(table([measure(case, rounds) for case in CASES])))
-
-
-if __name__ == "__main__":
-    main()
+def measured(pairs: Iterable[Pair]) -> Pairs:
+    """The pairs as one result."""
+    return Pairs("Whole ONNX models", "onnxruntime", "session", tuple(pairs))

@@ -1,22 +1,20 @@
 """Your PyTorch model: modules as PyTorch runs them, and converted ones (``fusedrnn.torch.convert``).
 
-Both are called in one process, with one thread, a round of each in turn. Prints a table in Markdown.
+Both are called in one process, with one thread, a round of each in turn: ``fusedrnn bench torch``.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import click
 
-from fusedrnn.bench.timing import Quartiles, calls, interleaved
-from fusedrnn.counting.result import Table, markdown_table
+from fusedrnn.bench.pairs import Pair, Pairs, timed
 
-__all__ = ["CASES", "Case", "Measured", "measure", "table"]
+__all__ = ["CASES", "Case", "measure", "measured"]
 
 #: How far outputs may be apart.
 TOLERANCE = 1e-4
@@ -38,25 +36,6 @@ class Case:
     make: Callable[[], tuple[Any, Any]]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Seconds of a call of a PyTorch module and of a converted one, and the ratios of their rounds.
-
-    Attributes
-    ----------
-    ratios
-        PyTorch's time over the converted module's, round by round: above 1 the converted one is faster.
-    error
-        The largest difference of their outputs.
-    """
-
-    name: str
-    torch: float
-    converted: float
-    ratios: Quartiles
-    error: float
-
-
 def _layer(kind: str, units: int, steps: int, batch: int) -> tuple[Any, Any]:
     import torch
 
@@ -68,7 +47,7 @@ def _model(steps: int, batch: int) -> tuple[Any, Any]:
     import torch
     from torch import nn
 
-    class Tagger(nn.Module):
+    class Tagger(nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.embedding = nn.Embedding(1000, 64)
@@ -100,7 +79,7 @@ def _cases() -> Iterator[Case]:
 CASES = tuple(_cases())
 
 
-def measure(case: Case, rounds: int) -> Measured:
+def measure(case: Case, rounds: int) -> Pair:
     """Both, side by side. Their outputs must agree.
 
     Parameters
@@ -110,9 +89,9 @@ def measure(case: Case, rounds: int) -> Measured:
     rounds
         How many rounds of each.
     """
-    import torch
+    from fusedrnn.torch import convert  # says what to install, where PyTorch is missing
 
-    from fusedrnn.torch import convert
+    import torch  # isort: skip
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -125,39 +104,9 @@ def measure(case: Case, rounds: int) -> Measured:
         error = float((one - other).abs().max())
         if error > TOLERANCE:
             raise click.ClickException(f"{case.name}: outputs differ by {error:.2g}")
-        seconds = interleaved({"theirs": calls(module, x), "ours": calls(converted, x)}, rounds)
-    ratios = [one / other for one, other in zip(seconds["theirs"], seconds["ours"], strict=True)]
-    return Measured(
-        case.name, median(seconds["theirs"]), median(seconds["ours"]), Quartiles.of(ratios), error
-    )
+        return timed(case.name, module, converted, (x,), rounds, difference=error)
 
 
-def table(results: list[Measured]) -> Table:
-    """The results for people."""
-    return Table(
-        "Your PyTorch model",
-        ("module", "PyTorch, us", "converted, us", "ratio", "middle half", "difference"),
-        [
-            (
-                each.name,
-                f"{each.torch * 1e6:,.1f}",
-                f"{each.converted * 1e6:,.1f}",
-                f"{each.ratios.median:.2f}",
-                f"{each.ratios.q1:.2f} to {each.ratios.q3:.2f}",
-                f"{each.error:.1e}",
-            )
-            for each in results
-        ],
-        numbers=(1, 2, 3, 5),
-    )
-
-
-@click.command()
-@click.option("--rounds", default=41, show_default=True, help="Rounds of each, in turn.")
-def main(rounds: int) -> None:
-    """Measure every module, and print a table."""
-    click.echo(markdown_table(table([measure(case, rounds) for case in CASES])))
-
-
-if __name__ == "__main__":
-    main()
+def measured(pairs: Iterable[Pair]) -> Pairs:
+    """The pairs as one result."""
+    return Pairs("Your PyTorch model", "PyTorch", "converted", tuple(pairs))

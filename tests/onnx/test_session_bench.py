@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import click
@@ -12,17 +13,19 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from fusedrnn.bench import onnx_session
-from fusedrnn.bench.onnx_session import CASES, measure, table
+from fusedrnn.bench.onnx_session import CASES, measure, measured
 
 
 @pytest.mark.parametrize("name", ["2 LSTM layers, H=32, T=1,", "H=32, attention then LSTM"])
 def test_a_model_is_measured_in_both(name: str) -> None:
     (case,) = (case for case in CASES if name in case.name)
     found = measure(case, rounds=2)
-    assert found.pieces == (2 if "attention" in name else 0)
-    assert min(found.onnxruntime, found.session, found.ratios.q1) > 0
-    ((shown, *_),) = table([found]).rows
-    assert shown == case.name
+    assert found.facts["pieces"] == (2 if "attention" in name else 0)
+    assert min(found.theirs, found.ours, found.ratios.q1) > 0
+    (record,) = json.loads(measured([found]).to_json())["pairs"]
+    assert record["name"] == case.name
+    assert record["ratio"] == found.ratios.median
+    assert case.name in str(measured([found]))
 
 
 def test_negative_control_outputs_that_differ_are_not_timed(

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from fusedrnn.cli.options import WHOLE, Command, Group, OutputFile
+from fusedrnn.cli.options import WHOLE, Command, Group, OutputFile, output_options
+from fusedrnn.cli.output import Output
 
 __all__ = ["bench"]
 
@@ -49,6 +50,7 @@ def _options(*names: str) -> Callable[[Function], Function]:
     examples=[
         "fusedrnn bench run --quick --report report",
         "fusedrnn bench peers --summary > table.md",
+        "fusedrnn bench torch",
         "fusedrnn bench diff old.json new.json",
     ],
 )
@@ -165,6 +167,36 @@ def stages(report: Path | None, json: Path | None, **given: Any) -> int:
     from fusedrnn.bench.outputs import Outputs
 
     return verbs.stages(outputs=Outputs(report, json), **given)
+
+
+@bench.command(
+    "torch",
+    cls=Command,
+    examples=["fusedrnn bench torch", "fusedrnn bench torch --rounds 101 -o modules.md"],
+)
+@click.option("--rounds", metavar="N", type=WHOLE, default=41, help="rounds of each (default: 41)")
+@output_options
+def torch_modules(*, rounds: int, output: Output) -> None:
+    """Your PyTorch model: modules as PyTorch runs them, and converted ones."""
+    from fusedrnn.bench import torch_modules as own
+    from fusedrnn.bench.pairs import each
+
+    output.put(own.measured(own.measure(case, rounds) for case in each(own.CASES)))
+
+
+@bench.command(
+    "onnx",
+    cls=Command,
+    examples=["fusedrnn bench onnx", "fusedrnn bench onnx --rounds 101 --json"],
+)
+@click.option("--rounds", metavar="N", type=WHOLE, default=41, help="rounds of each (default: 41)")
+@output_options
+def onnx_models(*, rounds: int, output: Output) -> None:
+    """Whole ONNX models: in ONNX Runtime, and in a session that runs their recurrent nodes here."""
+    from fusedrnn.bench import onnx_session as own
+    from fusedrnn.bench.pairs import each
+
+    output.put(own.measured(own.measure(case, rounds) for case in each(own.CASES)))
 
 
 @bench.command(cls=Command, examples=["fusedrnn bench diff old.json new.json"])
