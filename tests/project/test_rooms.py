@@ -145,3 +145,20 @@ def test_a_long_module_says_why() -> None:
     }
     long = {name for name, text in texts.items() if text.count("\n") > MAX_LINES}
     assert {name for name in long if REASON not in texts[name][:1500]} == set()
+
+
+def test_no_folder_of_tests_is_called_like_a_package() -> None:
+    """pytest puts tests/ on the path: without PyTorch, a folder tests/torch would be imported in its place."""
+    folders = {path.name for path in Path(__file__).parents[1].iterdir() if path.is_dir()}
+    assert not folders & {
+        "torch",
+        "onnx",
+        "onnxruntime",
+        "keras",
+        "jax",
+        "flax",
+        "dask",
+        "ray",
+        "numba",
+        "openvino",
+    }
