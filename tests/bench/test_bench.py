@@ -595,7 +595,11 @@ class TestHelp:
             command.make_context(verb, words)
 
     def test_every_option_reaches_its_function(self) -> None:
+        whole_models = {"torch", "onnx"}  # which have no report, and no function in bench/run.py
+        assert whole_models <= verbs_group.commands.keys()
         for verb, command in verbs_group.commands.items():
+            if verb in whole_models:
+                continue
             takes = set(inspect.signature(getattr(verbs, verb)).parameters) - {"outputs"}
             assert {each.name for each in command.params} - {"report", "json"} == takes
 
