@@ -414,6 +414,13 @@ class Layer(Generic[StateT]):
 
     def _prepare(self, call: Call, sequences: Sequences) -> None:
         """Prepare for other calls of the shape of this one, which is over."""
+        as_given = sequences.x if sequences.batched else sequences.x[:, 0]
+        if sequences.batched and self.batch_first:
+            as_given = as_given.transpose(1, 0, 2)
+        if (
+            not as_given.flags.c_contiguous
+        ):  # the strides of this call would be those of all later ones
+            return
         y = (*sequences.shape[:-1], self._signature.output_size)
         state = [array if sequences.batched else array[:, 0] for array in call.state]
         plain = self._engine.plain(call, self.state_type, sequences.shape, y, state)

@@ -196,3 +196,34 @@ def test_another_thread_reshapes_x(make: Maker, draw: Draw, stepped: bool) -> No
         stop.set()
         thread.join()
         sys.setswitchinterval(interval)
+
+
+VIEWS = {
+    "a part of wider rows": lambda x: np.concatenate([x, x], axis=2)[:, :, : x.shape[2]],
+    "every second step": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "every second row": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: x[::-1].copy()[::-1],
+    "other axes": lambda x: x.swapaxes(0, 1).copy().swapaxes(0, 1),
+    "one row for all": lambda x: np.broadcast_to(x[:1, :1], x.shape),
+}
+
+
+@pytest.mark.parametrize("backend", ["c", "numba", "numpy"])
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("form", ["batch", "batch_first", "one"])
+def test_calls_of_one_shape_and_other_strides_do_not_meet(
+    view: str, backend: str, form: str, draw: Draw
+) -> None:
+    first = form == "batch_first"
+    layer = fr.LSTM(5, 7, seed=0, backend=backend, batch_first=first)
+    fresh = fr.LSTM(5, 7, seed=0, backend=backend, batch_first=first)
+    x = draw(9, 3, 5)
+    seen = VIEWS[view](x)
+    if form == "one":
+        x, seen = x[:, 0].copy(), seen[:, 0]
+    state = layer(x)[1]
+    for _ in range(3):
+        for array in (seen, seen, x, x, seen, x):
+            copied = np.ascontiguousarray(array)
+            expected = fresh(copied, tuple(each.copy() for each in state))[0]
+            np.testing.assert_allclose(layer(array, state)[0], expected, atol=1e-6)
