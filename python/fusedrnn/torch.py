@@ -33,6 +33,7 @@ try:
     import torch
     from torch import Tensor, nn
     from torch._C._dynamo.eval_frame import get_eval_frame_callback
+    from torch.autograd import forward_ad
     from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 except ImportError:
     raise MissingExtraError("torch", "torch", "fusedrnn.torch") from None
@@ -168,7 +169,11 @@ def _runs_here(
         for tensor in (*inputs, *weights):
             if tensor is not None and tensor.requires_grad:
                 return False
-    return not (torch.is_autocast_enabled("cpu") or torch.jit.is_tracing())
+    return not (
+        torch.is_autocast_enabled("cpu")
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0  # a tangent goes along
+    )
 
 
 class _Sequences(_Converted):
@@ -182,6 +187,7 @@ class _Sequences(_Converted):
     dropout: float
     num_layers: int
     permute_hidden: Callable[[Any, Any], Any]
+    _update_flat_weights: Callable[[], None]
 
     def _fused_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"batch_first": self.batch_first}
@@ -191,6 +197,7 @@ class _Sequences(_Converted):
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As PyTorch's ``forward``."""
+        self._update_flat_weights()  # somebody may have exchanged a parameter, as functional_call does
         traced = torch.compiler.is_compiling()
         packed = isinstance(input, PackedSequence)
         inputs = (input.data if packed else input, *(hx if isinstance(hx, tuple) else (hx,)))

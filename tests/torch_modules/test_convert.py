@@ -280,6 +280,43 @@ def test_changed_weights_are_packed_again(change: Callable[[Any], None]) -> None
     same(found, ft.revert(module)(x))
 
 
+def test_exchanged_weights_are_those_that_compute() -> None:
+    module, x = ft.convert(nn.GRU(5, 7).eval()), torch.randn(4, 2, 5)
+    before = module(x)[0]
+    exchanged = {name: torch.randn_like(each) for name, each in module.named_parameters()}
+    plain = nn.GRU(5, 7)
+    plain.load_state_dict(exchanged)
+    same(torch.func.functional_call(module, exchanged, (x,)), plain(x))
+    assert torch.equal(module(x)[0], before)
+    module._parameters["weight_hh_l0"] = nn.Parameter(torch.randn(21, 7))
+    found = module(x)
+    same(found, ft.revert(module)(x))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_parametrisation_after_conversion_is_followed() -> None:
+    module, x = ft.convert(nn.GRU(5, 7).eval()), torch.randn(4, 2, 5)
+    module(x)
+    nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    before = module(x)[0]
+    module.parametrizations.weight_hh_l0.original0.mul_(2)
+    assert not torch.allclose(module(x)[0], before)
+
+
+def test_a_gradient_of_exchanged_weights() -> None:
+    module, x = ft.convert(nn.GRU(5, 7).requires_grad_(False)), torch.randn(4, 2, 5)
+    wanted = {name: each.clone().requires_grad_() for name, each in module.named_parameters()}
+    assert torch.func.functional_call(module, wanted, (x,))[0].requires_grad
+
+
+def test_a_forward_gradient_is_pytorchs() -> None:
+    forward_ad = torch.autograd.forward_ad
+    module, x = ft.convert(nn.GRU(5, 7).requires_grad_(False)), torch.randn(4, 2, 5)
+    with forward_ad.dual_level():
+        y = module(forward_ad.make_dual(x, torch.ones_like(x)))[0]
+        assert forward_ad.unpack_dual(y).tangent is not None
+
+
 # ---- what PyTorch computes --------------------------------------------------------------------------
 
 

@@ -109,6 +109,11 @@ class Threads(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default="auto",
     help="what computes (default: auto)",
 )
+@click.option(
+    "--activation",
+    metavar="NAME",
+    help="of an RNN whose file does not tell it: tanh (default) or relu",
+)
 @external_data_option
 @click.pass_context
 def run(
@@ -125,6 +130,7 @@ def run(
     state_out: Path | None,
     threads: Any,
     backend: str,
+    activation: str | None,
     allow_external_data: bool,
 ) -> None:
     """Run a recurrent layer of a model file over rows of numbers.
@@ -141,13 +147,16 @@ def run(
     _check_suffix(context, path)
     if str(state_out) == "-":
         raise click.UsageError("--state-out: must be a file, as state.npz", context)
+    if source != "-" and path.exists() and path.samefile(source):
+        raise click.UsageError(f"--output: {str(path)!r} is the input", context)
     for each in (path, state_out):
         if each is not None and str(each) != "-":
             check_output(each)
     found = read(Path(file), external_data=allow_external_data).find(layer)
     if batch_first is None:
         batch_first = found.batch_first
-    made = found.layer(batch_first=False, threads=threads, backend=backend)
+    told = {} if activation is None else {"activation": activation}
+    made = found.layer(batch_first=False, threads=threads, backend=backend, **told)
     size = made.architecture
     with rows_of.opened(source, size.input_size, batch_first=batch_first) as rows:
         state = None
@@ -160,6 +169,9 @@ def run(
                 state = running.run(made, rows, output, state=state, progress=progress)
     if state_out is not None:
         running.save_state(state_out, state)
+    for note in found.notes:
+        if activation is None or "activation=" not in note:
+            _say(note.replace("activation='relu'", "--activation relu"))
     if rows.note:
         _say(rows.note)
     if stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ __all__ = ["inspect", "load", "read", "save"]
 READERS = ("safetensors_file", "torch_file", "keras_file", "npz_file", "onnx_file")
 #: How much of a file's beginning a reader is shown.
 HEAD_BYTES = 4096
+#: Suffixes of the formats that are read, and not written by :func:`save`.
+OTHER_SUFFIXES = (".pt", ".pth", ".onnx", ".keras", ".h5", ".npz")
 #: How a zip archive begins.
 ZIP = b"PK\x03\x04"
 
@@ -86,12 +89,19 @@ def save(layer: Layer[Any], path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
+    ValueError
+        If the suffix is that of another format.
     OSError
         If it cannot be written there.
     """
     from fusedrnn.formats.safetensors_file import write
     from fusedrnn.layers import Layer
 
+    suffix = Path(path).suffix.lower()
+    if suffix in OTHER_SUFFIXES:
+        raise ValueError(
+            f"save writes safetensors, which {suffix} is not; see fr.to_onnx and fr.to_state_dict for other formats"
+        )
     if not isinstance(layer, Layer):
         raise TypeError(f"layer must be a layer of this package, not {type(layer).__name__}")
     write(layer, Path(path))
@@ -99,6 +109,9 @@ def save(layer: Layer[Any], path: str | os.PathLike[str]) -> None:
 
 def read(path: Path, *, external_data: bool = False) -> Contents:
     """The contents of a file, by the reader that recognises it."""
+    kind = path.stat().st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):  # it might never begin, or never end
+        raise ModelFormatError(f"{path}: not a regular file; copy it into one first")
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     members: frozenset[str] = frozenset()
