@@ -669,3 +669,42 @@ def test_the_page_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(names["y"], np.load("y.npy"))
     np.testing.assert_array_equal(np.load("monday.npy"), names["y"])
     assert not np.array_equal(np.load("tuesday.npy"), names["y"])
+
+
+def test_run_says_what_the_file_does_not_tell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = fr.RNN(5, 6, activation="relu", bias="double", seed=1)
+    np.savez(tmp_path / "rnn.npz", **layer.weights)
+    x = np.random.default_rng(1).standard_normal((4, 5)).astype("f4")
+    np.save(tmp_path / "x.npy", x)
+    words = [
+        "run",
+        str(tmp_path / "rnn.npz"),
+        str(tmp_path / "x.npy"),
+        "-o",
+        str(tmp_path / "y.npy"),
+    ]
+    assert cli.main(words) == 0
+    assert "tanh is assumed" in capsys.readouterr().err
+    assert not np.allclose(np.load(tmp_path / "y.npy"), layer(x)[0])
+    assert cli.main([*words, "--activation", "relu"]) == 0
+    assert "tanh" not in capsys.readouterr().err
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), layer(x)[0], atol=1e-6)
+    words[-1] = words[2]
+    assert cli.main(words) == 2
+    assert "is the input" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), x)
+
+
+def test_a_pipe_is_no_model_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "model.pt")
+    assert cli.main(["inspect", str(tmp_path / "model.pt")]) == 2
+    assert "not a regular file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["pt", "onnx", "keras", "h5", "npz"])
+def test_save_refuses_the_suffix_of_another_format(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"safetensors, which .{suffix} is not"):
+        fr.save(fr.RNN(2, 3), tmp_path / f"layer.{suffix}")
+    assert not list(tmp_path.iterdir())
