@@ -279,6 +279,16 @@ class Architecture:
             and getattr(self, field.name) != default.get(field.name, field.default)
         }
 
+    def untold(self) -> dict[str, Any]:
+        """Those of the chosen options that the shapes of the weights do not tell."""
+        own = self.untold_names(self.cell)
+        return {name: value for name, value in self.chosen().items() if name in own}
+
+    @staticmethod
+    def untold_names(cell: str) -> frozenset[str]:
+        """The names of the options of a cell that the shapes of its weights do not tell."""
+        return (CELLS[cell][0].options | {"reverse"}) - {"proj_size"}
+
     @cached_property
     def table(self) -> Cell:
         """The cell's row of the table, in the form that the options ask for."""

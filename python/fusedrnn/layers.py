@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from fusedrnn.layer import Layer
 
 __all__ = [
     "GRU",
+    "LAYERS",
     "LSTM",
     "RNN",
     "ClockworkRNN",
@@ -166,3 +167,7 @@ class ClockworkRNN(Layer[ClockworkState]):
 
     cell = "clockwork"
     state_type = ClockworkState
+
+
+#: The layer of each cell of the table.
+LAYERS: dict[str, type[Layer[Any]]] = {each.cell: each for each in (RNN, LSTM, GRU, ClockworkRNN)}

@@ -12,7 +12,7 @@ from typing import Any
 from fusedrnn.architecture import Architecture, Bias
 from fusedrnn.cells import CELLS
 
-__all__ = ["KINDS", "WEIGHT_NAME", "from_shapes", "listed"]
+__all__ = ["KINDS", "WEIGHT_NAME", "from_shapes", "listed", "unmatched"]
 
 _OWN = {
     f"bias_h{gate}"
@@ -111,6 +111,16 @@ def from_shapes(
         bias=bias,
         **known,
     )
+
+
+def unmatched(wanted: Iterable[str], given: Iterable[str]) -> str:
+    """Which names are missing and which are left over, in words; "" if all are there and no other."""
+    wanted, given = list(wanted), list(given)
+    missing = [name for name in wanted if name not in set(given)]
+    left_over = [name for name in given if name not in set(wanted)]
+    said = [f"missing: {listed(missing)}"] if missing else []
+    said += [f"left over: {listed(left_over)}"] if left_over else []
+    return "; ".join(said)
 
 
 def listed(names: Iterable[object]) -> str:

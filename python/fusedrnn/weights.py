@@ -16,7 +16,7 @@ import numpy as np
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
 from fusedrnn.formats.layouts import reordered
-from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed
+from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed, unmatched
 
 __all__ = ["Weights", "checked", "in_canonical_order", "infer", "initialise", "under"]
 
@@ -141,12 +141,8 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     """
     weights = under("", weights)
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
-    missing = [name for name in wanted if name not in weights]
-    left_over = [name for name in weights if name not in wanted]
-    if missing or left_over:
-        said = [f"missing: {listed(missing)}"] if missing else []
-        said += [f"left over: {listed(left_over)}"] if left_over else []
-        raise ValueError("weights: " + "; ".join(said))
+    if difference := unmatched(wanted, weights):
+        raise ValueError(f"weights: {difference}")
     accepted = {np.dtype(np.float32), dtype}
     copies = {}
     for name, shape in wanted.items():

@@ -14,7 +14,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.cells import CELLS
 from fusedrnn.counting.result import Result, Table, figure_text, printable
 from fusedrnn.errors import UnsupportedError
 
@@ -135,28 +134,16 @@ class FoundLayer:
             Those of :meth:`Layer.from_weights`: ``backend``, ``threads``, ``batch_first``, ... They go before what the
             file says.
         """
-        from fusedrnn import layers
+        from fusedrnn.layers import LAYERS
 
-        classes = {
-            each.cell: each for each in (layers.RNN, layers.LSTM, layers.GRU, layers.ClockworkRNN)
-        }
-        own = CELLS[self.architecture.cell][0].options | {"reverse"}
-        said = {
-            name: value
-            for name, value in self.architecture.chosen().items()
-            if name in own and name != "proj_size"  # which the shapes tell
-        }
-        said["batch_first"] = self.batch_first
+        said = self.architecture.untold() | {"batch_first": self.batch_first}
         if self.read_state is not None:
             said["initial_state"] = self.read_state()
         try:
             self.architecture.check_compiled("c")
         except UnsupportedError:  # an activation that only NumPy has; the notes say so
             said["backend"] = "numpy"
-        found: Layer[Any] = classes[self.architecture.cell].from_weights(
-            self.read(), **(said | options)
-        )
-        return found
+        return LAYERS[self.architecture.cell].from_weights(self.read(), **(said | options))
 
 
 @dataclass(frozen=True)

@@ -235,8 +235,6 @@ def _layout(name: str, arrays: Mapping[str, Array]) -> Layout:
 
 
 def _layer(layout: Layout, weights: dict[str, Array], options: dict[str, Any]) -> Layer[Any]:
-    from fusedrnn import layers
+    from fusedrnn.layers import LAYERS
 
-    kind: Any = {"rnn": layers.RNN, "lstm": layers.LSTM, "gru": layers.GRU}[layout.cell]
-    made: Layer[Any] = kind.from_weights(weights, **options)
-    return made
+    return LAYERS[layout.cell].from_weights(weights, **options)

@@ -24,7 +24,7 @@ from fusedrnn.formats.onnx_graph import (
     walk,
 )
 from fusedrnn.formats.onnx_stacks import NodeLayer, Uses, stacked
-from fusedrnn.formats.values import FLOATS, as_float32, conversion
+from fusedrnn.formats.values import FLOATS, as_float32, conversions
 
 __all__ = [
     "ATTRIBUTES",
@@ -370,7 +370,7 @@ class _Node:
         self, inputs: Mapping[str, str], said: dict[str, Any], directions: int, cell: str
     ) -> tuple[int, int]:
         """H and X, after every shape has been checked."""
-        gates = {"rnn": 1, "gru": 3, "lstm": 4}[cell]
+        gates = len(CELLS[cell][0].gates)
         shapes = {key: self._shape(inputs, key) for key in STORED if key in inputs}
         W, R = shapes["W"], shapes["R"]
         if len(W) != 3 or len(R) != 3 or 0 in W or 0 in R:
@@ -531,7 +531,7 @@ class _Node:
                 notes.append(
                     f"sequence_lens is {inputs['sequence_lens']!r}, known at run time: the lengths of a call"
                 )
-        notes += sorted({conversion(each.dtype) for each in tensors if each.dtype in FLOATS} - {""})
+        notes += conversions(each for each in tensors if each.dtype in FLOATS)
         quantized = sorted({each.dtype for each in tensors if each.dtype not in FLOATS})
         if quantized:
             notes.append(f"{', '.join(quantized)} numbers, turned into float32")

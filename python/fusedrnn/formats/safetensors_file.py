@@ -20,7 +20,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from fusedrnn.architecture import checked_bool
+from fusedrnn.architecture import Architecture, checked_bool
 from fusedrnn.cells import CELLS
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.files import write_file
@@ -223,7 +223,7 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         raise ModelFormatError(f"{what}: cell must be one of {', '.join(CELLS)}, got {cell!r:.80}")
     if isinstance(options.get("periods"), list):
         options["periods"] = tuple(options["periods"])
-    unknown = set(options) - CELLS[cell][0].options - {"reverse"}
+    unknown = set(options) - Architecture.untold_names(cell)
     if unknown:
         raise ModelFormatError(
             f"{what}: {cell} has no option {', '.join(sorted(map(repr, unknown)))}"
@@ -259,13 +259,11 @@ def write(layer: Layer[Any], path: Path) -> None:
     import numpy as np
 
     architecture = layer.architecture
-    own = CELLS[architecture.cell][0].options | {"reverse"}
-    options = {
-        name: value
-        for name, value in architecture.chosen().items()
-        if name in own and name != "proj_size"  # which the shapes tell
+    said = {
+        "cell": architecture.cell,
+        "options": architecture.untold(),
+        "batch_first": layer.batch_first,
     }
-    said = {"cell": architecture.cell, "options": options, "batch_first": layer.batch_first}
     arrays: dict[str, Array] = dict(layer.weights)
     if layer.initial_state is not None:
         names = (f"{STATE}{each.name}" for each in architecture.table.states)

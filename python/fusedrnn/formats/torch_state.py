@@ -19,7 +19,7 @@ from fusedrnn.errors import ArchitectureError, ModelFormatError
 from fusedrnn.formats.contents import Contents, FoundLayer, Part, Tensor
 from fusedrnn.formats.layouts import LAYOUTS
 from fusedrnn.formats.values import FLOATS, conversions, floats
-from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed
+from fusedrnn.shapes import WEIGHT_NAME, from_shapes, unmatched
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -161,12 +161,8 @@ def _cell_of(shapes: Mapping[str, tuple[int, ...]]) -> str:
 def _check(where: str, architecture: Architecture, group: Mapping[str, Tensor]) -> None:
     """Every array is there, none is left over, and all are floats of the right shape."""
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
-    missing = [name for name in wanted if name not in group]
-    left_over = [group[name].name for name in group if name not in wanted]
-    if missing or left_over:
-        said = [f"missing: {listed(missing)}"] if missing else []
-        said += [f"left over: {listed(left_over)}"] if left_over else []
-        raise ModelFormatError(f"{where}: {'; '.join(said)}")
+    if difference := unmatched(wanted, group):
+        raise ModelFormatError(f"{where}: {difference}")
     for name, shape in wanted.items():
         tensor = group[name]
         if tensor.shape != shape:

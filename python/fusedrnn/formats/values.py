@@ -16,23 +16,19 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["FLOATS", "as_float32", "conversion", "conversions", "floats"]
+__all__ = ["FLOATS", "as_float32", "conversions", "floats"]
 
 #: The types of weights that become float32.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def conversion(dtype: str) -> str:
-    """What is said of weights of a type that become float32; "" for float32."""
-    if dtype in ("float16", "bfloat16"):
-        return f"{dtype} weights, widened to float32"
-    return f"{dtype} weights, rounded to float32" if dtype != "float32" else ""
-
-
 def conversions(tensors: Iterable[Tensor]) -> tuple[str, ...]:
-    """The same of all tensors of a layer, each type once."""
+    """What is said of weights that become float32, each type once."""
+    types = dict.fromkeys(tensor.dtype for tensor in tensors)
     return tuple(
-        filter(None, (conversion(kind) for kind in dict.fromkeys(t.dtype for t in tensors)))
+        f"{dtype} weights, {'rounded' if dtype == 'float64' else 'widened'} to float32"
+        for dtype in types
+        if dtype != "float32"
     )
 
 

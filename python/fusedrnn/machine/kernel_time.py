@@ -10,11 +10,10 @@ from fusedrnn._native import lib
 from fusedrnn.counting.counts import Complexity
 from fusedrnn.engines.native import active_isa
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.layers import GRU, LSTM, RNN, ClockworkRNN
+from fusedrnn.layers import LAYERS
 
 __all__ = ["kernel_seconds"]
 
-LAYERS = {layer.cell: layer for layer in (RNN, LSTM, GRU, ClockworkRNN)}
 #: Seconds of a round: below, the clock's own step would be seen.
 MIN_ROUND = 1e-3
 
