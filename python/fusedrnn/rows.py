@@ -13,19 +13,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.files import Draft, Writer
+from fusedrnn.formats.npz_file import MAGIC as NPY
+from fusedrnn.formats.npz_file import read_header
+from fusedrnn.formats.zipped import MAGIC as ZIP
 
 __all__ = ["CsvWriter", "NpyWriter", "Rows", "opened", "piece_steps"]
 
 Array = npt.NDArray[np.float32]
 
-NPY = b"\x93NUMPY"
 #: Bytes of inputs and outputs that are in memory at once, about.
 PIECE_BYTES = 4 * 2**20
 #: The longest line of a CSV file: for each number, and beside the numbers.
@@ -112,7 +113,7 @@ def _rows(name: str, file: BinaryIO, width: int, batch_first: bool) -> Rows:
         file.seek(0)
     if head.startswith(NPY[:1]):  # no text begins so, and a pipe may give a byte at first
         return _Npy(name, file, width, batch_first)
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(ZIP):
         raise ValueError(f"{name}: an archive, and not one array: save it with numpy.save as .npy")
     return _Csv(name, file, width)
 
@@ -126,16 +127,9 @@ class _Npy(Rows):
     def __init__(self, name: str, file: BinaryIO, width: int, batch_first: bool) -> None:
         self.name = name
         try:
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
-                header = np.lib.format.read_array_header_1_0(file)
-            elif version == (2, 0):
-                header = np.lib.format.read_array_header_2_0(file)
-            else:
-                raise ValueError(f"version {version[0]}.{version[1]} of the format")
-        except (ValueError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
+            shape, fortran, dtype = read_header(file)
+        except ValueError as error:
             raise ValueError(f"{name}: not an array that can be read: {error}") from None
-        shape, fortran, dtype = header
         if dtype.kind not in "fiu":
             raise ValueError(f"{name}: must be an array of numbers, not of {dtype}")
         if not np.can_cast(dtype, np.float32):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, Protocol
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.files import write_file
+from fusedrnn.formats.npz_file import listed
 from fusedrnn.layers import Layer
 from fusedrnn.rows import Rows, piece_steps
+from fusedrnn.shapes import unmatched
 
 __all__ = ["Latency", "load_state", "run", "save_state", "stream"]
 
@@ -170,14 +172,10 @@ def load_state(path: str | os.PathLike[str], layer: Layer[Any], batch: int) -> A
     """
     wanted = layer.state_type._fields
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            if not hasattr(saved, "files"):
-                raise ValueError("one array, and not an .npz file")
-            if set(saved.files) != set(wanted):
-                raise ValueError(
-                    f"must have the arrays {', '.join(wanted)}, got {', '.join(saved.files) or 'none'}"
-                )
-            values = [saved[name] for name in wanted]
-        return layer.state_type(*layer._signature.check_state(tuple(values), batch))
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        saved = listed(Path(path))
+        if difference := unmatched(wanted, saved):
+            raise ValueError(difference)
+        values = tuple(np.asarray(saved[name].read()) for name in wanted)
+        return layer.state_type(*layer._signature.check_state(values, batch))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: not a state of this layer: {error}") from None

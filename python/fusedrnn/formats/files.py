@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.contents import Contents
-from fusedrnn.formats.zipped import opened
+from fusedrnn.formats.zipped import MAGIC, opened
 
 if TYPE_CHECKING:
     from fusedrnn.layers import Layer
@@ -25,8 +25,6 @@ READERS = ("safetensors_file", "torch_file", "keras_file", "npz_file", "onnx_fil
 HEAD_BYTES = 4096
 #: Suffixes of the formats that are read, and not written by :func:`save`.
 OTHER_SUFFIXES = (".pt", ".pth", ".onnx", ".keras", ".h5", ".npz")
-#: How a zip archive begins.
-ZIP = b"PK\x03\x04"
 
 
 def inspect(path: str | os.PathLike[str], *, external_data: bool = False) -> Contents:
@@ -115,7 +113,7 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     members: frozenset[str] = frozenset()
-    if head.startswith(ZIP):
+    if head.startswith(MAGIC):
         with opened(path) as archive:
             members = frozenset(archive.members)
     for name in READERS:

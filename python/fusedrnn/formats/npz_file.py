@@ -9,7 +9,7 @@ import io
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.contents import Contents, Tensor
@@ -17,9 +17,10 @@ from fusedrnn.formats.torch_state import contents
 from fusedrnn.formats.zipped import Archive, opened
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
-__all__ = ["read", "recognises"]
+__all__ = ["MAGIC", "listed", "read", "read_header", "recognises"]
 
 END, MAGIC = ".npy", b"\x93NUMPY"
 #: Bytes of a member that hold its header.
@@ -41,17 +42,51 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
     ModelFormatError
         If it is damaged, holds Python objects, or an array that is not as large as it says.
     """
+    return contents(str(path), "NumPy archive", listed(path))
+
+
+def listed(path: Path) -> dict[str, Tensor]:
+    """The arrays by name, none of them read yet.
+
+    Raises
+    ------
+    ModelFormatError
+        If the archive is damaged, holds Python objects, or an array that is not as large as it says.
+    """
     with opened(path) as archive:
-        tensors = {}
-        for member in archive.members:
-            name = member.removesuffix(END)
-            tensors[name] = _tensor(path, archive, member, name)
-    return contents(str(path), "NumPy archive", tensors)
+        names = {member: member.removesuffix(END) for member in archive.members}
+        return {name: _tensor(path, archive, member, name) for member, name in names.items()}
+
+
+def read_header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether axes are in Fortran's order, and dtype of an array that begins here.
+
+    Raises
+    ------
+    ValueError
+        If it is no array of numbers, or of a version that is not known; the message says why.
+    """
+    import numpy as np
+
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        version = np.lib.format.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"version {version[0]}.{version[1]} of the format")
+        shape, fortran, dtype = readers[version](file)
+    except Exception as error:  # noqa: BLE001  NumPy's parser raises what Python's parser raises
+        raise ValueError(" ".join(str(error).split())[:120]) from None
+    if dtype.hasobject:
+        raise ValueError("Python objects, which would have to be executed; save numbers instead")
+    if dtype.kind not in "fiub" or any(length < 0 for length in shape):
+        raise ValueError(f"{dtype} of shape {shape} is no array of numbers")
+    return tuple(shape), fortran, dtype
 
 
 def _tensor(path: Path, archive: Archive, member: str, name: str) -> Tensor:
-    import numpy as np
-
     start = archive.where(member)
     size = archive.members[member]
     if start is None:
@@ -62,25 +97,9 @@ def _tensor(path: Path, archive: Archive, member: str, name: str) -> Tensor:
             head = file.read(min(size, MAX_HEADER))
     text = io.BytesIO(head)
     try:
-        version = np.lib.format.read_magic(text)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        if version not in readers:
-            raise ValueError(f"version {version} of the format")
-        shape, fortran, dtype = readers[version](text)
-    except Exception as error:  # noqa: BLE001  a header is parsed by NumPy, which raises what its parser raises
-        said = " ".join(str(error).split())[:120]
-        raise ModelFormatError(f"{path}: array {name!r} is damaged: {said}") from None
-    if dtype.hasobject:
-        raise ModelFormatError(
-            f"{path}: array {name!r} holds Python objects, which would have to be executed; save numbers instead"
-        )
-    if dtype.kind not in "fiub" or any(length < 0 for length in shape):
-        raise ModelFormatError(
-            f"{path}: array {name!r} is {dtype} of shape {shape}, which is no array of numbers"
-        )
+        shape, fortran, dtype = read_header(text)
+    except ValueError as error:
+        raise ModelFormatError(f"{path}: array {name!r} cannot be read: {error}") from None
     if text.tell() + prod(shape) * dtype.itemsize != size:
         raise ModelFormatError(
             f"{path}: array {name!r} of shape {shape} and {dtype} needs {prod(shape) * dtype.itemsize:,} bytes, "
@@ -89,7 +108,7 @@ def _tensor(path: Path, archive: Archive, member: str, name: str) -> Tensor:
     order = "F" if fortran else "C"
     at = text.tell() if start is None else start + text.tell()
     numbers = partial(_numbers, path, member, at, start is None, dtype, shape, order)
-    return Tensor(name, tuple(shape), str(dtype.newbyteorder("=")), numbers)
+    return Tensor(name, shape, str(dtype.newbyteorder("=")), numbers)
 
 
 def _numbers(

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fusedrnn.errors import ModelFormatError
 from fusedrnn.formats.contents import Contents, Tensor
 from fusedrnn.formats.torch_state import contents
-from fusedrnn.formats.zipped import Archive, opened
+from fusedrnn.formats.zipped import MAGIC, Archive, opened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -123,7 +123,7 @@ def read(path: Path, *, external_data: bool = False) -> Contents:
         if a tensor does not lie in its storage.
     """
     with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
+        zipped = file.read(len(MAGIC)) == MAGIC
     if not zipped:
         raise ModelFormatError(
             f"{path}: a pickle or archive of before PyTorch 1.6, which would have to be executed; load it with PyTorch "

@@ -17,15 +17,17 @@ from typing import Any
 
 from fusedrnn.errors import ModelFormatError
 
-__all__ = ["Archive", "opened"]
+__all__ = ["MAGIC", "Archive", "opened"]
 
 MAX_MEMBERS = 100_000
 #: Bytes of the table of members, which zipfile reads at once.
 MAX_DIRECTORY = 32 * 2**20
 #: How often a member may be larger than what is stored of it: deflate itself reaches 1,032.
 MAX_RATIO = 200
-#: Bytes of the header in front of a member, and how it begins.
-LOCAL_HEADER, LOCAL_MAGIC = 30, b"PK\x03\x04"
+#: Bytes of the header in front of a member.
+LOCAL_HEADER = 30
+#: How such a header begins, and with it an archive.
+MAGIC = b"PK\x03\x04"
 
 
 class _Bounded(io.FileIO):
@@ -112,7 +114,7 @@ class Archive:
         with self._path.open("rb") as file:
             file.seek(info.header_offset)
             header = file.read(LOCAL_HEADER)
-        if len(header) < LOCAL_HEADER or not header.startswith(LOCAL_MAGIC):
+        if len(header) < LOCAL_HEADER or not header.startswith(MAGIC):
             raise self.fault(f"{name!r} is damaged: there is no member where it should begin")
         start: int = info.header_offset + LOCAL_HEADER + sum(struct.unpack("<HH", header[26:30]))
         if start + info.file_size > self._path.stat().st_size:
