@@ -20,14 +20,12 @@ from operator import is_
 from threading import Lock
 from typing import Any, TypeVar
 
-from fusedrnn.engines import checked_backend
-from fusedrnn.engines.threads import Threads, checked_threads
+from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import MissingExtraError
 from fusedrnn.formats.torch_modules import CLASSES
 from fusedrnn.layer import Layer
-from fusedrnn.layers import GRU as FusedGRU
-from fusedrnn.layers import LSTM as FusedLSTM
-from fusedrnn.layers import RNN as FusedRNN
+from fusedrnn.layers import LAYERS
+from fusedrnn.shapes import from_shapes
 
 try:
     import torch
@@ -52,7 +50,6 @@ __all__ = [
 
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
-FUSED: dict[str, type[Layer[Any]]] = {"rnn": FusedRNN, "lstm": FusedLSTM, "gru": FusedGRU}
 #: How many numbers of each weight are compared at each call.
 SAMPLES = 16
 #: Layers that compiled graphs have in memory.
@@ -92,10 +89,20 @@ class _Packed:
 
 
 def _pack(
-    names: Sequence[str], weights: Sequence[Tensor], cell: str, options: dict[str, Any]
+    names: Sequence[str],
+    weights: Sequence[Tensor],
+    cell: str,
+    activation: str,
+    batch_first: bool,
+    threads: Threads,
+    backend: str,
 ) -> _Packed:
     arrays = {name: weight.detach().numpy() for name, weight in zip(names, weights, strict=True)}
-    return _Packed(FUSED[cell].from_weights(arrays, **options), weights)
+    options: dict[str, Any] = {"activation": activation} if activation else {}
+    layer = LAYERS[cell].from_weights(
+        arrays, batch_first=batch_first, threads=threads, backend=backend, **options
+    )
+    return _Packed(layer, weights)
 
 
 class _State:
@@ -129,26 +136,50 @@ class _Converted:
             state = self.__dict__[STATE] = _State()
         return state
 
-    def _current(self, names: Sequence[str], weights: Sequence[Tensor]) -> Layer[Any]:
-        """The fused layer with the weights as they are now."""
+    def _choices(self) -> tuple[str, str, bool]:
+        """The cell, its activation ("": it has no choice), and whether sequences are (B, T, ·)."""
+        return self._cell, getattr(self, "nonlinearity", ""), getattr(self, "batch_first", False)
+
+    def _current(self, names: Sequence[str], weights: Sequence[Tensor]) -> Layer[Any] | None:
+        """The fused layer with the weights as they are now; None for weights that cannot be read here."""
         state = self._fused_state()
         packed = state.packed
         if packed is None or not packed.fits(weights):
-            for weight in weights:
-                if weight.dtype is not torch.float32 or not weight.is_cpu:
-                    raise TypeError("weights are not float32 on the CPU")
-            options = self._fused_options() | {"threads": state.threads, "backend": state.backend}
-            packed = state.packed = _pack(names, weights, self._cell, options)
+            if any(each.dtype is not torch.float32 or not each.is_cpu for each in weights):
+                return None
+            try:
+                packed = _pack(names, weights, *self._choices(), state.threads, state.backend)
+            except RuntimeError:  # those of a transform (vmap) have no memory of their own
+                return None
+            state.packed = packed
         return packed.layer
 
-    def _fused_options(self) -> dict[str, Any]:
+    def _operator(
+        self, x: Tensor, h: Any, c: Any, names: Sequence[str], weights: Sequence[Any]
+    ) -> tuple[Tensor, Any]:
+        """y and the state, by the operator of compiled graphs."""
+        state = self._fused_state()
+        y, last_h, last_c = torch.ops.fusedrnn.run(
+            x,
+            h,
+            c,
+            weights,
+            " ".join(names),
+            *self._choices(),
+            str(state.threads),
+            state.backend,
+        )
+        return y, (last_h, last_c) if self._cell == "lstm" else last_h
+
+    def _kernels(self, *arguments: Any) -> Any:
+        """Run ``_run``, at a break of the graph where a model is compiled: it is not to be compiled piece by piece."""
+        run: Callable[..., Any] = self._run
+        if get_eval_frame_callback() is not None:
+            run = torch.compiler.disable(run)
+        return run(*arguments)
+
+    def _run(self, *arguments: Any) -> Any:
         raise NotImplementedError
-
-
-def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, at a break of a compiled model's graph: what it calls is not to be compiled piece by piece."""
-    apart: Callable[..., Any] = torch.compiler.disable(function)
-    return apart
 
 
 def _runs_here(
@@ -180,46 +211,46 @@ class _Sequences(_Converted):
     """A module that runs over whole sequences: RNN, LSTM or GRU."""
 
     # Of PyTorch's modules.
-    _flat_weights: list[Any]
+    _parameters: dict[str, Any]
     _flat_weights_names: list[str]
     batch_first: bool
     bidirectional: bool
     dropout: float
     num_layers: int
     permute_hidden: Callable[[Any, Any], Any]
-    _update_flat_weights: Callable[[], None]
 
-    def _fused_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"batch_first": self.batch_first}
-        if self._cell == "rnn":
-            options["activation"] = self.nonlinearity  # type: ignore[attr-defined]
-        return options
+    def _weights(self) -> list[Any]:
+        """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
+        stored = self._parameters
+        return [
+            stored[name] if name in stored else getattr(self, name)
+            for name in self._flat_weights_names
+        ]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As PyTorch's ``forward``."""
-        self._update_flat_weights()  # somebody may have exchanged a parameter, as functional_call does
+        weights = self._weights()
         traced = torch.compiler.is_compiling()
         packed = isinstance(input, PackedSequence)
         inputs = (input.data if packed else input, *(hx if isinstance(hx, tuple) else (hx,)))
         drops = self.training and self.dropout and self.num_layers > 1
-        if drops or not _runs_here(inputs, self._flat_weights, traced, self.training):
+        if drops or not _runs_here(inputs, weights, traced, self.training):
             return super().forward(input, hx)  # type: ignore[misc]
         if not traced:
-            return (self._run if get_eval_frame_callback() is None else _apart(self._run))(
-                input, hx
-            )
+            return self._kernels(input, hx, weights)
         if packed:
             return super().forward(input, hx)  # type: ignore[misc]
-        return self._traced(*inputs)
+        x, h, c = (*inputs, None)[:3]
+        return self._operator(x, h, c, self._flat_weights_names, weights)
 
-    def _run(self, input: Any, hx: Any) -> Any:
-        """The kernels; or PyTorch's own forward, which says in its own words what is wrong."""
+    def _run(self, input: Any, hx: Any, weights: list[Any]) -> Any:
+        """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
+        layer = self._current(self._flat_weights_names, weights)
+        if layer is None or (isinstance(input, Tensor) and not input.numel()):
+            return super().forward(input, hx)  # type: ignore[misc]
         try:
-            layer = self._current(self._flat_weights_names, self._flat_weights)
             if isinstance(input, PackedSequence):
                 return self._packed(layer, input, hx)
-            if 0 in input.shape:
-                return super().forward(input, hx)  # type: ignore[misc]
             state = hx if hx is None or isinstance(hx, tuple) else (hx,)
             y, after = layer(_array(input), state and tuple(map(_array, state)))
         except (RuntimeError, TypeError, ValueError):
@@ -245,31 +276,12 @@ class _Sequences(_Converted):
             _outgoing(after), back
         )
 
-    def _traced(self, input: Any, h: Any, c: Any = None) -> Any:
-        of_module = self._fused_state()
-        y, last_h, last_c = torch.ops.fusedrnn.run(
-            input,
-            h,
-            c,
-            self._flat_weights,
-            " ".join(self._flat_weights_names),
-            self._cell,
-            getattr(self, "nonlinearity", ""),
-            self.batch_first,
-            str(of_module.threads),
-            of_module.backend,
-        )
-        return y, (last_h, last_c) if self._cell == "lstm" else last_h
-
 
 class _Steps(_Converted):
     """A module that runs one step: RNNCell, LSTMCell or GRUCell."""
 
     # Of PyTorch's modules.
     _parameters: dict[str, Any]
-
-    def _fused_options(self) -> dict[str, Any]:
-        return {"activation": self.nonlinearity} if self._cell == "rnn" else {}  # type: ignore[attr-defined]
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As PyTorch's ``forward``."""
@@ -280,17 +292,17 @@ class _Steps(_Converted):
         inputs = (input, *(hx if isinstance(hx, tuple) else (hx,)))
         if not _runs_here(inputs, [*weights.values()], traced, self.training):
             return super().forward(input, hx)  # type: ignore[misc]
-        if traced:
-            return self._traced(weights, *inputs)
-        return (self._run if get_eval_frame_callback() is None else _apart(self._run))(
-            input, hx, weights
-        )
+        if not traced:
+            return self._kernels(input, hx, weights)
+        x, h, c = (None if each is None else each.unsqueeze(0) for each in (*inputs, None)[:3])
+        _, last = self._operator(x, h, c, [*weights], [*weights.values()])
+        return tuple(each[0] for each in last) if self._cell == "lstm" else last[0]
 
     def _run(self, input: Any, hx: Any, weights: dict[str, Any]) -> Any:
+        layer = self._current([*weights], [*weights.values()])
+        if layer is None or not input.numel():
+            return super().forward(input, hx)  # type: ignore[misc]
         try:
-            layer = self._current([*weights], [*weights.values()])
-            if 0 in input.shape:
-                return super().forward(input, hx)  # type: ignore[misc]
             state = hx if hx is None or isinstance(hx, tuple) else (hx,)
             _, after = layer(
                 _array(input)[None], state and tuple(_array(each)[None] for each in state)
@@ -299,23 +311,6 @@ class _Steps(_Converted):
             return super().forward(input, hx)  # type: ignore[misc]
         return _outgoing(tuple(array[0] for array in after))
 
-    def _traced(self, weights: dict[str, Any], input: Any, h: Any, c: Any = None) -> Any:
-        h, c = (None if each is None else each.unsqueeze(0) for each in (h, c))
-        of_module = self._fused_state()
-        _, last_h, last_c = torch.ops.fusedrnn.run(
-            input.unsqueeze(0),
-            h,
-            c,
-            [*weights.values()],
-            " ".join(weights),
-            self._cell,
-            getattr(self, "nonlinearity", ""),
-            False,
-            str(of_module.threads),
-            of_module.backend,
-        )
-        return (last_h[0], last_c[0]) if self._cell == "lstm" else last_h[0]
-
 
 def _array(tensor: Tensor) -> Any:
     """The same memory as an array."""
@@ -323,8 +318,8 @@ def _array(tensor: Tensor) -> Any:
 
 
 def _outgoing(state: tuple[Any, ...]) -> Any:
-    found = tuple(torch.from_numpy(array) for array in state)
-    return found if len(found) > 1 else found[0]
+    first = torch.from_numpy(state[0])
+    return first if len(state) == 1 else (first, torch.from_numpy(state[1]))
 
 
 class RNN(_Sequences, nn.RNN):
@@ -396,8 +391,8 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
 
     Raises
     ------
-    TypeError, ValueError
-        If an argument is not as described. Nothing has been converted.
+    TypeError, ValueError, MissingExtraError
+        If an argument is not as described, or the backend is not there. Nothing has been converted.
 
     Warns
     -----
@@ -405,7 +400,9 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
         If there is nothing to convert.
     """
     _check_module(module)
-    threads, backend = checked_threads(threads), checked_backend(backend)
+    LAYERS["rnn"](
+        1, 1, threads=threads, backend=backend
+    )  # refuses what cannot be, before anything is converted
     found = 0
     for each in module.modules():
         if type(each) in CONVERTED and not _obstacle(each):
@@ -498,7 +495,7 @@ _kept_lock = Lock()
 
 
 @torch.library.custom_op("fusedrnn::run", mutates_args=())
-def _run(
+def _operator(
     x: Tensor,
     h: Tensor | None,
     c: Tensor | None,
@@ -511,23 +508,14 @@ def _run(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the last h, and the last c (empty for a cell without one), each in memory of its own."""
-    options: dict[str, Any] = {"batch_first": batch_first, "backend": backend}
-    options["threads"] = threads if threads == "auto" else int(threads)
-    if activation:
-        options["activation"] = activation
+    number: Threads = "auto" if threads == "auto" else int(threads)
+    choices = cell, activation, batch_first, number, backend
     # The packed weights are held, so no other tensor can be at their addresses.
-    key = (
-        cell,
-        activation,
-        batch_first,
-        threads,
-        backend,
-        *(weight.data_ptr() for weight in weights),
-    )
+    key = (*choices, *(weight.data_ptr() for weight in weights))
     with _kept_lock:
         packed = _kept.get(key)
         if packed is None or not packed.fits(packed.weights):
-            packed = _kept[key] = _pack(names.split(), weights, cell, options)
+            packed = _kept[key] = _pack(names.split(), weights, *choices)
         _kept.move_to_end(key)
         while len(_kept) > MAX_KEPT:
             _kept.popitem(last=False)
@@ -539,7 +527,7 @@ def _run(
     return torch.from_numpy(y), last[0], last[1] if len(last) > 1 else x.new_empty(0)
 
 
-@_run.register_fake
+@_operator.register_fake
 def _(
     x: Tensor,
     h: Tensor | None,
@@ -552,15 +540,11 @@ def _(
     threads: str,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kinds = names.split()
-    shapes = dict(zip(kinds, (weight.shape for weight in weights), strict=True))
-    directions = 2 if "weight_ih_l0_reverse" in shapes else 1
-    layers = sum(name.startswith("weight_ih") for name in kinds) // directions
-    units = shapes["weight_hh_l0"][0] // {"rnn": 1, "lstm": 4, "gru": 3}[cell]
-    width = shapes["weight_hh_l0"][1]
+    shapes = {
+        name: tuple(map(int, each.shape)) for name, each in zip(names.split(), weights, strict=True)
+    }
+    a = from_shapes(cell, shapes, {})
     batch = () if x.dim() == 2 else (x.shape[0 if batch_first else 1],)
-    y = x.new_empty((*x.shape[:-1], directions * width))
-    last = x.new_empty((layers * directions, *batch, width))
-    if cell != "lstm":
-        return y, last, x.new_empty(0)
-    return y, last, x.new_empty((layers * directions, *batch, units))
+    rows = a.num_layers * a.directions
+    y, last_h = x.new_empty((*x.shape[:-1], a.output_size)), x.new_empty((rows, *batch, a.fed_back))
+    return y, last_h, x.new_empty((rows, *batch, a.hidden_size) if cell == "lstm" else 0)

@@ -425,6 +425,8 @@ def test_arguments_of_convert_are_checked() -> None:
         ft.convert(module, threads=0)
     with pytest.raises(ValueError, match="backend"):
         ft.convert(module, backend="fortran")
+    with pytest.raises(fr.UnsupportedError, match="threads must be 1"):
+        ft.convert(module, threads=4, backend="numpy")
     assert type(module) is nn.LSTM
     with pytest.warns(UserWarning, match="no recurrent module"):
         ft.convert(nn.Linear(3, 4))

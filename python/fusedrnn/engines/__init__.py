@@ -15,16 +15,9 @@ from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.weights import Weights
 
-__all__ = ["BACKENDS", "checked_backend", "choose"]
+__all__ = ["BACKENDS", "choose"]
 
 BACKENDS = ("c", "numba", "numpy")
-
-
-def checked_backend(backend: object) -> str:
-    """The name of a backend, or "auto"; or the error that says what is given instead."""
-    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
-        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
-    return backend
 
 
 def choose(
@@ -35,8 +28,10 @@ def choose(
     threads: Threads = 1,
 ) -> Engine:
     """The engine for a backend's name; "auto" is C, or NumPy for float64."""
-    if checked_backend(backend) == "auto":
+    if isinstance(backend, str) and backend == "auto":
         backend = "c" if dtype == FLOAT32 else "numpy"
+    if not isinstance(backend, str) or backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
     if backend == "numpy":
         if threads not in (1, "auto"):
             raise UnsupportedError(
