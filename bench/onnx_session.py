@@ -5,39 +5,22 @@ Both are called with ``run`` in one process, with one thread, a round of each in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
 import numpy as np
 
 import fusedrnn as fr
-from fusedrnn.bench.pairs import Pair, Pairs, timed
+from fusedrnn.bench.pairs import Case, Pair, Pairs, timed
 
-__all__ = ["CASES", "Case", "measure", "measured"]
+__all__ = ["CASES", "measure", "measured"]
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 #: How far outputs may be apart.
 TOLERANCE = 1e-4
 #: The gates of each operator.
 GATES = {"LSTM": 4, "GRU": 3}
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, and what it is called with.
-
-    Attributes
-    ----------
-    name
-        In words.
-    make
-        Makes the model and the feeds.
-    """
-
-    name: str
-    make: Callable[[], tuple[Any, Arrays]]
 
 
 # ---- models --------------------------------------------------------------------------------------

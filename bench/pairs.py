@@ -13,9 +13,25 @@ import click
 from fusedrnn.bench.timing import Quartiles, calls, interleaved
 from fusedrnn.counting.result import Result, Table
 
-__all__ = ["Pair", "Pairs", "each", "timed"]
+__all__ = ["Case", "Pair", "Pairs", "each", "timed"]
 
 CaseT = TypeVar("CaseT")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and what it is called with.
+
+    Attributes
+    ----------
+    name
+        In words.
+    make
+        Makes the model and its inputs.
+    """
+
+    name: str
+    make: Callable[[], tuple[Any, Any]]
 
 
 @dataclass(frozen=True)

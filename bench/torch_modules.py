@@ -6,34 +6,17 @@ Both are called in one process, with one thread, a round of each in turn: ``fuse
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 
-from fusedrnn.bench.pairs import Pair, Pairs, timed
+from fusedrnn.bench.pairs import Case, Pair, Pairs, timed
 
-__all__ = ["CASES", "Case", "measure", "measured"]
+__all__ = ["CASES", "measure", "measured"]
 
 #: How far outputs may be apart.
 TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Case:
-    """A module, and what it is called with.
-
-    Attributes
-    ----------
-    name
-        In words.
-    make
-        Makes the module and its input.
-    """
-
-    name: str
-    make: Callable[[], tuple[Any, Any]]
 
 
 def _layer(kind: str, units: int, steps: int, batch: int) -> tuple[Any, Any]:

@@ -7,14 +7,14 @@ from conftest import oracle
 
 oracle("torch")
 
-from fusedrnn.bench import torch_modules
+from fusedrnn.bench.pairs import Case
 from fusedrnn.bench.torch_modules import CASES, measure, measured
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 
 @pytest.mark.parametrize("case", [CASES[0], CASES[9], CASES[-2]], ids=lambda case: case.name)
-def test_a_module_is_measured_in_both(case: torch_modules.Case) -> None:
+def test_a_module_is_measured_in_both(case: Case) -> None:
     found = measure(case, rounds=2)
     assert min(found.theirs, found.ours, found.ratios.q1) > 0
     assert case.name in str(measured([found]))

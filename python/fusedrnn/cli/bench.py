@@ -178,10 +178,9 @@ def stages(report: Path | None, json: Path | None, **given: Any) -> int:
 @output_options
 def torch_modules(*, rounds: int, output: Output) -> None:
     """Your PyTorch model: modules as PyTorch runs them, and converted ones."""
-    from fusedrnn.bench import torch_modules as own
-    from fusedrnn.bench.pairs import each
+    from fusedrnn.bench import torch_modules
 
-    output.put(own.measured(own.measure(case, rounds) for case in each(own.CASES)))
+    output.put(_measured(torch_modules, rounds))
 
 
 @bench.command(
@@ -193,10 +192,16 @@ def torch_modules(*, rounds: int, output: Output) -> None:
 @output_options
 def onnx_models(*, rounds: int, output: Output) -> None:
     """Whole ONNX models: in ONNX Runtime, and in a session that runs their recurrent nodes here."""
-    from fusedrnn.bench import onnx_session as own
+    from fusedrnn.bench import onnx_session
+
+    output.put(_measured(onnx_session, rounds))
+
+
+def _measured(models: Any, rounds: int) -> Any:
+    """All cases of a module of pairs, as one result."""
     from fusedrnn.bench.pairs import each
 
-    output.put(own.measured(own.measure(case, rounds) for case in each(own.CASES)))
+    return models.measured(models.measure(case, rounds) for case in each(models.CASES))
 
 
 @bench.command(cls=Command, examples=["fusedrnn bench diff old.json new.json"])
