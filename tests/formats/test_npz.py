@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged import load_with_flipped_bytes
 
 import fusedrnn as fr
 from fusedrnn.formats.zipped import opened
@@ -179,16 +180,6 @@ def test_other_files_are_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_flipped_bytes_give_an_error_or_a_layer(tmp_path: Path) -> None:
-    path, random = tmp_path / "flipped.npz", np.random.default_rng(1)
     for save in (np.savez, np.savez_compressed):
-        save(path, **fr.RNN(2, 3, seed=1).weights)
-        content = path.read_bytes()
-        for _ in range(300):
-            changed = bytearray(content)
-            for at in random.integers(0, len(content), random.integers(1, 5)):
-                changed[at] = random.integers(0, 256)
-            path.write_bytes(bytes(changed))
-            try:
-                fr.load(path)
-            except (fr.ModelFormatError, ValueError) as error:
-                assert "\n" not in str(error)
+        save(tmp_path / "flipped.npz", **fr.RNN(2, 3, seed=1).weights)
+        load_with_flipped_bytes(tmp_path / "flipped.npz", 300)

@@ -18,16 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Draw
+from conftest import Draw, oracle
+from damaged import load_with_flipped_bytes
+from drawn_modules import module_of, options_of_modules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fusedrnn as fr
 
-if os.environ.get("FUSEDRNN_REQUIRE_ORACLES") == "1":
-    import torch
-else:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
+torch = oracle("torch")
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:LSTM with projections",
@@ -41,30 +40,7 @@ EXECUTED = "FUSEDRNN_TEST_EXECUTED"
 
 # ---- what PyTorch writes is read -------------------------------------------------------------------
 
-MODULES = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["RNN", "LSTM", "GRU"]),
-        "input_size": st.integers(1, 9),
-        "hidden_size": st.integers(2, 17),
-        "num_layers": st.integers(1, 3),
-        "bias": st.booleans(),
-        "batch_first": st.booleans(),
-        "bidirectional": st.booleans(),
-        "proj": st.booleans(),
-        "relu": st.booleans(),
-        "dtype": st.sampled_from(["float32", "float64", "float16", "bfloat16"]),
-    }
-)
-
-
-def module_of(options: dict[str, Any]) -> Any:
-    chosen = dict(options)
-    kind, proj, relu, dtype = (chosen.pop(name) for name in ("kind", "proj", "relu", "dtype"))
-    if kind == "LSTM" and proj:
-        chosen["proj_size"] = chosen["hidden_size"] // 2
-    if kind == "RNN" and relu:
-        chosen["nonlinearity"] = "relu"
-    return getattr(torch.nn, kind)(**chosen).to(getattr(torch, dtype))
+MODULES = options_of_modules(dtype=st.sampled_from(["float32", "float64", "float16", "bfloat16"]))
 
 
 def outputs(module: Any, x: np.ndarray) -> list[np.ndarray]:
@@ -95,7 +71,9 @@ def test_checkpoints_and_modules_give_what_pytorch_gives(
             (f"module.rnn.{name}", each) for name, each in module.state_dict().items()
         )
         torch.save({"model": state, "epoch": 3, "lr": [0.1, None], "name": "a"}, path)
-        activation = {"activation": "relu"} if options["kind"] == "RNN" and options["relu"] else {}
+        activation = (
+            {"activation": "relu"} if options["kind"] == "RNN" and options["variant"] else {}
+        )
         file = fr.load(path, "model.module.rnn", batch_first=options["batch_first"], **activation)
     assert file.architecture == memory.architecture
     check(memory, module, x)
@@ -241,10 +219,6 @@ def test_other_modules_and_gate_orders_are_refused() -> None:
 
 
 # ---- what is refused by name -------------------------------------------------------------------------
-
-
-class Own(torch.nn.Module):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -488,13 +462,5 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_flipped_bytes_give_an_error_or_a_layer(tmp_path: Path) -> None:
-    content, path, random = checkpoint(), tmp_path / "flipped.pt", np.random.default_rng(1)
-    for _ in range(400):
-        changed = bytearray(content)
-        for at in random.integers(0, len(content), random.integers(1, 5)):
-            changed[at] = random.integers(0, 256)
-        path.write_bytes(bytes(changed))
-        try:
-            fr.load(path)
-        except (fr.ModelFormatError, ValueError) as error:
-            assert "\n" not in str(error)
+    (tmp_path / "flipped.pt").write_bytes(checkpoint())
+    load_with_flipped_bytes(tmp_path / "flipped.pt", 400)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import oracle
+from drawn_modules import module_of, options_of_modules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -99,29 +100,7 @@ def used(module: Any) -> bool:
 
 # ---- the same results ------------------------------------------------------------------------------
 
-MODULES = st.fixed_dictionaries(
-    {
-        "kind": st.sampled_from(["RNN", "LSTM", "GRU"]),
-        "input_size": st.integers(1, 9),
-        "hidden_size": st.integers(2, 17),
-        "num_layers": st.integers(1, 3),
-        "bias": st.booleans(),
-        "batch_first": st.booleans(),
-        "bidirectional": st.booleans(),
-        "variant": st.booleans(),
-        "dropout": st.sampled_from([0.0, 0.5]),
-    }
-)
-
-
-def module_of(options: dict[str, Any]) -> Any:
-    chosen = dict(options)
-    kind, variant = chosen.pop("kind"), chosen.pop("variant")
-    if kind == "LSTM" and variant:
-        chosen["proj_size"] = chosen["hidden_size"] // 2
-    if kind == "RNN" and variant:
-        chosen["nonlinearity"] = "relu"
-    return getattr(nn, kind)(**chosen).eval()
+MODULES = options_of_modules(dropout=st.sampled_from([0.0, 0.5]))
 
 
 @given(
