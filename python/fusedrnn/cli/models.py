@@ -143,6 +143,7 @@ def run(
     from fusedrnn import running
     from fusedrnn.files import check_output
     from fusedrnn.formats.files import read
+    from fusedrnn.formats.torch_state import TANH_ASSUMED
 
     _check_suffix(context, path)
     if str(state_out) == "-":
@@ -170,8 +171,8 @@ def run(
     if state_out is not None:
         running.save_state(state_out, state)
     for note in found.notes:
-        if activation is None or "activation=" not in note:
-            _say(note.replace("activation='relu'", "--activation relu"))
+        if activation is None or note != TANH_ASSUMED:
+            _say(note)
     if rows.note:
         _say(rows.note)
     if stream:

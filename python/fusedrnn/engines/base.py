@@ -76,7 +76,8 @@ class Engine(ABC):
         Parameters
         ----------
         call
-            A call that is over, without lengths.
+            A call that is over, without lengths, whose sequences the caller had without gaps: later ones are taken to
+            lie as these do.
         state_type
             The layer's named tuple.
         x, y

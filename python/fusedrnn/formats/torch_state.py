@@ -24,7 +24,10 @@ from fusedrnn.shapes import WEIGHT_NAME, from_shapes, unmatched
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["contents", "found_layer"]
+__all__ = ["TANH_ASSUMED", "contents", "found_layer"]
+
+#: What is said of a plain RNN.
+TANH_ASSUMED = "tanh is assumed, which the arrays do not tell: the option activation says otherwise"
 
 #: The arrays of a cell, whose names have no end.
 CELL_KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -114,9 +117,7 @@ def found_layer(
     try:
         known = cell or _cell_of(shapes)
         if known == "rnn" and cell is None:
-            notes.append(
-                "tanh is assumed, which the arrays do not tell; activation='relu' changes that"
-            )
+            notes.append(TANH_ASSUMED)
         architecture = from_shapes(known, shapes, options or {})
     except (ArchitectureError, ValueError) as error:
         text = str(error).removeprefix("weights: ")
