@@ -12,7 +12,6 @@ from fusedrnn.layer import Layer
 
 __all__ = [
     "GRU",
-    "LAYERS",
     "LSTM",
     "RNN",
     "ClockworkRNN",
