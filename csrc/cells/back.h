@@ -87,12 +87,31 @@ FR_INLINE fr_back_rows fr_back_group(const fr_span *s, int64_t t, bool run_on)
     return run_on ? (fr_back_rows){0, after, true} : (fr_back_rows){after, fr_active(s, t) - after, false};
 }
 
-/* The gradients of h' of a tile's units at step t, or of the h before step 0 if t is -1. `depth` gradients of sums of
- * the step after are multiplied with R. */
-FR_INLINE void fr_back_h(const fr_panels *w, const fr_back_span *b, int64_t t, int64_t depth, fr_back_rows group,
-                         const fr_tile *tile, fr_sums sums)
+/* Fetches a tile's records, and dy, of the step before t while the product of step t computes: c is read there at once,
+ * the sums one step later. The tape is far larger than a cache, and its rows are read in short pieces, from the last to
+ * the first: left to the hardware, these reads take as long as the derivative. */
+FR_INLINE void fr_fetch_records(const fr_panels *w, const fr_back_span *b, int64_t t, const float *z, int64_t first_row,
+                                const fr_tile *tile)
 {
     const fr_span *s = b->s;
+    const int64_t z_row = w->blocks * s->z_block, floats = tile->blocks * s->z_block;
+    z -= fr_active(s, t - 1) * z_row;
+    for (int64_t k = 0; k < tile->rows; k++) {
+        const float *record = z + (first_row + tile->row + k) * z_row + tile->block * s->z_block;
+        for (int64_t at = 0; at < floats; at += FR_LINE_FLOATS)
+            __builtin_prefetch(record + at, 0, 3);
+        __builtin_prefetch(b->dy[first_row + tile->row + k] + (t - 1) * b->dy_step + tile->block * VF_LANES, 0, 3);
+    }
+}
+
+/* The gradients of h' of a tile's units at step t, or of the h before step 0 if t is -1. `depth` gradients of sums of
+ * the step after are multiplied with R. */
+FR_INLINE void fr_back_h(const fr_panels *w, const fr_back_span *b, int64_t t, int64_t depth, const float *z,
+                         fr_back_rows group, const fr_tile *tile, fr_sums sums)
+{
+    const fr_span *s = b->s;
+    if (t > 0)
+        fr_fetch_records(w, b, t, z, group.first, tile);
     if (group.product) /* rows that run on are the first ones */
         fr_back_product(tile, w->back_h_panels, depth, b->dz_after, b->dz_row, sums);
     for (int64_t k = 0; k < tile->rows; k++) {
@@ -116,7 +135,7 @@ FR_INLINE void fr_back_state_tile(const fr_panels *w, const fr_back_span *b, int
 {
     fr_tile_sums memory;
     const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
-    fr_back_h(w, b, -1, depth, fr_back_group(b->s, -1, true), tile, sums);
+    fr_back_h(w, b, -1, depth, NULL, fr_back_group(b->s, -1, true), tile, sums);
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t unit = (tile->block + j) * VF_LANES;

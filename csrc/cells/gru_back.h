@@ -20,7 +20,7 @@ FR_INLINE void fr_gru_back_tile(bool after, bool defaults, const fr_panels *w, c
     const int64_t H = w->hidden, z_row = w->blocks * b->s->z_block;
     fr_tile_sums memory;
     const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
-    fr_back_h(w, b, t, (after ? 3 : 2) * H, group, tile, sums);
+    fr_back_h(w, b, t, (after ? 3 : 2) * H, z, group, tile, sums);
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t row = group.first + tile->row + k, block = tile->block + j, unit = block * VF_LANES;

@@ -109,7 +109,7 @@ FR_INLINE void fr_lstm_back_tile(int gates, bool defaults, const fr_panels *w, c
     const int64_t H = w->hidden;
     fr_tile_sums memory;
     const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
-    fr_back_h(w, b, t, gates * H, group, tile, sums);
+    fr_back_h(w, b, t, gates * H, z, group, tile, sums);
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t row = group.first + tile->row + k, unit = (tile->block + j) * VF_LANES;
