@@ -9,6 +9,7 @@
 
 struct fr_panels;
 struct fr_span;
+struct fr_back_span;
 
 /* What a kernel is asked for. The loop over time is its caller's, the loops over units and rows are its own. */
 enum fr_phase {
@@ -24,6 +25,22 @@ enum fr_phase {
  * C kernels and Numba kernels have this one signature, and the caller does not know which of them it calls.
  */
 typedef void (*fr_kernel)(const struct fr_panels *w, const struct fr_span *s, int64_t phase, int64_t t, float *z);
+
+/* What a backward kernel is asked for: d is for the gradient of. */
+enum fr_back_phase {
+    FR_BACK_STEP = 0,    /* step t: dz of the sums, or what FR_BACK_FINISH needs of every unit */
+    FR_BACK_FINISH = 1,  /* the rest of step t: the product with back_dependent_panels */
+    FR_BACK_STATE = 2,   /* dh before step 0, after the last FR_BACK_STEP */
+    FR_BACK_WEIGHTS = 3, /* what the steps of a chunk add to the gradients of weights */
+    FR_BACK_INPUT = 4    /* dx of the steps of a chunk */
+};
+
+/*
+ * One phase of the backward pass of one direction of one layer, for the units, weights or rows of span->share. z is the
+ * record of step t, or of the first step of the chunk.
+ */
+typedef void (*fr_back_kernel)(const struct fr_panels *w, const struct fr_back_span *b, int64_t phase, int64_t t,
+                               const float *z);
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
@@ -96,8 +113,15 @@ typedef struct fr_panels {
     double beta;                   /* its value at 0 */
     double clip;                   /* the limit of the gates' sums; INFINITY for none */
     double cell_clip;              /* the limit of c; INFINITY for none */
-    const fr_module *modules; /* [module_count], by ascending period; NULL for other cells than the Clockwork RNN */
-    int64_t module_count;     /* the number of modules */
+    const fr_module *modules;   /* [module_count], by ascending period; NULL for other cells than the Clockwork RNN */
+    int64_t module_count;       /* the number of modules */
+    int64_t recorded;           /* the number of values that a tape keeps of a unit: Cell.recorded of the cell table */
+    fr_back_kernel back_kernel; /* of the cell table's row; NULL, as the panels that follow, until one is asked for */
+    const float *back_x_panels; /* W transposed, [ceil(X / L)][G * H][L]; without W_n for a GRU that resets after */
+    const float *back_late_panels; /* W_n transposed, [ceil(X / L)][H][L], of a GRU that resets after; else NULL */
+    const float *back_h_panels;    /* R transposed, [ceil(R / L)][G * H][L]; without R_n for a GRU that resets before */
+    const float *back_dependent_panels; /* P transposed, [N][R][L], or R_n transposed, [N][H][L], of a GRU that resets
+                                           before; else NULL */
 } fr_panels;
 
 /*
@@ -123,7 +147,15 @@ typedef struct fr_span {
                               step. The pointers are NULL for cells without c */
     int64_t *const *t;     /* [B] pointers to counters of steps, which the caller of the kernel advances. The
                               pointers are NULL for cells without a counter */
-    float *scratch;        /* [chunk * B][N][G][L], 64-byte aligned: for z; no value survives a call */
+    const int64_t *const *since; /* [B] pointers to the number of steps since the last reset at each step: 0 where the
+                                    state is zeroed before the step, negative before the first reset. NULL: none */
+    int64_t since_step;          /* the stride of since */
+    const float *zeros;          /* [max(H, R)], where there are resets */
+    float *tape; /* the records of all steps, [sum of active][N][recorded][L], or NULL: z is then in it, and keeps the
+                    sums. A Clockwork RNN's records are [2][N * L]: the slope of the activation, 0 in idle units, and 1
+                    in idle units */
+    int64_t z_block;            /* floats of a unit block in z: G * L, or recorded * L */
+    float *scratch;             /* [chunk * B][N][G][L], 64-byte aligned: for z; no value survives a call */
     const float **scratch_rows; /* [chunk * B]: for the rows of x of a chunk; no value survives a call */
     float *intermediate;        /* 64-byte aligned, for cells with dependent_panels: [B][N * L] m of an LSTM with a
                                    projection, or [2][B][N * L] r * h and z of a GRU that resets before. All shares
@@ -210,6 +242,10 @@ typedef struct fr_sequence {
     const int64_t *order;   /* [B] indices of sequences, the longest first; NULL if all have T steps */
     const int64_t *lengths; /* [B] lengths, in that order */
     const int64_t *active;  /* [T] numbers of sequences longer than t */
+    const int64_t *since;   /* [T][B] steps since the last reset, as in fr_span; NULL without resets */
+    const float *zeros;     /* [max(H, R)], where there are resets */
+    float *tape;            /* [layers * D][tape_floats], written; or NULL */
+    int64_t tape_floats;    /* size of the tape of a layer and direction: a multiple of a cache line */
     int64_t threads;        /* number of threads that may compute, the caller's included: 1 to FR_MAX_THREADS */
     int64_t wakes;          /* 0 if the call is too short to wake sleeping threads for; one thread is faster then */
     float *workspace;       /* fr_bind_shape() floats; contents do not matter before or after a call */
@@ -222,6 +258,80 @@ typedef struct fr_sequence {
  * of that shape. Returns the size of its workspace in floats.
  */
 int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q);
+
+/* The gradients of the weights of one direction of one layer, to which a backward pass adds. All are in the shapes of
+ * the weights; rows of matrices begin at multiples of FR_LINE_FLOATS, and have room to the next one. */
+typedef struct fr_weight_gradients {
+    float *dW;      /* [G * H][X] */
+    float *dR;      /* [G * H][R] */
+    float *dP;      /* [R][H]; NULL without a projection */
+    float *db;      /* [G * H], with room to the next cache line */
+    float *dd;      /* [H], of d_n of a GRU that resets after, with room to the next line; else NULL */
+    float *dp;      /* [3][H], for i, f and o, with room to the next line; NULL without peepholes */
+    int64_t dW_row; /* floats from row to row */
+    int64_t dR_row;
+    int64_t dP_row;
+} fr_weight_gradients;
+
+/*
+ * What a backward kernel reads and writes. A row of gradients dz is [G * H] of the sums, in the order of the rows of
+ * the canonical weights, whatever L is: so products over it have the same bits on every instruction set. Two parts may
+ * follow: [R] dh of a projection, or [H] dn of a GRU that resets after, whose row has r * dn among the sums; and [H],
+ * what is multiplied with the weights of dependent_panels: m of a projection, r * h of a GRU that resets before.
+ */
+typedef struct fr_back_span {
+    const fr_span *s;       /* the recorded call: x, y, and h and c before step 0 */
+    const float *const *dy; /* [B] pointers to rows of R floats */
+    int64_t dy_step;        /* the stride of dy */
+    float *const *dx;       /* [B] pointers to rows of X floats */
+    int64_t dx_step;        /* the stride of dx */
+    int64_t adds_dx;        /* 1: to what is there; 0: over it */
+    float *const *dh; /* [B] pointers to R floats: in, of h after the row's last step; then what reaches the h before
+                         step t beside the product; out, of h before step 0 */
+    float *const *dc; /* [B] pointers to H floats: of c, likewise */
+    float *dz;        /* rows of gradients of step t, or of the steps of the chunk */
+    const float *dz_after; /* rows of gradients of step t + 1 */
+    int64_t dz_row;        /* floats from row to row */
+    int64_t end;           /* the step after the chunk */
+    int64_t chunk_rows;    /* the number of rows of the chunk */
+    const float **rows;    /* [largest chunk_rows], for pointers to rows of a chunk */
+    float *gathered;       /* [FR_MAX_BLOCKS][largest chunk_rows][L], 64-byte aligned, for values of those rows */
+    fr_weight_gradients gradients;
+} fr_back_span;
+
+/* A backward pass over a recorded call. */
+typedef struct fr_backward {
+    const fr_sequence *forward; /* the recorded call, bound and run; not written */
+    const float *h;             /* [layers * D][B][R]: before step 0 */
+    const float *c;             /* [layers * D][B][H], or NULL */
+    const float *dy;            /* [T][B][D * R], with the strides that follow */
+    int64_t dy_step;
+    int64_t dy_row;
+    float *dx; /* [T][B][X], with the strides that follow, written up to each sequence's length; NULL if not wanted */
+    int64_t dx_step;
+    int64_t dx_row;
+    float *dh;                            /* [layers * D][B][R]: in, of the state after; out, of the state before */
+    float *dc;                            /* [layers * D][B][H], likewise, or NULL */
+    const fr_weight_gradients *gradients; /* [layers * D] */
+    float *workspace;                     /* fr_bind_backward() floats; contents do not matter before or after */
+    int64_t chunk;                        /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
+    int64_t rows;                         /* largest number of rows of a chunk */
+    int64_t dz_row;                       /* floats of a row of gradients */
+    int64_t layer_gradient;               /* floats of the gradient of a layer's output */
+    int64_t thread_floats;                /* floats that each thread has */
+} fr_backward;
+
+/* The size of the tape of one layer and direction, in floats, for that many rows: steps of sequences. */
+int64_t fr_tape_floats(const fr_plan *plan, int64_t rows);
+
+/* Binds a backward pass to the shape of its recorded call. Returns the size of its workspace in floats. */
+int64_t fr_bind_backward(const fr_plan *plan, fr_backward *b);
+
+/*
+ * Runs a backward pass, layer by layer from the last, each direction from its last step to its first: the same bits for
+ * any number of threads, which is that of the recorded call.
+ */
+void fr_run_backward(const fr_plan *plan, const fr_backward *b);
 
 /* What a call of a shape would take, by the model of schedule.c. */
 typedef struct fr_prediction {
@@ -321,6 +431,7 @@ int64_t fr_isa_lanes(int64_t isa);  /* L */
 /* The kernel of a row of the cell table, by Cell.kernel of python/fusedrnn/cells.py; NULL if there is none of that
  * name. */
 fr_kernel fr_find_kernel(int64_t isa, const char *name);
+fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name);
 
 /*
  * Packs `gates` gate blocks of a canonical matrix, each of `units` rows of `depth` floats, into panels

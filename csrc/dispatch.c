@@ -46,6 +46,16 @@ fr_kernel fr_find_kernel(int64_t isa, const char *name)
     return NULL;
 }
 
+fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name)
+{
+#define FR_CASE(kernel)                                                                                                \
+    if (strcmp(name, #kernel) == 0)                                                                                    \
+        return tables[isa]->kernel##_back;
+    FR_CELLS(FR_CASE)
+#undef FR_CASE
+    return NULL;
+}
+
 void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling)
 {
     tables[isa]->tiling(gates, count, tiling);

@@ -34,7 +34,9 @@ typedef struct {
     const char *isa;
     int64_t lanes;
     void (*tiling)(int64_t gates, int64_t count, int64_t *tiling);
-#define FR_MEMBER(cell) fr_kernel cell;
+#define FR_MEMBER(cell)                                                                                                \
+    fr_kernel cell;                                                                                                    \
+    fr_back_kernel cell##_back;
     FR_CELLS(FR_MEMBER)
 #undef FR_MEMBER
 #define FR_MEMBER(activation) fr_activation_kernel activation;

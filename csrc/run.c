@@ -24,19 +24,21 @@ static void keep_state(const fr_panels *w, const fr_span *s)
     for (int64_t t = s->steps - 1, ended = 0; t >= 0; t--)
         for (; ended < active_rows(s, t); ended++) {
             memcpy(s->h[ended], s->y[ended] + t * s->y_step, (size_t)w->outputs * sizeof(float));
-            if (s->t[ended])
-                *s->t[ended] += t + 1;
+            if (s->t[ended]) {
+                const int64_t since = s->since ? s->since[ended][t * s->since_step] : -1;
+                *s->t[ended] = since >= 0 ? since + 1 : *s->t[ended] + t + 1;
+            }
         }
 }
 
-/* The steps of a chunk, from `first` on. */
-static void run_chunk(const fr_panels *w, const fr_span *s, const fr_role *role, fr_barrier_count *counts,
-                      int64_t first)
+/* The steps of a chunk, from `first` on, whose records begin at `record`. Returns where those of the next one do. */
+static float *run_chunk(const fr_panels *w, const fr_span *s, const fr_role *role, fr_barrier_count *counts,
+                        int64_t first, float *record)
 {
-    const bool ahead = w->input_product == FR_ALWAYS || (w->input_product == FR_AHEAD && s->chunk > 1);
+    const bool ahead = w->input_product == FR_ALWAYS || (w->input_product == FR_AHEAD && (s->chunk > 1 || s->tape));
     const int64_t end = first + s->chunk < s->steps ? first + s->chunk : s->steps;
-    float *z = ahead ? s->scratch : NULL;
-    if (z) /* each thread for its own units: no barrier */
+    float *z = s->tape ? record : ahead ? s->scratch : NULL;
+    if (ahead) /* each thread for its own units: no barrier */
         w->kernel(w, s, FR_INPUT, first, z);
     for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
         w->kernel(w, s, FR_STEP, t, z);
@@ -46,14 +48,16 @@ static void run_chunk(const fr_panels *w, const fr_span *s, const fr_role *role,
         }
         wait_for_units(s, role, counts);
         if (z)
-            z += active_rows(s, t) * w->blocks * w->block_floats;
+            z += active_rows(s, t) * w->blocks * s->z_block;
     }
+    return z;
 }
 
 void fr_run_span(const fr_panels *w, const fr_span *s, const fr_role *role, fr_barrier_count *counts)
 {
+    float *record = s->tape;
     for (int64_t first = 0; first < s->steps; first += s->chunk)
-        run_chunk(w, s, role, counts, first);
+        record = run_chunk(w, s, role, counts, first, record);
     if (s->share == 0)
         keep_state(w, s);
 }
@@ -92,7 +96,7 @@ static void run_pipeline(const fr_call *call, const fr_role *role)
         if (role->thread > 0)
             fr_wait(counts, role->thread - 1, first / chunk + 1);
         for (int64_t layer = 0; layer < layers; layer++)
-            run_chunk(&plan->panels[lowest + layer], &spans[layer], role, counts, first);
+            run_chunk(&plan->panels[lowest + layer], &spans[layer], role, counts, first, NULL);
         fr_arrive(counts, role->thread);
     }
     for (int64_t layer = 0; layer < layers; layer++)

@@ -46,6 +46,15 @@ static bool divides_layers(const fr_plan *plan, int64_t steps, int64_t batch, in
            batch * panel_floats(plan->panels) <= PIPELINE_FLOATS;
 }
 
+static void divide_units(fr_schedule *schedule, const fr_panels *w, int64_t threads)
+{
+    const int64_t by_units = min(threads, divided_blocks(w));
+    if (by_units > 1) {
+        schedule->division |= FR_UNITS;
+        schedule->group_threads = by_units;
+    }
+}
+
 /* Divides a direction by rows or by units. Rows need no barrier; units keep a core's panels in its own L2. */
 static void divide_direction(fr_schedule *schedule, const fr_panels *w, int64_t batch, int64_t threads)
 {
@@ -55,9 +64,8 @@ static void divide_direction(fr_schedule *schedule, const fr_panels *w, int64_t 
         schedule->division |= FR_ROWS;
         schedule->group_threads = by_rows;
         schedule->rows = share_of(batch, by_rows);
-    } else if (by_units > 1) {
-        schedule->division |= FR_UNITS;
-        schedule->group_threads = by_units;
+    } else {
+        divide_units(schedule, w, threads);
     }
 }
 
@@ -82,6 +90,22 @@ fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, in
     schedule.chunk = schedule.chunk_alone;
     if (schedule.division & FR_LAYERS)
         schedule.chunk = min(schedule.chunk, PIPELINE_STEPS);
+    return schedule;
+}
+
+fr_schedule fr_recorded_schedule(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
+{
+    const fr_panels *w = plan->panels;
+    fr_schedule schedule = {.division = FR_ALONE, .groups = 1, .group_threads = 1, .rows = batch};
+    if (steps > 0 && batch > 0 && threads > 1) {
+        if (plan->directions == 2) {
+            schedule.division = FR_DIRECTIONS;
+            schedule.groups = 2;
+        }
+        divide_units(&schedule, w, threads / schedule.groups);
+    }
+    schedule.threads = schedule.groups * schedule.group_threads;
+    schedule.chunk = schedule.chunk_alone = chunk_steps(w, at_least_one(steps), at_least_one(batch));
     return schedule;
 }
 

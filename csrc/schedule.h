@@ -13,6 +13,10 @@
 /* The division of a call of that shape. */
 fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
 
+/* The division of a call that is recorded: by directions and units alone, so that the steps of all rows are records
+ * side by side, in one order for any number of threads. */
+fr_schedule fr_recorded_schedule(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
+
 /* What one thread of a call does. */
 typedef struct {
     int64_t division; /* bits of fr_division; FR_ALONE for a thread alone, whatever the schedule says */

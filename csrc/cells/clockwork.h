@@ -18,8 +18,35 @@
 #ifndef FR_CLOCKWORK_H
 #define FR_CLOCKWORK_H
 
+/* The record of a row: the slope of each unit's activation, 0 in idle units, and behind them 1 in idle units. */
+FR_INLINE float *fr_clockwork_record(const fr_panels *w, float *z, int64_t row)
+{
+    return z + row * 2 * w->blocks * VF_LANES;
+}
+
+/* The units of an idle module, from `begin` to `end`: h' = h. */
+static void fr_clockwork_idle(const fr_panels *w, const fr_span *s, int64_t t, float *z, int64_t row, int64_t begin,
+                              int64_t end)
+{
+    memcpy(s->y[row] + t * s->y_step + begin, fr_h_before(s, t, row) + begin, (size_t)(end - begin) * sizeof(float));
+    if (s->tape) {
+        float *record = fr_clockwork_record(w, z, row);
+        for (int64_t unit = begin; unit < end; unit++) {
+            record[unit] = 0.0f;
+            record[w->blocks * VF_LANES + unit] = 1.0f;
+        }
+    }
+}
+
+/* The number of steps that a row has made before step t. */
+FR_INLINE int64_t fr_steps_before(const fr_span *s, int64_t t, int64_t row)
+{
+    const int64_t since = s->since ? s->since[row][t * s->since_step] : -1;
+    return since >= 0 ? since : *s->t[row] + t;
+}
+
 /* FR_STEP of one tile of a module, for the rows of `due`. */
-FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, const fr_module *m,
+FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, float *z, const fr_module *m,
                                  const fr_tile *tile, const int64_t *due)
 {
     const int64_t depth = w->hidden - m->reads;
@@ -38,15 +65,21 @@ FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t unit = (tile->block + j) * VF_LANES;
-            const fr_quotient output =
-                fr_candidate(w, w->default_activations, vf_load(sums.at + (k * tile->blocks + j) * VF_LANES));
+            const vf sum = vf_load(sums.at + (k * tile->blocks + j) * VF_LANES);
+            const fr_quotient output = fr_candidate(w, w->default_activations, sum);
             vf_store_n(s->y[due[k]] + t * s->y_step + m->first + unit, fr_divided(output), m->units - unit);
+            if (s->tape) {
+                const fr_slope active = fr_candidate_slope(w, w->default_activations, sum);
+                float *record = fr_clockwork_record(w, z, due[k]) + m->first + unit;
+                vf_store_n(record, active.slope, m->units - unit);
+                vf_store_n(record + w->blocks * VF_LANES, vf_set1(0.0f), m->units - unit);
+            }
         }
 }
 
 static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)
 {
-    (void)phase, (void)z; /* there is only FR_STEP */
+    (void)phase; /* there is only FR_STEP */
     for (const fr_module *m = w->modules; m < w->modules + w->module_count; m++) {
         const fr_range mine = fr_share(s, (m->units + VF_LANES - 1) / VF_LANES);
         const int64_t begin = mine.first * VF_LANES; /* the units of the module that are in this share */
@@ -54,18 +87,17 @@ static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, in
         for (int64_t row = 0; row < fr_active(s, t);) {
             int64_t due[FR_MAX_ROWS], count = 0;
             for (; row < fr_active(s, t) && count < FR_MAX_ROWS; row++) {
-                if ((*s->t[row] + t) % m->period == 0)
+                if (fr_steps_before(s, t, row) % m->period == 0)
                     due[count++] = row;
                 else if (begin < end)
-                    memcpy(s->y[row] + t * s->y_step + m->first + begin, fr_h_before(s, t, row) + m->first + begin,
-                           (size_t)(end - begin) * sizeof(float));
+                    fr_clockwork_idle(w, s, t, z, row, m->first + begin, m->first + end);
             }
             if (count == 0)
                 continue;
             const fr_tiling tiling = fr_tile_rows(count, 1);
             fr_tile tile;
             FR_FOR_TILES (tile, tiling, mine, fr_downward(s, t))
-                fr_clockwork_tile(w, s, t, m, &tile, due + tile.row);
+                fr_clockwork_tile(w, s, t, z, m, &tile, due + tile.row);
         }
     }
 }

@@ -43,7 +43,7 @@ FR_INLINE void fr_gru_after_tile(bool defaults, const fr_panels *w, const fr_spa
         x[k] = s->x[tile->row + k] + t * s->x_step;
         h[k] = fr_h_before(s, t, tile->row + k);
     }
-    fr_sums x_sums = fr_input_sums(w, tile, z);
+    fr_sums x_sums = fr_input_sums(w, s, tile, z);
     if (!z) {
         const fr_factor W_x = fr_tile_factor(tile, w->x_panels, 3, w->inputs, x);
         x_sums = fr_sums_in(&x_memory, tile->blocks, 3);
@@ -73,6 +73,13 @@ FR_INLINE void fr_gru_after_tile(bool defaults, const fr_panels *w, const fr_spa
             const vf n_sum = vf_fma(r, vf_load(sum + 2 * VF_LANES), vf_load(x_sum + 2 * VF_LANES));
             const fr_quotient n = fr_candidate(w, defaults, n_sum);
             vf_store_n(s->y[tile->row + k] + t * s->y_step + unit, fr_gru_output(n, update, before), H - unit);
+            if (s->tape) { /* the record is r, z and n, and R_n h + d_n */
+                float *kept = x_sums.at + k * x_sums.row_stride + j * x_sums.block_stride;
+                vf_store(kept, vf_load(sum));
+                vf_store(kept + VF_LANES, vf_load(sum + VF_LANES));
+                vf_store(kept + 2 * VF_LANES, n_sum);
+                vf_store(kept + 3 * VF_LANES, vf_load(sum + 2 * VF_LANES));
+            }
         }
 }
 
@@ -101,8 +108,8 @@ FR_INLINE void fr_gru_reset_tile(bool defaults, const fr_panels *w, const fr_spa
     for (int64_t k = 0; k < tile->rows; k++)
         h[k] = fr_h_before(s, t, tile->row + k);
     const fr_factor R_h = fr_tile_factor(tile, w->h_panels, 2, H, h);
-    const fr_sums sums = fr_sums_in(&memory, tile->blocks, 2);
-    fr_product(2, tile->rows, tile->blocks, fr_input_sums(w, tile, z), R_h, fr_no_factor, sums);
+    const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, 2);
+    fr_product(2, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
 
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
@@ -128,9 +135,9 @@ FR_INLINE void fr_gru_before_tile(bool defaults, const fr_panels *w, const fr_sp
     for (int64_t k = 0; k < tile->rows; k++)
         rh[k] = between.reset + (tile->row + k) * between.row_stride;
     const fr_factor R_n = fr_tile_factor(tile, w->dependent_panels, 1, H, rh);
-    fr_sums n_sums = fr_input_sums(w, tile, z);
+    fr_sums n_sums = fr_input_sums(w, s, tile, z);
     n_sums.at += 2 * VF_LANES;
-    const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
+    const fr_sums sums = s->tape ? n_sums : fr_sums_in(&memory, tile->blocks, 1);
     fr_product(1, tile->rows, tile->blocks, n_sums, R_n, fr_no_factor, sums);
 
     for (int64_t k = 0; k < tile->rows; k++)
@@ -138,7 +145,8 @@ FR_INLINE void fr_gru_before_tile(bool defaults, const fr_panels *w, const fr_sp
             const int64_t row = tile->row + k, unit = (tile->block + j) * VF_LANES;
             const vf before = vf_load_n(fr_h_before(s, t, row) + unit, H - unit);
             const fr_quotient update = fr_whole(vf_load(between.update + row * between.row_stride + unit));
-            const fr_quotient n = fr_candidate(w, defaults, vf_load(sums.at + (k * tile->blocks + j) * VF_LANES));
+            const fr_quotient n =
+                fr_candidate(w, defaults, vf_load(sums.at + k * sums.row_stride + j * sums.block_stride));
             vf_store_n(s->y[row] + t * s->y_step + unit, fr_gru_output(n, update, before), H - unit);
         }
 }

@@ -75,9 +75,9 @@ FR_INLINE void fr_lstm_tile(int gates, bool defaults, const fr_panels *w, const 
         h[k] = fr_h_before(s, t, tile->row + k);
     }
     const fr_factor R_h = fr_tile_factor(tile, w->h_panels, gates, w->outputs, h);
-    const fr_sums sums = fr_sums_in(&memory, tile->blocks, gates);
+    const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, gates);
     if (z) {
-        fr_product(gates, tile->rows, tile->blocks, fr_input_sums(w, tile, z), R_h, fr_no_factor, sums);
+        fr_product(gates, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
     } else {
         const fr_factor W_x = fr_tile_factor(tile, w->x_panels, gates, w->inputs, x);
         fr_product(gates, tile->rows, tile->blocks, fr_biases(w, tile), W_x, R_h, sums);
@@ -85,10 +85,13 @@ FR_INLINE void fr_lstm_tile(int gates, bool defaults, const fr_panels *w, const 
     for (int64_t k = 0; k < tile->rows; k++)
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t row = tile->row + k, unit = (tile->block + j) * VF_LANES;
-            const float *sum = sums.at + k * sums.row_stride + j * sums.block_stride;
-            vf c = vf_load_n(s->c[row] + unit, H - unit);
+            float *sum = sums.at + k * sums.row_stride + j * sums.block_stride;
+            const float *c_before = fr_resets(s, t, row) ? s->zeros : s->c[row];
+            vf c = vf_load_n(c_before + unit, H - unit);
             const vf m = fr_lstm_unit(w, defaults, gates == 3, sum, tile->block + j, &c);
             vf_store_n(s->c[row] + unit, c, H - unit);
+            if (s->tape)
+                vf_store(sum + gates * VF_LANES, c);
             if (!defaults && w->dependent_panels)
                 vf_store(s->intermediate + row * w->blocks * VF_LANES + unit, m);
             else

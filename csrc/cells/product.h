@@ -180,9 +180,10 @@ typedef struct {
 /*
  * The shorter side of the tile is held in registers while the longer side passes by: beside 24 sums there is no room to
  * hold 6 values, and fewer instructions wait at a time. vf_keep makes a weight one load for all rows: left to itself,
- * gcc makes the weight a memory operand of each row, and the loads are what bounds a tile of 2 or 3 rows.
+ * gcc makes the weight a memory operand of each row, and the loads are what bounds a tile of 2 or 3 rows. v_step is the
+ * stride of v from k to k + 1, the constant 1 but in gradients of weights.
  */
-FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor f)
+FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor f, int64_t v_step)
 {
     const int64_t block_stride = f.depth * gates * VF_LANES;
     const int columns = blocks * gates;
@@ -198,7 +199,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
         if (rows < columns) {
             FR_UNROLL
             for (int row = 0; row < rows; row++)
-                held[row] = vf_set1(v[row][k]);
+                held[row] = vf_set1(v[row][k * v_step]);
             FR_UNROLL
             for (int column = 0; column < columns; column++) {
                 vf weight = vf_load(weights + column / gates * block_stride + column % gates * VF_LANES);
@@ -217,7 +218,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
             }
             FR_UNROLL
             for (int row = 0; row < rows; row++) {
-                const vf value = vf_set1(v[row][k]);
+                const vf value = vf_set1(v[row][k * v_step]);
                 FR_UNROLL
                 for (int column = 0; column < columns; column++)
                     sum[row * columns + column] = vf_fma(value, held[column], sum[row * columns + column]);
@@ -234,9 +235,9 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
     for (int k = 0; k < rows * blocks * gates; k++)
         sum[k] = vf_load(from.at + k / gates / blocks * from.row_stride + k / gates % blocks * from.block_stride +
                          k % gates * VF_LANES);
-    fr_accumulate(sum, rows, blocks, gates, first);
+    fr_accumulate(sum, rows, blocks, gates, first, 1);
     if (second.depth > 0)
-        fr_accumulate(sum, rows, blocks, gates, second);
+        fr_accumulate(sum, rows, blocks, gates, second, 1);
     FR_UNROLL
     for (int k = 0; k < rows * blocks * gates; k++)
         vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
@@ -322,17 +323,32 @@ FR_INLINE fr_sums fr_sums_in(fr_tile_sums *tile, int64_t blocks, int gates)
 
 FR_INLINE int64_t fr_active(const fr_span *s, int64_t t) { return s->active ? s->active[t] : s->batch; }
 
+/* Whether row's state is zeroed before step t. */
+FR_INLINE bool fr_resets(const fr_span *s, int64_t t, int64_t row)
+{
+    return s->since && s->since[row][t * s->since_step] == 0;
+}
+
 /* Where row's h is before step t. */
 FR_INLINE const float *fr_h_before(const fr_span *s, int64_t t, int64_t row)
 {
+    if (fr_resets(s, t, row))
+        return s->zeros;
     return t > 0 ? s->y[row] + (t - 1) * s->y_step : s->h[row];
 }
 
 /* The sums of a tile in the input product z, [row][block][gate][lane], of a step or of a chunk. */
-FR_INLINE fr_sums fr_input_sums(const fr_panels *w, const fr_tile *tile, float *z)
+FR_INLINE fr_sums fr_input_sums(const fr_panels *w, const fr_span *s, const fr_tile *tile, float *z)
 {
-    const int64_t z_row = w->blocks * w->block_floats;
-    return (fr_sums){z + tile->row * z_row + tile->block * w->block_floats, z_row, w->block_floats};
+    const int64_t z_row = w->blocks * s->z_block;
+    return (fr_sums){z + tile->row * z_row + tile->block * s->z_block, z_row, s->z_block};
+}
+
+/* Where the finished sums of a tile go: into the tape, in the place of the input product, or to the stack. */
+FR_INLINE fr_sums fr_finished_sums(const fr_panels *w, const fr_span *s, const fr_tile *tile, float *z,
+                                   fr_tile_sums *memory, int gates)
+{
+    return s->tape ? fr_input_sums(w, s, tile, z) : fr_sums_in(memory, tile->blocks, gates);
 }
 
 /* The biases of a tile, the same for each row. */
@@ -359,7 +375,8 @@ FR_INLINE void fr_input_phase(int gates, const fr_panels *w, const fr_span *s, i
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(s, w->blocks), false) {
         const fr_factor W_x = fr_tile_factor(&tile, w->x_panels, gates, w->inputs, s->scratch_rows + tile.row);
-        fr_product(gates, tile.rows, tile.blocks, fr_biases(w, &tile), W_x, fr_no_factor, fr_input_sums(w, &tile, z));
+        fr_product(gates, tile.rows, tile.blocks, fr_biases(w, &tile), W_x, fr_no_factor,
+                   fr_input_sums(w, s, &tile, z));
     }
 }
 

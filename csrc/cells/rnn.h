@@ -25,9 +25,9 @@ FR_INLINE void fr_rnn_tile(const fr_panels *w, const fr_span *s, int64_t t, floa
         h[k] = fr_h_before(s, t, tile->row + k);
     }
     const fr_factor R_h = fr_tile_factor(tile, w->h_panels, 1, w->hidden, h);
-    const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
+    const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, 1);
     if (z) {
-        fr_product(1, tile->rows, tile->blocks, fr_input_sums(w, tile, z), R_h, fr_no_factor, sums);
+        fr_product(1, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
     } else {
         const fr_factor W_x = fr_tile_factor(tile, w->x_panels, 1, w->inputs, x);
         fr_product(1, tile->rows, tile->blocks, fr_biases(w, tile), W_x, R_h, sums);
@@ -36,7 +36,7 @@ FR_INLINE void fr_rnn_tile(const fr_panels *w, const fr_span *s, int64_t t, floa
         for (int64_t j = 0; j < tile->blocks; j++) {
             const int64_t unit = (tile->block + j) * VF_LANES;
             const fr_quotient output =
-                fr_candidate(w, w->default_activations, vf_load(sums.at + (k * tile->blocks + j) * VF_LANES));
+                fr_candidate(w, w->default_activations, vf_load(sums.at + k * sums.row_stride + j * sums.block_stride));
             vf_store_n(s->y[tile->row + k] + t * s->y_step + unit, fr_divided(output), w->hidden - unit);
         }
 }

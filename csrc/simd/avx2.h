@@ -39,6 +39,7 @@ static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 /* vminps and vmaxps return their second operand when either is NaN: just the contract. */
 static inline vf vf_min(vf limit, vf v) { return _mm256_min_ps(limit, v); }
 static inline vf vf_max(vf limit, vf v) { return _mm256_max_ps(limit, v); }
+static inline vf vf_less(vf a, vf b, vf v) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), v); }
 static inline vf vf_shl23(vf v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
 
 #endif

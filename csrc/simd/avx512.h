@@ -36,6 +36,7 @@ static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 /* vminps and vmaxps return their second operand when either is NaN: just the contract. */
 static inline vf vf_min(vf limit, vf v) { return _mm512_min_ps(limit, v); }
 static inline vf vf_max(vf limit, vf v) { return _mm512_max_ps(limit, v); }
+static inline vf vf_less(vf a, vf b, vf v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), v); }
 static inline vf vf_shl23(vf v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
 
 #endif

@@ -50,6 +50,7 @@ static inline vf vf_fma(vf a, vf b, vf c) { return a * b + c; }
 static inline vf vf_where(vf_bits mask, vf a, vf b) { return (vf)((mask & (vf_bits)a) | (~mask & (vf_bits)b)); }
 static inline vf vf_min(vf limit, vf v) { return vf_where(limit < v, limit, v); }
 static inline vf vf_max(vf limit, vf v) { return vf_where(limit > v, limit, v); }
+static inline vf vf_less(vf a, vf b, vf v) { return (vf)((a < b) & (vf_bits)v); }
 static inline vf vf_shl23(vf v) { return (vf)((vf_bits)v << 23); }
 
 #endif

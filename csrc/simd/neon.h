@@ -47,6 +47,7 @@ static inline vf vf_fma(vf a, vf b, vf c) { return vfmaq_f32(c, a, b); }
 /* Not vminq and vmaxq, which return a NaN if the limit is one, nor their nm forms, which swallow the NaN of v. */
 static inline vf vf_min(vf limit, vf v) { return vbslq_f32(vcltq_f32(limit, v), limit, v); }
 static inline vf vf_max(vf limit, vf v) { return vbslq_f32(vcgtq_f32(limit, v), limit, v); }
+static inline vf vf_less(vf a, vf b, vf v) { return vbslq_f32(vcltq_f32(a, b), v, vdupq_n_f32(0.0f)); }
 static inline vf vf_shl23(vf v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 23)); }
 
 #endif

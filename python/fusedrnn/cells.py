@@ -170,6 +170,9 @@ class Cell:
         Gates whose recurrent bias cannot be added to the other one.
     after_first_product
         The last gates, if their recurrent product is of something that the other gates make first.
+    recorded
+        What a tape keeps of each unit and step for the backward pass, beside the layer's outputs: sums of gates, by
+        their names, and other values.
     equations
         Line by line, in the order of computation.
     options
@@ -182,6 +185,7 @@ class Cell:
     states: tuple[State, ...]
     products: tuple[str, ...]
     sums: tuple[str, ...]
+    recorded: tuple[str, ...]
     equations: tuple[Equation, ...]
     options: frozenset[str]
     form: str = ""
@@ -227,6 +231,7 @@ _ROWS = (
         states=(_H,),
         products=(),
         sums=(),
+        recorded=("h",),
         equations=(Equation("h' = tanh(W_h x + R_h h + b_h)", "h'", role="state"),),
         options=frozenset({"activation", "clip"}),
     ),
@@ -238,6 +243,7 @@ _ROWS = (
         products=("f * c", "i * g", "o * tanh(c')"),
         sums=("(f * c) + (i * g)",),
         outputs=("c'",),
+        recorded=("i", "f", "g", "o", "c'"),
         equations=(
             Equation("i = sigmoid(W_i x + R_i h + b_i)", "i", role="gate"),
             Equation("f = sigmoid(W_f x + R_f h + b_f)", "f", role="gate"),
@@ -257,6 +263,7 @@ _ROWS = (
         products=("f * c", "i * g", "o * tanh(c')"),
         sums=("1 - f", "(f * c) + (i * g)"),
         outputs=("c'",),
+        recorded=("f", "g", "o", "c'"),
         equations=(
             Equation("f = sigmoid(W_f x + R_f h + b_f)", "f", role="gate"),
             Equation("i = 1 - f", "i", ("f",)),
@@ -276,6 +283,7 @@ _ROWS = (
         products=("r * (R_n h + d_n)", "(1 - z) * n", "z * h"),
         sums=("(W_n x + b_n) + r * (R_n h + d_n)", "1 - z", "((1 - z) * n) + (z * h)"),
         own_recurrent_bias=("n",),
+        recorded=("r", "z", "n", "R_n h + d_n"),
         equations=(
             Equation("r = sigmoid(W_r x + R_r h + b_r)", "r", role="gate"),
             Equation("z = sigmoid(W_z x + R_z h + b_z)", "z", role="gate"),
@@ -293,6 +301,7 @@ _ROWS = (
         products=("r * h", "(1 - z) * n", "z * h"),
         sums=("1 - z", "((1 - z) * n) + (z * h)"),
         after_first_product=("n",),
+        recorded=("r", "z", "n"),
         equations=(
             Equation("r = sigmoid(W_r x + R_r h + b_r)", "r", role="gate"),
             Equation("z = sigmoid(W_z x + R_z h + b_z)", "z", role="gate"),
@@ -308,6 +317,7 @@ _ROWS = (
         states=(_H, _T),
         products=(),
         sums=(),
+        recorded=("tanh'", "idle"),
         equations=(
             Equation("module m with period p_m, where t is divisible by p_m:"),
             Equation(

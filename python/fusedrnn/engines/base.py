@@ -63,6 +63,10 @@ class Engine(ABC):
         After an exception, an interrupt among them, y and the state hold nothing of use.
         """
 
+    @abstractmethod
+    def with_weights(self, weights: Weights) -> Engine:
+        """An engine like this one over other checked weights of its architecture; it shares whatever does not depend on them."""
+
     def plain(
         self,
         call: Call,

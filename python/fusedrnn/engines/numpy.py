@@ -28,6 +28,10 @@ class Reference(Engine):
             parameters(architecture, arrays) for arrays in by_direction(architecture, weights)
         ]
 
+    def with_weights(self, weights: Weights) -> Reference:
+        """See :class:`Engine`."""
+        return Reference(self._architecture, weights)
+
     def run(self, call: Call) -> None:
         """See :class:`Engine`."""
         # Infinities make NaN and small numbers vanish: that is what they mean, and no news.

@@ -1,0 +1,203 @@
+/*
+ * Runs backward passes over recorded calls. The loop over time is here, chunk by chunk and step by step from the last,
+ * for C and Numba kernels alike. Like run.c this is compiled for the baseline CPU.
+ *
+ * Threads divide units in the steps, and rows, features and units in what a chunk adds. They wait for each other after
+ * each product that another one needs. Both directions of a layer are run one after the other by all threads, because
+ * both add to the same dx.
+ *
+ * The workspace, each part from a cache line on:
+ *
+ *   dz        [rows + B][dz_row]      of a chunk, and of the step after it
+ *   gradients [0, 1 or 2][T][B][D * R]    of outputs of layers below the last, used in turn
+ *   threads   each [FR_ROW_ARRAYS + 4][B] pointers to rows, [rows] pointers, and gathered values
+ */
+#include "run.h"
+#include "workspace.h"
+
+#include <string.h>
+
+#define ALIGN(floats) (((floats) + FR_LINE_FLOATS - 1) / FR_LINE_FLOATS * FR_LINE_FLOATS)
+#define POINTER (int64_t)(sizeof(void *) / sizeof(float))
+
+/* A chunk is what one chain of additions goes over. More rows share more loads and stores of the gradients of weights,
+ * and round more; their dz should stay in L2. */
+#define CHUNK_ROWS 256
+
+#define BACK_ARRAYS 4 /* rows of dy, dx, dh and dc */
+
+static int64_t active_rows(const fr_span *s, int64_t t) { return s->active ? s->active[t] : s->batch; }
+
+/* The floats of a row of dz: an odd number of cache lines, so that a column of rows is spread over all cache sets. */
+static int64_t dz_floats(const fr_plan *plan)
+{
+    const fr_panels *w = plan->panels;
+    const int64_t sums = w->block_floats / plan->lanes * w->hidden;
+    const int64_t behind = w->back_dependent_panels ? (w->outputs < w->hidden ? w->outputs : 0) + w->hidden
+                           : w->back_late_panels    ? w->hidden
+                                                    : 0;
+    return ALIGN(sums + behind) / FR_LINE_FLOATS % 2 ? ALIGN(sums + behind) : ALIGN(sums + behind) + FR_LINE_FLOATS;
+}
+
+int64_t fr_bind_backward(const fr_plan *plan, fr_backward *b)
+{
+    const fr_sequence *q = b->forward;
+    const int64_t B = q->batch, below = plan->layers - 1;
+    if (q->steps == 0 || B == 0)
+        return 0;
+    b->chunk = CHUNK_ROWS / B > 1 ? CHUNK_ROWS / B : 1;
+    if (b->chunk > q->steps)
+        b->chunk = q->steps;
+    b->rows = b->chunk * B;
+    b->dz_row = dz_floats(plan);
+    b->layer_gradient = ALIGN(q->steps * B * plan->directions * plan->outputs);
+    b->thread_floats = ALIGN((FR_ROW_ARRAYS + BACK_ARRAYS) * B * POINTER) + ALIGN(b->rows * POINTER) +
+                       FR_MAX_BLOCKS * b->rows * plan->lanes;
+    return FR_LINE_FLOATS + (b->rows + B) * b->dz_row + (below < 2 ? below : 2) * b->layer_gradient +
+           q->schedule.threads * b->thread_floats;
+}
+
+typedef struct {
+    const fr_plan *plan;
+    const fr_backward *b;
+} fr_pass;
+
+static void wait_for_all(const fr_sequence *q, int64_t thread, int64_t threads)
+{
+    if (threads > 1)
+        fr_barrier(fr_step_counts(q), thread, 0, threads);
+}
+
+/* A chunk's steps, from the last, then what it adds to dx and to the gradients of weights. z: the records of its first
+ * step. */
+static void run_chunk(const fr_panels *w, fr_back_span *b, int64_t first, const float *z, const fr_sequence *q,
+                      int64_t threads)
+{
+    const fr_span *s = b->s;
+    const int64_t z_row = w->blocks * s->z_block;
+    float *const dz = b->dz; /* of the chunk's first step */
+    int64_t rows = b->chunk_rows;
+    for (int64_t t = b->end - 1; t >= first; t--) {
+        const int64_t active = active_rows(s, t);
+        b->dz_after = dz + rows * b->dz_row;
+        rows -= active;
+        if (active == 0)
+            continue;
+        b->dz = dz + rows * b->dz_row;
+        w->back_kernel(w, b, FR_BACK_STEP, t, z + rows * z_row);
+        wait_for_all(q, s->share, threads);
+        if (w->back_dependent_panels) {
+            w->back_kernel(w, b, FR_BACK_FINISH, t, z + rows * z_row);
+            wait_for_all(q, s->share, threads);
+        }
+    }
+    b->dz = dz;
+    if (b->chunk_rows == 0)
+        return;
+    w->back_kernel(w, b, FR_BACK_WEIGHTS, first, z);
+    if (b->dx)
+        w->back_kernel(w, b, FR_BACK_INPUT, first, z);
+}
+
+static int64_t rows_of_chunk(const fr_span *s, int64_t first, int64_t end)
+{
+    int64_t rows = 0;
+    for (int64_t t = first; t < end; t++)
+        rows += active_rows(s, t);
+    return rows;
+}
+
+static void run_direction(const fr_panels *w, fr_back_span *b, int64_t chunk, const fr_sequence *q, int64_t threads)
+{
+    const fr_span *s = b->s;
+    int64_t position = rows_of_chunk(s, 0, s->steps);
+    for (int64_t first = (s->steps - 1) / chunk * chunk; first >= 0; first -= chunk) {
+        const int64_t end = first + chunk < s->steps ? first + chunk : s->steps;
+        const int64_t rows = rows_of_chunk(s, first, end);
+        if (end < s->steps && active_rows(s, end) > 0) { /* what the step after left is at the start of dz */
+            wait_for_all(q, s->share, threads);
+            if (s->share == 0)
+                memmove(b->dz + rows * b->dz_row, b->dz, (size_t)(active_rows(s, end) * b->dz_row) * sizeof(float));
+            wait_for_all(q, s->share, threads);
+        }
+        position -= rows;
+        b->end = end;
+        b->chunk_rows = rows;
+        run_chunk(w, b, first, s->tape + position * w->blocks * s->z_block, q, threads);
+    }
+    b->dz_after = b->dz;
+    w->back_kernel(w, b, FR_BACK_STATE, -1, NULL);
+    wait_for_all(q, s->share, threads);
+}
+
+static void run_thread(void *context, int64_t thread, int64_t threads)
+{
+    const fr_pass *pass = context;
+    const fr_plan *plan = pass->plan;
+    const fr_backward *b = pass->b;
+    const int64_t B = b->forward->batch, T = b->forward->steps, D = plan->directions, R = plan->outputs;
+    fr_sequence q = *b->forward;
+    q.h = (float *)b->h;
+    q.c = (float *)b->c;
+    q.t = NULL; /* records say which units were idle */
+
+    const uintptr_t line = FR_LINE_FLOATS * sizeof(float);
+    float *dz = (float *)(((uintptr_t)b->workspace + line - 1) / line * line);
+    float *layer_gradients = dz + (b->rows + B) * b->dz_row;
+    float *own = layer_gradients + (plan->layers < 3 ? plan->layers - 1 : 2) * b->layer_gradient;
+    own += thread * b->thread_floats;
+    void **rows = (void **)own;
+    own += ALIGN((FR_ROW_ARRAYS + BACK_ARRAYS) * B * POINTER);
+    const float **chunk_rows = (const float **)own;
+    own += ALIGN(b->rows * POINTER);
+
+    const fr_role alone = {.threads = 1, .count = 1};
+    for (int64_t layer = plan->layers - 1; layer >= 0; layer--)
+        for (int64_t direction = 0; direction < D; direction++) {
+            const int64_t index = layer * D + direction;
+            const bool last = layer == plan->layers - 1, reverse = fr_is_reverse(plan, direction);
+            const int64_t sign = reverse ? -1 : 1;
+            fr_span s = fr_sequences_of(plan, &q, &alone, layer, direction, rows, B);
+            s.share = thread;
+            s.shares = threads;
+
+            const float *dy = (last ? b->dy : layer_gradients + layer % 2 * b->layer_gradient) + direction * R;
+            const int64_t dy_step = last ? b->dy_step : B * D * R, dy_row = last ? b->dy_row : D * R;
+            float *dx = layer == 0 ? b->dx : layer_gradients + (layer - 1) % 2 * b->layer_gradient;
+            const int64_t dx_step = layer == 0 ? b->dx_step : B * D * R, dx_row = layer == 0 ? b->dx_row : D * R;
+            void **back_rows = rows + FR_ROW_ARRAYS * B;
+            const float **dy_rows = (const float **)back_rows;
+            float **dx_rows = (float **)(back_rows + B), **dh_rows = (float **)(back_rows + 2 * B);
+            float **dc_rows = (float **)(back_rows + 3 * B);
+            for (int64_t k = 0; k < B; k++) {
+                const fr_row at = fr_row_of(&q, k, reverse);
+                dy_rows[k] = dy + at.row * dy_row + at.from * dy_step;
+                dx_rows[k] = dx ? dx + at.row * dx_row + at.from * dx_step : NULL;
+                dh_rows[k] = b->dh + (index * B + at.row) * R;
+                dc_rows[k] = b->dc ? b->dc + (index * B + at.row) * plan->hidden : NULL;
+            }
+            fr_back_span span = {
+                .s = &s,
+                .dy = dy_rows,
+                .dy_step = sign * dy_step,
+                .dx = dx ? dx_rows : NULL,
+                .dx_step = sign * dx_step,
+                .adds_dx = direction == 1,
+                .dh = dh_rows,
+                .dc = dc_rows,
+                .dz = dz,
+                .dz_row = b->dz_row,
+                .rows = chunk_rows,
+                .gathered = own,
+                .gradients = b->gradients[index],
+            };
+            run_direction(&plan->panels[index], &span, b->chunk < T ? b->chunk : T, &q, threads);
+        }
+}
+
+void fr_run_backward(const fr_plan *plan, const fr_backward *b)
+{
+    fr_pass pass = {plan, b};
+    if (b->forward->steps > 0 && b->forward->batch > 0)
+        fr_run_job(run_thread, &pass, b->forward);
+}
