@@ -355,9 +355,9 @@ class Architecture:
         widths = {"hidden": (self.fed_back,), "cell": (self.hidden_size,), "counter": ()}
         return (rows, batch, *widths[state.kind])
 
-    def weights(self) -> Iterator[Weight]:
+    def weights(self) -> tuple[Weight, ...]:
         """Every canonical weight array, in PyTorch's order, what PyTorch does not have at the end."""
-        return iter(self._weights)
+        return self._weights
 
     @cached_property
     def _weights(self) -> tuple[Weight, ...]:

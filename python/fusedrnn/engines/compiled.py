@@ -14,7 +14,7 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import COMPILED_ACTIVATIONS
-from fusedrnn.engines.base import Call, Engine, Lengths, by_direction
+from fusedrnn.engines.base import Call, Engine, Lengths, Recording, by_direction
 from fusedrnn.engines.native import (
     active_isa,
     address,
@@ -27,6 +27,7 @@ from fusedrnn.engines.native import (
 )
 from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
+from fusedrnn.errors import UnsupportedError
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
@@ -278,6 +279,8 @@ class Compiled(Engine):
 
     def run(self, call: Call) -> None:
         """See :class:`Engine`. The GIL is released inside."""
+        if call.resets is not None:
+            raise UnsupportedError(f"resets: {self._without}")
         x, y, state, lengths = call.x, call.y, call.state, call.lengths
         length = len(x)
         steps = self._steps_at_once(call)
@@ -287,6 +290,14 @@ class Compiled(Engine):
         for start in range(0, length, steps):
             piece = slice(start, start + steps)
             self._run(x[piece], y[piece], state, None)
+
+    def record(self, call: Call, segments: bool) -> Recording:
+        """See :class:`Engine`."""
+        raise UnsupportedError(f"record: {self._without}")
+
+    @property
+    def _without(self) -> str:
+        return f"backend {self.backend!r} does not have it; backend='numpy' has"
 
     def plain(
         self,
