@@ -434,6 +434,21 @@ fr_kernel fr_find_kernel(int64_t isa, const char *name);
 fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name);
 
 /*
+ * Packs `gates` gate blocks of a canonical matrix, each of `units` rows of `depth` floats, into panels
+ * [ceil(units / lanes)][depth][gates][lanes]. `stride` is the number of floats from row to row; `lanes` is a multiple
+ * of 4. Lanes past the last unit are zero.
+ */
+void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+             float *panels);
+
+/*
+ * Packs the transpose of a canonical matrix of `depth` rows of `columns` floats: its columns become the units of panels
+ * [ceil(columns / lanes)][depth][lanes]. Strides, lanes and zeros are as in fr_pack.
+ */
+void fr_pack_transposed(const float *rows, int64_t stride, int64_t depth, int64_t columns, int64_t lanes,
+                        float *panels);
+
+/*
  * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in
  * csrc/cells/product.h. For tests: Numba has the same rules.
  */

@@ -14,14 +14,13 @@ from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.engines.base import Call, Recording
 from fusedrnn.engines.binding import bind, bind_unequal
 from fusedrnn.engines.native import pointer, strided
+from fusedrnn.engines.packing import LINE, aligned
 
 __all__ = ["Recorder"]
 
 #: The number of recordings whose memory a plan keeps for the next ones, and the largest size of each.
 MAX_IDLE = 4
 MAX_IDLE_FLOATS = 2**26
-
-LINE = 16  # FR_LINE_FLOATS
 
 
 def lines(floats: int) -> int:
@@ -140,13 +139,6 @@ class _GradientLayout:
         return both
 
 
-def _aligned(floats: int) -> Array:
-    store = np.empty(floats + LINE, FLOAT32)
-    start = -store.ctypes.data // FLOAT32.itemsize % LINE
-    aligned: Array = store[start : start + floats]
-    return aligned
-
-
 class _Memory:
     """What recordings of one shape need: a bound call, a bound backward pass, and their memory."""
 
@@ -158,7 +150,7 @@ class _Memory:
         q = self.q
         q.steps, q.batch, q.threads, q.wakes = steps, batch, threads, 1
         q.tape_floats = lib.fr_tape_floats(plan, rows)
-        self.tape = _aligned(q.tape_floats * plan.layers * plan.directions)
+        self.tape = aligned((q.tape_floats * plan.layers * plan.directions,))
         q.tape = pointer(self.tape)
         self.workspace = np.empty(lib.fr_bind_shape(plan, q), FLOAT32)
         q.workspace = pointer(self.workspace)
@@ -175,27 +167,30 @@ class _Memory:
 
 
 class Recorder:
-    """Records calls of a plan whose backward kernels and panels are filled.
+    """Records calls of the plans of one architecture.
 
     A recording has its memory until its backward pass is over; the next one of the same shape then takes it. New memory
     would cost as much as a short pass, in pages that the system has to clear.
     """
 
-    def __init__(self, plan: Any, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         states = architecture.table.states
-        self.plan = plan
         self.gradients = _GradientLayout(architecture)
         self.second = "".join(each.kind for each in states[1:])
         self._widest = max(architecture.hidden_size, architecture.fed_back)
         self._idle: list[_Memory] = []
 
-    def record(self, call: Call, threads: int) -> Recording:
-        """Run a call, and remember it. The GIL is released inside."""
+    def record(self, plan: Any, alive: Any, call: Call, threads: int) -> Recording:
+        """Run a call, and remember it. The GIL is released inside.
+
+        The plan's backward kernels and panels are filled; it lives as long as ``alive``.
+        """
         steps, batch, _ = call.x.shape
         rows = steps * batch if call.lengths is None else int(call.lengths.sum())
-        return _CompiledRecording(self, call, self._memory((steps, batch, rows, threads)))
+        key = (steps, batch, rows, threads)
+        return _CompiledRecording(self, plan, alive, call, self._memory(plan, key))
 
-    def _memory(self, key: tuple[int, ...]) -> _Memory:
+    def _memory(self, plan: Any, key: tuple[int, ...]) -> _Memory:
         for memory in list(self._idle):
             if memory.key == key:
                 try:
@@ -203,7 +198,7 @@ class Recorder:
                     return memory
                 except ValueError:  # another thread has just taken it
                     pass
-        return _Memory(self.plan, key, self._widest)
+        return _Memory(plan, key, self._widest)
 
     def take_back(self, memory: _Memory) -> None:
         """Keep the memory of a recording whose backward pass is over for the next one."""
@@ -214,14 +209,16 @@ class Recorder:
 class _CompiledRecording(Recording):
     """A call of kernels, and the tape that they wrote."""
 
-    def __init__(self, recorder: Recorder, call: Call, memory: _Memory) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, recorder: Recorder, plan: Any, alive: Any, call: Call, memory: _Memory
+    ) -> None:
+        self._recorder, self._plan, self._alive = recorder, plan, alive
         self._call = call
         self._before = [array.copy() for array in call.state]
         self._memory: _Memory | None = memory
         bind(memory.q, call.x, call.y, call.state, recorder.second)
         self._unequal = bind_unequal(memory.q, call.lengths, call.resets)
-        lib.fr_run(recorder.plan, memory.q)
+        lib.fr_run(self._plan, memory.q)
 
     def backward(
         self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
@@ -237,10 +234,10 @@ class _CompiledRecording(Recording):
         b.dx = ffi.NULL
         if dx is not None:
             b.dx, b.dx_step, b.dx_row = strided(dx), dx.strides[0] // item, dx.strides[1] // item
-        sums = _aligned(recorder.gradients.floats)
+        sums = aligned((recorder.gradients.floats,))
         sums[...] = 0
         structs = b.gradients = recorder.gradients.structs(sums)
-        lib.fr_run_backward(recorder.plan, b)
+        lib.fr_run_backward(self._plan, b)
         del structs
         if not keep:
             self._memory = None
