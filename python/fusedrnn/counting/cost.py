@@ -308,6 +308,10 @@ class Cost:
         unwanted = 0 if self.want_state else self.batch * self.products_of_h(row.counts)
         return replace(done, recurrent_macs=done.recurrent_macs - unwanted)
 
+    def backward_of(self, row: LayerCounts) -> Operations:
+        """The backward pass of a layer and direction, all steps and sequences."""
+        return self._backward_by[_kind(row)]
+
     def backward_step(self, row: LayerCounts) -> Operations:
         """The backward pass of one step of one sequence that is not its first, on average."""
         return self._wanted(row, row.backward.average, row.work.average)
@@ -350,7 +354,7 @@ class Cost:
             counts, backward, size = self.total, self.backward_executed, self.tape_size
             average, peak, executed = self.average, self.peak, self.executed
         else:
-            counts, backward = row.counts, self._backward_by[_kind(row)] if self.backward else None
+            counts, backward = row.counts, self.backward_of(row) if self.backward else None
             size = row.tape_size
             average, peak, executed = row.work.average, row.work.peak, self.executed_by[row.counts]
         read, moved = self._read_bytes(average), self.batch * _moved_bytes(counts)

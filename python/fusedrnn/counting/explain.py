@@ -172,7 +172,9 @@ def _clockwork_formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
     if cost.backward:
         value = row.backward.average.elementwise_multiplies
         note = ", ".join(cost.architecture.table.gradient_products)
-        label, text = line("backward multiplies", "k*(sum of 1/period)", f"{units}*({shares})", value)
+        label, text = line(
+            "backward multiplies", "k*(sum of 1/period)", f"{units}*({shares})", value
+        )
         yield [label, f"{text}: {note}"]
         adds = row.backward.peak.elementwise_adds
         yield _line(row, "backward adds", "D_n", adds, ": dy")
