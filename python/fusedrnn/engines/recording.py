@@ -25,7 +25,7 @@ MAX_IDLE_FLOATS = 2**26
 
 def lines(floats: int) -> int:
     """A number of floats, rounded up to whole cache lines."""
-    return -(-floats // LINE) * LINE
+    return int(-(-floats // LINE) * LINE)
 
 
 @dataclass(frozen=True, slots=True)
