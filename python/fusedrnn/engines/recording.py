@@ -144,14 +144,21 @@ class _Memory:
 
     __slots__ = ("backward", "key", "q", "scratch", "tape", "workspace", "zeros")
 
-    def __init__(self, plan: Any, key: tuple[int, ...], widest: int) -> None:
-        steps, batch, rows, threads = self.key = key
+    def __init__(self, plan: Any, key: tuple[int, ...], widest: int, *, has_cell: bool) -> None:
+        steps, batch, rows, threads, segments = self.key = key
         self.q: Any = ffi.new("fr_sequence *")
         q = self.q
-        q.steps, q.batch, q.threads, q.wakes = steps, batch, threads, 1
-        q.tape_floats = lib.fr_tape_floats(plan, rows)
-        self.tape = aligned((q.tape_floats * plan.layers * plan.directions,))
-        q.tape = pointer(self.tape)
+        q.steps, q.batch, q.threads, q.wakes, q.records = steps, batch, threads, 1, 1
+        layers = plan.layers * plan.directions
+        if segments:
+            q.segment = lib.fr_segment_steps(steps, batch)
+            count = -(-steps // q.segment)
+            self.tape = aligned((count * layers * batch * plan.hidden if has_cell else 0,))
+            q.checkpoints = pointer(self.tape) if has_cell else ffi.NULL
+        else:
+            q.tape_floats = lib.fr_tape_floats(plan, rows)
+            self.tape = aligned((q.tape_floats * layers,))
+            q.tape = pointer(self.tape)
         self.workspace = np.empty(lib.fr_bind_shape(plan, q), FLOAT32)
         q.workspace = pointer(self.workspace)
         self.zeros = np.zeros(widest, FLOAT32)
@@ -180,14 +187,14 @@ class Recorder:
         self._widest = max(architecture.hidden_size, architecture.fed_back)
         self._idle: list[_Memory] = []
 
-    def record(self, plan: Any, alive: Any, call: Call, threads: int) -> Recording:
+    def record(self, plan: Any, alive: Any, call: Call, threads: int, segments: bool) -> Recording:
         """Run a call, and remember it. The GIL is released inside.
 
         The plan's backward kernels and panels are filled; it lives as long as ``alive``.
         """
         steps, batch, _ = call.x.shape
         rows = steps * batch if call.lengths is None else int(call.lengths.sum())
-        key = (steps, batch, rows, threads)
+        key = (steps, batch, rows, threads, segments)
         return _CompiledRecording(self, plan, alive, call, self._memory(plan, key))
 
     def _memory(self, plan: Any, key: tuple[int, ...]) -> _Memory:
@@ -198,7 +205,7 @@ class Recorder:
                     return memory
                 except ValueError:  # another thread has just taken it
                     pass
-        return _Memory(plan, key, self._widest)
+        return _Memory(plan, key, self._widest, has_cell=self.second == "cell")
 
     def take_back(self, memory: _Memory) -> None:
         """Keep the memory of a recording whose backward pass is over for the next one."""
@@ -230,6 +237,8 @@ class _CompiledRecording(Recording):
         b.h, b.dh = pointer(self._before[0]), pointer(cast(Array, dstate[0]))
         if recorder.second == "cell":
             b.c, b.dc = pointer(self._before[1]), pointer(cast(Array, dstate[1]))
+        elif recorder.second == "counter":
+            b.t = ffi.from_buffer("int64_t *", self._before[1])
         b.dy, b.dy_step, b.dy_row = strided(dy), dy.strides[0] // item, dy.strides[1] // item
         b.dx = ffi.NULL
         if dx is not None:
