@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from conftest import FAMILY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_counts import ROWS, architectures
@@ -416,6 +417,17 @@ def test_the_floats_of_a_tape(cell: str, options: dict[str, Any], floats: int) -
     done = count(cell, input_size=40, hidden_size=64, lengths=[7, 3, 1], backward=True, **options)
     assert done.tape_size == floats
     assert done.tape_bytes == 4 * 11 * floats
+
+
+@pytest.mark.parametrize("member", FAMILY)
+def test_the_kernels_tape_is_as_large(member: str) -> None:
+    """Of whole vectors; h' is in the layers' outputs."""
+    cell, options = FAMILY[member]
+    layer = cell(5, 96, 2, bidirectional=True, backend="c", seed=0, **options)
+    done = count(layer, lengths=[4, 4, 2], backward=True)
+    _, _, tape = layer.record(np.ones((4, 3, 5), np.float32), lengths=[4, 4, 2])
+    tape_floats = tape._recording._memory.tape.size
+    assert 4 * (tape_floats + 4 * 10 * layer.architecture.fed_back) == done.tape_bytes
 
 
 def test_operations_by_hand() -> None:

@@ -90,8 +90,6 @@ def roofline(
         raise click.UsageError(
             "--again measures this machine, and --machine names another: leave one out", context
         )
-    if measure and training:
-        raise click.UsageError("--measure runs the forward pass: leave out --training", context)
     if want_x and not training:
         raise click.UsageError("--want-x goes with --training", context)
     models = _models(context, network, layer, allow_external_data, given)

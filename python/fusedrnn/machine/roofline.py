@@ -164,10 +164,8 @@ class Roofline(Result):
         Raises
         ------
         UnsupportedError
-            If the limits are another machine's, this package cannot run the network, or it is a training step.
+            If the limits are another machine's, or this package cannot run the network.
         """
-        if self.training:
-            raise UnsupportedError("a training step is not measured here: measure the forward pass")
         from fusedrnn.machine.kernel_time import kernel_seconds
 
         if not same_machine(self.machine):
