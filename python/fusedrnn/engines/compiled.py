@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,8 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import COMPILED_ACTIVATIONS
-from fusedrnn.engines.base import Call, Engine, Lengths, Recording, by_direction
+from fusedrnn.engines.base import Call, Engine, Lengths, Recording, Resets, by_direction
+from fusedrnn.engines.binding import bind, bind_unequal
 from fusedrnn.engines.native import (
     active_isa,
     address,
@@ -23,9 +25,9 @@ from fusedrnn.engines.native import (
     isas,
     pointer,
     reads_arrays,
-    strided,
 )
-from fusedrnn.engines.packing import aligned, packed
+from fusedrnn.engines.packing import Packing
+from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.kernels.reference import Parameters, parameters
@@ -60,17 +62,16 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._lanes = lib.fr_isa_lanes(isas()[isa])
+        self._isa = isas()[isa]
+        self._lanes = lib.fr_isa_lanes(self._isa)
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
-        groups = by_direction(architecture, weights)
-        panels = ffi.new("fr_panels[]", len(groups))
-        # The structs hold bare pointers: what they point to lives as long as this engine.
-        self._alive: list[Any] = [panels]
-        for panel, group in zip(panels, groups, strict=True):
+        panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
+        self._modules: list[Any] = []
+        for index, panel in enumerate(panels):
             panel.kernel = kernel
             self._fill_options(panel)
-            self._fill_panels(panel, parameters(architecture, group))
+            self._fill_sizes(panel, architecture.layer_input(index // architecture.directions))
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
@@ -78,7 +79,7 @@ class Compiled(Engine):
         self.plan.lanes = self._lanes
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
-        self.plan.panels = panels
+        self._fill_panels(panels, weights)
         self._multiply_adds = sum(weight.size for weight in weights.values() if weight.ndim == 2)
         self._threads = threads
         self._step_time: dict[int, float] = {}
@@ -88,6 +89,9 @@ class Compiled(Engine):
         # A long sequence is run in pieces, with the same bits: what goes from layer to layer is then no longer than
         # a piece, and an interrupt is heard between two of them. The reverse direction cannot be cut.
         self._in_pieces = not (architecture.bidirectional or architecture.reverse)
+        self._zeros = np.zeros(max(architecture.hidden_size, architecture.fed_back), FLOAT32)
+        self._training = Lock()
+        self._recorder = Recorder(architecture)
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -110,66 +114,125 @@ class Compiled(Engine):
             asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
         )
 
-    def _fill_panels(self, panel: Any, w: Parameters) -> None:
+    def _fill_sizes(self, panel: Any, inputs: int) -> None:
+        a = self._architecture
+        panel.inputs = inputs
+        panel.hidden = a.hidden_size
+        panel.outputs = a.fed_back
+        panel.block_floats = len(a.table.gates) * self._lanes
+        panel.recorded = len(a.table.recorded)
+        panel.blocks = -(-a.hidden_size // self._lanes)
+        if a.periods:
+            self._fill_modules(panel)
+
+    def _fill_modules(self, panel: Any) -> None:
+        """Modules of a Clockwork RNN: the panels of each, as deep as what it reads, lie behind those of the one before."""
+        a = self._architecture
+        modules = ffi.new("fr_module[]", len(a.periods))
+        self._modules.append(modules)
+        blocks = -(-a.module_size // self._lanes)
+        h_start = 0
+        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
+            module.period, module.units = period, a.module_size
+            module.first = number * a.module_size
+            module.reads = a.module_reads(number)
+            module.block = number * blocks
+            module.x_start = module.block * self._lanes * panel.inputs
+            module.h_start = h_start
+            h_start += blocks * self._lanes * (a.hidden_size - module.reads)
+        panel.modules, panel.module_count = modules, len(modules)
+        panel.blocks = len(modules) * blocks
+
+    def _fill_panels(self, panels: Any, weights: Weights) -> None:
+        """Pack weights, and point panels that have their options and sizes to what is packed."""
+        packing = Packing(self._lanes)
+        groups = by_direction(self._architecture, weights)
+        for panel, group in zip(panels, groups, strict=True):
+            self._add_panels(packing, panel, parameters(self._architecture, group))
+        self._weights = weights
+        self._alive = [panels, packing.packed()]
+        self.plan.panels = panels
+
+    def _add_panels(self, packing: Packing, panel: Any, w: Parameters) -> None:
         a = self._architecture
         gates, units = len(a.table.gates), a.hidden_size
-        panel.inputs = w.W.shape[1]
-        panel.hidden = units
-        panel.outputs = a.fed_back
-        panel.block_floats = gates * self._lanes
         if a.periods:
-            self._fill_modules(panel, w)
+            units_of = [
+                slice(m.first, m.first + m.units) for m in panel.modules[0 : panel.module_count]
+            ]
+            reads = [slice(m.reads, None) for m in panel.modules[0 : panel.module_count]]
+            packing.add(panel, "x_panels", *(w.W[units] for units in units_of))
+            packing.add(
+                panel, "h_panels", *(w.R[each] for each in zip(units_of, reads, strict=True))
+            )
+            packing.add(panel, "bias", *(w.b[units] for units in units_of))
             return
-        panel.x_panels = self._packed(w.W, gates)
-        panel.bias = self._packed(w.b[:, None], gates)
-        panel.blocks = -(-units // self._lanes)
+        packing.add(panel, "x_panels", w.W, gates=gates)
+        packing.add(panel, "bias", w.b, gates=gates)
         waiting = len(a.table.after_first_product)
         first = (gates - waiting) * units
-        panel.h_panels = self._packed(w.R[:first], gates - waiting)
+        packing.add(panel, "h_panels", w.R[:first], gates=gates - waiting)
         if waiting:
-            panel.dependent_panels = self._packed(w.R[first:], waiting)
+            packing.add(panel, "dependent_panels", w.R[first:], gates=waiting)
         if w.P is not None:
-            panel.dependent_panels = self._packed(w.P, 1)
+            packing.add(panel, "dependent_panels", w.P)
         if w.d:
             (own,) = w.d.values()
-            panel.recurrent_bias = self._packed(own[:, None], 1)
+            packing.add(panel, "recurrent_bias", own)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
-            panel.peepholes = self._packed(stacked[:, None], len(PEEPHOLES))
+            packing.add(panel, "peepholes", stacked, gates=len(PEEPHOLES))
 
-    def _fill_modules(self, panel: Any, w: Parameters) -> None:
-        """Panels of a Clockwork RNN: of each module, as deep as what it reads."""
+    def with_weights(self, weights: Weights) -> Compiled:
+        """See :class:`Engine`. Choices of threads and idle memory are shared: they are the same for all weights."""
+        engine = Compiled.__new__(Compiled)
+        engine.__dict__.update(self.__dict__)
+        engine.plan = ffi.new("fr_plan *", self.plan[0])
+        count = self.plan.layers * self.plan.directions
+        panels = ffi.new("fr_panels[]", count)
+        ffi.memmove(panels, self.plan.panels, ffi.sizeof(panels))
+        for panel in panels:
+            panel.back_kernel = ffi.NULL  # its panels are those of the other weights
+        engine._fill_panels(panels, weights)
+        return engine
+
+    def record(self, call: Call, segments: bool) -> Recording:
+        """See :class:`Engine`. The GIL is released inside."""
+        if self.backend != "c":
+            raise UnsupportedError(
+                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
+            )
+        with self._training:
+            if self.plan.panels.back_kernel == ffi.NULL:
+                self._fill_back_panels()
+        return self._recorder.record(
+            self.plan, self._alive, call, self.threads(*call.x.shape[:2]), segments
+        )
+
+    def _fill_back_panels(self) -> None:
+        """Pack the transposed matrices, which the backward pass reads."""
         a = self._architecture
-        modules = ffi.new("fr_module[]", len(a.periods))
-        self._alive.append(modules)
-        x_parts: list[Array] = []
-        h_parts: list[Array] = []
-        biases: list[Array] = []
-        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
-            units = slice(number * a.module_size, (number + 1) * a.module_size)
-            reads = a.module_reads(number)
-            module.period, module.first, module.units = period, units.start, a.module_size
-            module.reads = reads
-            module.x_start = sum(part.size for part in x_parts)
-            module.h_start = sum(part.size for part in h_parts)
-            module.block = sum(len(part) for part in biases)
-            x_parts.append(packed(w.W[units], 1, self._lanes))
-            h_parts.append(packed(w.R[units, reads:], 1, self._lanes))
-            biases.append(packed(w.b[units, None], 1, self._lanes))
-        panel.modules, panel.module_count = modules, len(modules)
-        panel.blocks = sum(len(part) for part in biases)
-        for field, parts in (("x_panels", x_parts), ("h_panels", h_parts), ("bias", biases)):
-            joined = aligned((sum(part.size for part in parts),))
-            np.concatenate([part.ravel() for part in parts], out=joined)
-            setattr(panel, field, self._held(joined))
-
-    def _packed(self, matrix: Array, gates: int) -> Any:
-        return self._held(packed(matrix, gates, self._lanes))
-
-    def _held(self, array: Array) -> Any:
-        self._alive.append(array)
-        return pointer(array)
+        packing = Packing(self._lanes)
+        late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
+        groups = by_direction(a, self._weights)
+        panels = self.plan.panels[0 : len(groups)]
+        for panel, group in zip(panels, groups, strict=True):
+            w = parameters(a, group)
+            first = len(w.W) - late * a.hidden_size
+            packing.add_transposed(panel, "back_x_panels", w.W[:first])
+            if late:
+                packing.add_transposed(panel, "back_late_panels", w.W[first:])
+            first = len(w.R) - waiting * a.hidden_size
+            packing.add_transposed(panel, "back_h_panels", w.R[:first])
+            if waiting:
+                packing.add_transposed(panel, "back_dependent_panels", w.R[first:])
+            if w.P is not None:
+                packing.add_transposed(panel, "back_dependent_panels", w.P)
+        self._alive.append(packing.packed())
+        kernel = lib.fr_find_back_kernel(self._isa, a.table.kernel.encode())
+        for panel in panels:
+            panel.back_kernel = kernel
 
     def threads(self, steps: int, batch: int) -> int:
         """How many threads compute a call of that shape; for "auto" it is measured the first time."""
@@ -205,7 +268,7 @@ class Compiled(Engine):
             np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "counter" else FLOAT32)
             for each in a.table.states
         ]
-        call = self._bound(x, y, state, None, 1)
+        call = self._bound(x, y, state, None, None, 1)
         seconds = []
         for _ in range(3):  # the first one fills the caches
             start = perf_counter()
@@ -216,13 +279,24 @@ class Compiled(Engine):
         return min(seconds)
 
     def bound(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None = None,
+        resets: Resets | None = None,
     ) -> _Call:
         """A call over these arrays, to be run as often as wanted, while they live."""
-        return self._bound(x, y, state, lengths, self.threads(*x.shape[:2]))
+        return self._bound(x, y, state, lengths, resets, self.threads(*x.shape[:2]))
 
     def _bound(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None,
+        resets: Resets | None,
+        threads: int,
     ) -> _Call:
         steps, batch, _ = x.shape
         try:
@@ -240,19 +314,11 @@ class Compiled(Engine):
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
                 q.workspace = pointer(call.workspace)
-        _bind(q, x, y, state, self._second)
-        if lengths is None:
-            if call.ragged:
-                q.order = q.lengths = q.active = ffi.NULL
-                call.ragged = []
-            return call
-        order = np.argsort(-lengths, kind="stable")
-        ordered = lengths[order]
-        active = np.searchsorted(-ordered, -np.arange(steps))  # how many are longer than t
-        call.ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
-        q.order, q.lengths, q.active = (
-            ffi.from_buffer("int64_t *", array) for array in call.ragged
-        )
+        bind(q, x, y, state, self._second)
+        if lengths is not None or resets is not None or call.unequal:
+            call.unequal = bind_unequal(q, lengths, resets)
+            if resets is not None:
+                q.zeros = pointer(self._zeros)
         return call
 
     def _steps_at_once(self, call: Call) -> int:
@@ -263,25 +329,15 @@ class Compiled(Engine):
 
     def run(self, call: Call) -> None:
         """See :class:`Engine`. The GIL is released inside."""
-        if call.resets is not None:
-            raise UnsupportedError(f"resets: {self._without}")
-        x, y, state, lengths = call.x, call.y, call.state, call.lengths
+        x, y, state, resets = call.x, call.y, call.state, call.resets
         length = len(x)
         steps = self._steps_at_once(call)
         if length <= steps:
-            self._run(x, y, state, lengths)
+            self._run(x, y, state, call.lengths, resets)
             return
         for start in range(0, length, steps):
             piece = slice(start, start + steps)
-            self._run(x[piece], y[piece], state, None)
-
-    def record(self, call: Call, segments: bool) -> Recording:
-        """See :class:`Engine`."""
-        raise UnsupportedError(f"record: {self._without}")
-
-    @property
-    def _without(self) -> str:
-        return f"backend {self.backend!r} does not have it; backend='numpy' has"
+            self._run(x[piece], y[piece], state, None, None if resets is None else resets[piece])
 
     def plain(
         self,
@@ -309,8 +365,15 @@ class Compiled(Engine):
             steps = min(steps, max(PIECE_FLOATS // max(batch * outputs, 1), 64))
         return steps
 
-    def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
-        call = self.bound(x, y, state, lengths)
+    def _run(
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None,
+        resets: Resets | None,
+    ) -> None:
+        call = self.bound(x, y, state, lengths, resets)
         lib.fr_run(self.plan, call.q)
         if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
@@ -324,13 +387,13 @@ MAX_IDLE_FLOATS = 2**20
 class _Call:
     """An ``fr_sequence`` and what it points to besides the arrays of its caller. Used by one thread at a time."""
 
-    __slots__ = ("batch", "q", "ragged", "steps", "threads", "workspace")
+    __slots__ = ("batch", "q", "steps", "threads", "unequal", "workspace")
 
     def __init__(self) -> None:
         self.q: Any = ffi.new("fr_sequence *")
         self.steps = self.batch = self.threads = -1
         self.workspace: Array = np.empty(0, FLOAT32)
-        self.ragged: list[npt.NDArray[np.int64]] = []
+        self.unequal: list[npt.NDArray[np.int64]] = []
 
 
 class PlainCall:
@@ -371,20 +434,3 @@ class PlainCall:
             last[0] if self.last else (),
             last[1].kind == "i",
         )
-
-
-def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
-    """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    # One call: eight from Python would take as long as a hundred steps of a small layer.
-    if reads_arrays():
-        last = state[1] if second else None
-        arrays.bind(address(q), x, y, state[0], last, second == "counter")
-        return
-    item = FLOAT32.itemsize
-    q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
-    q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
-    q.h = pointer(state[0])
-    if second == "counter":
-        q.t = ffi.from_buffer("int64_t *", state[1])
-    elif second:
-        q.c = pointer(state[1])
