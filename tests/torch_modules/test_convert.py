@@ -23,6 +23,7 @@ import fusedrnn as fr
 
 torch = oracle("torch")
 ft = pytest.importorskip("fusedrnn.torch", exc_type=ImportError)
+STATE = importlib.import_module("fusedrnn.torch.converted").STATE
 nn = torch.nn
 rnn_utils = torch.nn.utils.rnn
 prune = importlib.import_module("torch.nn.utils.prune")
@@ -95,7 +96,7 @@ def same(found: Any, expected: Any) -> None:
 
 def used(module: Any) -> bool:
     """Whether the kernels of this package have packed the module's weights."""
-    return module.__dict__[ft.STATE].packed is not None
+    return module.__dict__[STATE].packed is not None
 
 
 # ---- the same results ------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def test_a_model_is_converted_in_place_and_back(model: Any) -> None:
     assert all(each is before[name] for name, each in model.named_parameters())
     assert ft.revert(model) is model
     assert type(model.lstm) is nn.LSTM
-    assert ft.STATE not in model.lstm.__dict__
+    assert STATE not in model.lstm.__dict__
     assert set(ft.left_alone(model).values()) == {"not converted"}
     assert torch.equal(model(WORDS), expected)
 
@@ -193,7 +194,7 @@ def test_hooks_copies_and_pickles(model: Any) -> None:
     expected = model(WORDS)
     assert seen == [model.lstm]
     again = copy.deepcopy(model)
-    assert type(again.lstm) is ft.LSTM
+    assert type(again.lstm) is type(model.lstm)
     assert not used(again.lstm)
     same(again(WORDS), expected)
     model.lstm._forward_hooks.clear()
@@ -249,12 +250,12 @@ def by_sharing(module: Any) -> None:
 def test_changed_weights_are_packed_again(change: Callable[[Any], None]) -> None:
     module, x = ft.convert(nn.LSTM(4, 5)), torch.randn(5, 3, 4)
     before = module(x)[0]
-    packed = module.__dict__[ft.STATE].packed
+    packed = module.__dict__[STATE].packed
     module(x)
-    assert module.__dict__[ft.STATE].packed is packed
+    assert module.__dict__[STATE].packed is packed
     change(module)
     found = module(x)
-    assert module.__dict__[ft.STATE].packed is not packed
+    assert module.__dict__[STATE].packed is not packed
     assert not torch.equal(found[0], before)
     same(found, ft.revert(module)(x))
 

@@ -1,124 +1,29 @@
-"""PyTorch's recurrent modules, run by this package: ``model = fusedrnn.torch.convert(model)``, for inference.
-
-A converted module stays what it was: the same object, parameters, ``state_dict``, hooks and signature, and an instance of
-PyTorch's class. Only its ``forward`` is another. That runs the fused kernels where it can, and PyTorch's own ``forward``
-where it cannot: when a gradient is asked for, in training with dropout, under autocast, for other types and devices.
-
-Weights are packed at the first call, and again when one has changed: when it is another tensor or elsewhere in memory,
-when its version counter moved (optimizers and ``load_state_dict`` move it), or when one of 16 samples of it differs
-(``parameter.data.copy_(...)`` moves no counter).
-
-Under ``torch.compile`` and ``torch.export`` a converted module is the operator ``fusedrnn::run``.
-"""
+"""PyTorch's recurrent modules, converted in place and back."""
 
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from operator import is_
-from threading import Lock
 from typing import Any, TypeVar
 
+import torch
+from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch.autograd import forward_ad
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
 from fusedrnn.engines.threads import Threads
-from fusedrnn.errors import MissingExtraError
 from fusedrnn.formats.torch_modules import CLASSES
 from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
-from fusedrnn.shapes import from_shapes
+from fusedrnn.torch.packing import State, array_of, pack
 
-try:
-    import torch
-    from torch import Tensor, nn
-    from torch._C._dynamo.eval_frame import get_eval_frame_callback
-    from torch.autograd import forward_ad
-    from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
-except ImportError:
-    raise MissingExtraError("torch", "torch", "fusedrnn.torch") from None
-
-__all__ = [
-    "GRU",
-    "LSTM",
-    "RNN",
-    "GRUCell",
-    "LSTMCell",
-    "RNNCell",
-    "convert",
-    "left_alone",
-    "revert",
-]
+__all__ = ["CONVERTED", "STATE", "convert", "left_alone", "revert"]
 
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
 
-#: How many numbers of each weight are compared at each call.
-SAMPLES = 16
-#: Layers that compiled graphs have in memory.
-MAX_KEPT = 32
-#: The attribute of a converted module that holds what this module knows of it.
+#: The attribute of a converted module that holds what this package knows of it.
 STATE = "_fusedrnn"
-
-
-# ---- packed weights --------------------------------------------------------------------------------
-
-
-class _Packed:
-    """A fused layer, and what its weights were when it was packed."""
-
-    __slots__ = ("_addresses", "_counted", "_samples", "_values", "_versions", "layer", "weights")
-
-    def __init__(self, layer: Layer[Any], weights: Sequence[Tensor]) -> None:
-        self.layer = layer
-        self.weights = list(weights)
-        # Inference tensors have no version counter.
-        self._counted = not any(each.is_inference() for each in weights)
-        self._versions = [each._version for each in weights] if self._counted else []
-        self._addresses = [each.data_ptr() for each in weights]
-        flat = [each.detach().numpy().reshape(-1) for each in weights]
-        self._samples = [each[:: max(each.size // SAMPLES, 1)] for each in flat]
-        self._values = [each.tobytes() for each in self._samples]
-
-    def fits(self, weights: Sequence[Tensor]) -> bool:
-        """Whether these are still the weights that were packed. Comprehensions: this is part of every call."""
-        if len(weights) != len(self.weights) or not all(map(is_, weights, self.weights)):
-            return False
-        if self._counted and [each._version for each in weights] != self._versions:
-            return False
-        return [each.data_ptr() for each in weights] == self._addresses and [
-            each.tobytes() for each in self._samples
-        ] == self._values
-
-
-def _pack(
-    names: Sequence[str],
-    weights: Sequence[Tensor],
-    cell: str,
-    activation: str,
-    batch_first: bool,
-    threads: Threads,
-    backend: str,
-) -> _Packed:
-    arrays = {name: weight.detach().numpy() for name, weight in zip(names, weights, strict=True)}
-    options: dict[str, Any] = {"activation": activation} if activation else {}
-    layer = LAYERS[cell].from_weights(
-        arrays, batch_first=batch_first, threads=threads, backend=backend, **options
-    )
-    return _Packed(layer, weights)
-
-
-class _State:
-    """What a converted module has beside its own attributes. Copies and pickles leave the packed weights out."""
-
-    __slots__ = ("backend", "packed", "threads")
-
-    def __init__(self, threads: Threads = 1, backend: str = "auto") -> None:
-        self.threads, self.backend = threads, backend
-        self.packed: _Packed | None = None
-
-    def __reduce__(self) -> tuple[type[_State], tuple[Threads, str]]:
-        return _State, (self.threads, self.backend)
-
-
-# ---- modules -------------------------------------------------------------------------------------------
 
 
 class _Converted:
@@ -130,10 +35,10 @@ class _Converted:
     training: bool
     __dict__: dict[str, Any]
 
-    def _fused_state(self) -> _State:
-        state: _State | None = self.__dict__.get(STATE)
+    def _fused_state(self) -> State:
+        state: State | None = self.__dict__.get(STATE)
         if state is None:  # made by the constructor, not by convert
-            state = self.__dict__[STATE] = _State()
+            state = self.__dict__[STATE] = State()
         return state
 
     def _choices(self) -> tuple[str, str, bool]:
@@ -148,7 +53,7 @@ class _Converted:
             if any(each.dtype is not torch.float32 or not each.is_cpu for each in weights):
                 return None
             try:
-                packed = _pack(names, weights, *self._choices(), state.threads, state.backend)
+                packed = pack(names, weights, *self._choices(), state.threads, state.backend)
             except RuntimeError:  # those of a transform (vmap) have no memory of their own
                 return None
             state.packed = packed
@@ -252,7 +157,7 @@ class _Sequences(_Converted):
             if isinstance(input, PackedSequence):
                 return self._packed(layer, input, hx)
             state = hx if hx is None or isinstance(hx, tuple) else (hx,)
-            y, after = layer(_array(input), state and tuple(map(_array, state)))
+            y, after = layer(array_of(input), state and tuple(map(array_of, state)))
         except (RuntimeError, TypeError, ValueError):
             return super().forward(input, hx)  # type: ignore[misc]
         return torch.from_numpy(y), _outgoing(after)
@@ -265,9 +170,9 @@ class _Sequences(_Converted):
         if hx is not None:
             ordered = self.permute_hidden(hx, order)
             state = tuple(
-                _array(each) for each in (ordered if isinstance(hx, tuple) else (ordered,))
+                array_of(each) for each in (ordered if isinstance(hx, tuple) else (ordered,))
             )
-        steps = _array(x.transpose(0, 1) if self.batch_first else x)
+        steps = array_of(x.transpose(0, 1) if self.batch_first else x)
         y, after = layer(steps, state, lengths=lengths.numpy())
         outputs = torch.from_numpy(y)
         outputs = outputs.transpose(0, 1) if self.batch_first else outputs
@@ -305,16 +210,11 @@ class _Steps(_Converted):
         try:
             state = hx if hx is None or isinstance(hx, tuple) else (hx,)
             _, after = layer(
-                _array(input)[None], state and tuple(_array(each)[None] for each in state)
+                array_of(input)[None], state and tuple(array_of(each)[None] for each in state)
             )
         except (RuntimeError, TypeError, ValueError):
             return super().forward(input, hx)  # type: ignore[misc]
         return _outgoing(tuple(array[0] for array in after))
-
-
-def _array(tensor: Tensor) -> Any:
-    """The same memory as an array."""
-    return tensor.detach().numpy() if tensor.requires_grad else tensor.numpy()
 
 
 def _outgoing(state: tuple[Any, ...]) -> Any:
@@ -409,7 +309,7 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
             each.__class__ = CONVERTED[type(each)]
         if isinstance(each, _Converted):
             found += 1
-            each.__dict__[STATE] = _State(threads, backend)
+            each.__dict__[STATE] = State(threads, backend)
     if not found:
         left = "; ".join(
             f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()
@@ -486,65 +386,3 @@ def _obstacle(module: nn.Module) -> str:
 def _check_module(module: object) -> None:
     if not isinstance(module, nn.Module):
         raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
-
-
-# ---- the operator of compiled graphs -----------------------------------------------------------------
-
-_kept: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
-_kept_lock = Lock()
-
-
-@torch.library.custom_op("fusedrnn::run", mutates_args=())
-def _operator(
-    x: Tensor,
-    h: Tensor | None,
-    c: Tensor | None,
-    weights: list[Tensor],
-    names: str,
-    cell: str,
-    activation: str,
-    batch_first: bool,
-    threads: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the last h, and the last c (empty for a cell without one), each in memory of its own."""
-    number: Threads = "auto" if threads == "auto" else int(threads)
-    choices = cell, activation, batch_first, number, backend
-    # The packed weights are held, so no other tensor can be at their addresses.
-    key = (*choices, *(weight.data_ptr() for weight in weights))
-    with _kept_lock:
-        packed = _kept.get(key)
-        if packed is None or not packed.fits(packed.weights):
-            packed = _kept[key] = _pack(names.split(), weights, *choices)
-        _kept.move_to_end(key)
-        while len(_kept) > MAX_KEPT:
-            _kept.popitem(last=False)
-    state = None
-    if h is not None:
-        state = (_array(h),) if c is None else (_array(h), _array(c))
-    y, after = packed.layer(_array(x), state)
-    last = [torch.from_numpy(array) for array in after]
-    return torch.from_numpy(y), last[0], last[1] if len(last) > 1 else x.new_empty(0)
-
-
-@_operator.register_fake
-def _(
-    x: Tensor,
-    h: Tensor | None,
-    c: Tensor | None,
-    weights: list[Tensor],
-    names: str,
-    cell: str,
-    activation: str,
-    batch_first: bool,
-    threads: str,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    shapes = {
-        name: tuple(map(int, each.shape)) for name, each in zip(names.split(), weights, strict=True)
-    }
-    a = from_shapes(cell, shapes, {})
-    batch = () if x.dim() == 2 else (x.shape[0 if batch_first else 1],)
-    rows = a.num_layers * a.directions
-    y, last_h = x.new_empty((*x.shape[:-1], a.output_size)), x.new_empty((rows, *batch, a.fed_back))
-    return y, last_h, x.new_empty((rows, *batch, a.hidden_size) if cell == "lstm" else 0)
