@@ -1,14 +1,18 @@
-"""PyTorch's recurrent modules, run by this package: ``model = fusedrnn.torch.convert(model)``, for inference.
+"""Recurrent layers for PyTorch, run and trained by this package.
 
-A converted module stays what it was: the same object, parameters, ``state_dict``, hooks and signature, and an instance of
-PyTorch's class. Only its ``forward`` is another. That runs the fused kernels where it can, and PyTorch's own ``forward``
-where it cannot: when a gradient is asked for, in training with dropout, under autocast, for other types and devices.
+``model = fusedrnn.torch.convert(model)`` lets the recurrent modules of a model run here. A converted module stays what it
+was: the same object, parameters, ``state_dict``, hooks and signature, and an instance of PyTorch's class. Only its
+``forward`` is another. That runs the fused kernels, forward and backward, where it can, and PyTorch's own ``forward`` where
+it cannot: for other types and devices, under ``torch.func``, for gradients in forward mode.
+
+``fusedrnn.torch.LSTM``, ``GRU``, ``RNN`` and ``ClockworkRNN`` are modules with PyTorch's constructors, parameter names and
+``state_dict``, and with this package's options.
 
 Weights are packed at the first call, and again when one has changed: when it is another tensor or elsewhere in memory,
 when its version counter moved (optimizers and ``load_state_dict`` move it), or when one of 16 samples of it differs
 (``parameter.data.copy_(...)`` moves no counter).
 
-Under ``torch.compile`` and ``torch.export`` a converted module is the operator ``fusedrnn::run``.
+Under ``torch.compile`` and ``torch.export`` a call is the operator ``fusedrnn::run``, or ``fusedrnn::record`` with gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ try:
 except ImportError:
     raise MissingExtraError("torch", "torch", "fusedrnn.torch") from None
 
-import fusedrnn.torch.operators  # noqa: F401  registers them
 from fusedrnn.torch.converted import convert, left_alone, revert
+from fusedrnn.torch.layers import GRU, LSTM, RNN, ClockworkRNN
 
-__all__ = ["convert", "left_alone", "revert"]
+__all__ = ["GRU", "LSTM", "RNN", "ClockworkRNN", "convert", "left_alone", "revert"]

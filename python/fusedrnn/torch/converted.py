@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._C._dynamo.eval_frame import get_eval_frame_callback
-from torch.autograd import forward_ad
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn.engines.threads import Threads
+from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.torch_modules import CLASSES
-from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
-from fusedrnn.torch.packing import State, array_of, pack
+from fusedrnn.torch.calls import STATE, obstacle, run
+from fusedrnn.torch.packing import Choices, State
 
-__all__ = ["CONVERTED", "STATE", "convert", "left_alone", "revert"]
+__all__ = ["CONVERTED", "convert", "left_alone", "revert"]
 
 ModuleT = TypeVar("ModuleT", bound="nn.Module")
-
-#: The attribute of a converted module that holds what this package knows of it.
-STATE = "_fusedrnn"
 
 
 class _Converted:
@@ -41,42 +38,14 @@ class _Converted:
             state = self.__dict__[STATE] = State()
         return state
 
-    def _choices(self) -> tuple[str, str, bool]:
-        """The cell, its activation ("": it has no choice), and whether sequences are (B, T, ·)."""
-        return self._cell, getattr(self, "nonlinearity", ""), getattr(self, "batch_first", False)
-
-    def _current(self, names: Sequence[str], weights: Sequence[Tensor]) -> Layer[Any] | None:
-        """The fused layer with the weights as they are now; None for weights that cannot be read here."""
+    def _choices(self) -> Choices:
+        nonlinearity = getattr(self, "nonlinearity", "")
+        options = f'{{"activation": "{nonlinearity}"}}' if nonlinearity else "{}"
         state = self._fused_state()
-        packed = state.packed
-        if packed is None or not packed.fits(weights):
-            if any(each.dtype is not torch.float32 or not each.is_cpu for each in weights):
-                return None
-            try:
-                packed = pack(names, weights, *self._choices(), state.threads, state.backend)
-            except RuntimeError:  # those of a transform (vmap) have no memory of their own
-                return None
-            state.packed = packed
-        return packed.layer
+        batch_first = getattr(self, "batch_first", False)
+        return Choices(self._cell, options, batch_first, state.threads, state.backend)
 
-    def _operator(
-        self, x: Tensor, h: Any, c: Any, names: Sequence[str], weights: Sequence[Any]
-    ) -> tuple[Tensor, Any]:
-        """y and the state, by the operator of compiled graphs."""
-        state = self._fused_state()
-        y, last_h, last_c = torch.ops.fusedrnn.run(
-            x,
-            h,
-            c,
-            weights,
-            " ".join(names),
-            *self._choices(),
-            str(state.threads),
-            state.backend,
-        )
-        return y, (last_h, last_c) if self._cell == "lstm" else last_h
-
-    def _kernels(self, *arguments: Any) -> Any:
+    def _here(self, *arguments: Any) -> Any:
         """Run ``_run``, at a break of the graph where a model is compiled: it is not to be compiled piece by piece."""
         run: Callable[..., Any] = self._run
         if get_eval_frame_callback() is not None:
@@ -86,30 +55,9 @@ class _Converted:
     def _run(self, *arguments: Any) -> Any:
         raise NotImplementedError
 
-
-def _runs_here(
-    inputs: Sequence[Tensor | None], weights: Sequence[Tensor], traced: bool, for_training: bool
-) -> bool:
-    """Whether a call can be computed here: plain float32 on the CPU, and nobody wants a gradient."""
-    for tensor in inputs:
-        if tensor is not None and not (
-            (type(tensor) is Tensor or traced or type(tensor) is nn.Parameter)
-            and tensor.dtype is torch.float32
-            and tensor.is_cpu
-            and tensor.layout is torch.strided
-        ):
-            return False
-    # An exported graph of a module in eval mode is for inference, whether gradients are on or not.
-    exported = traced and not for_training and torch.compiler.is_exporting()
-    if torch.is_grad_enabled() and not exported:
-        for tensor in (*inputs, *weights):
-            if tensor is not None and tensor.requires_grad:
-                return False
-    return not (
-        torch.is_autocast_enabled("cpu")
-        or torch.jit.is_tracing()
-        or forward_ad._current_level >= 0  # a tangent goes along
-    )
+    def _inference(self, traced: bool) -> bool:
+        """Whether this is a graph for inference, whether gradients are on or not: that of a module in eval mode, exported."""
+        return traced and not self.training and torch.compiler.is_exporting()
 
 
 class _Sequences(_Converted):
@@ -122,64 +70,51 @@ class _Sequences(_Converted):
     bidirectional: bool
     dropout: float
     num_layers: int
-    permute_hidden: Callable[[Any, Any], Any]
 
-    def _weights(self) -> list[Any]:
+    def _weights(self) -> dict[str, Any]:
         """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
         stored = self._parameters
-        return [
-            stored[name] if name in stored else getattr(self, name)
+        return {
+            name: stored[name] if name in stored else getattr(self, name)
             for name in self._flat_weights_names
-        ]
+        }
 
     def forward(self, input: Any, hx: Any = None) -> Any:
         """As PyTorch's ``forward``."""
-        weights = self._weights()
         traced = torch.compiler.is_compiling()
+        weights = self._weights()
         packed = isinstance(input, PackedSequence)
-        inputs = (input.data if packed else input, *(hx if isinstance(hx, tuple) else (hx,)))
-        drops = self.training and self.dropout and self.num_layers > 1
-        if drops or not _runs_here(inputs, weights, traced, self.training):
+        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        inputs = (input.data if packed else input, *given)
+        if (packed and traced) or obstacle(inputs, weights.values(), traced):
             return super().forward(input, hx)  # type: ignore[misc]
-        if not traced:
-            return self._kernels(input, hx, weights)
-        if packed:
-            return super().forward(input, hx)  # type: ignore[misc]
-        x, h, c = (*inputs, None)[:3]
-        return self._operator(x, h, c, self._flat_weights_names, weights)
+        return (
+            self._run(input, hx, given, weights)
+            if traced
+            else self._here(input, hx, given, weights)
+        )
 
-    def _run(self, input: Any, hx: Any, weights: list[Any]) -> Any:
+    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
         """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
-        layer = self._current(self._flat_weights_names, weights)
-        if layer is None or (isinstance(input, Tensor) and not input.numel()):
+        traced = torch.compiler.is_compiling()
+        if not traced and isinstance(input, Tensor) and not input.numel():
             return super().forward(input, hx)  # type: ignore[misc]
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         try:
-            if isinstance(input, PackedSequence):
-                return self._packed(layer, input, hx)
-            state = hx if hx is None or isinstance(hx, tuple) else (hx,)
-            y, after = layer(array_of(input), state and tuple(map(array_of, state)))
+            y, after = run(
+                self._fused_state(),
+                self._choices(),
+                weights,
+                input,
+                given,
+                dropout=dropout,
+                inference=self._inference(traced),
+            )
+        except UnsupportedError:
+            raise
         except (RuntimeError, TypeError, ValueError):
             return super().forward(input, hx)  # type: ignore[misc]
-        return torch.from_numpy(y), _outgoing(after)
-
-    def _packed(self, layer: Layer[Any], input: PackedSequence, hx: Any) -> Any:
-        """A packed batch: in its sorted order, padded, with lengths; and packed again."""
-        data, sizes, order, back = input
-        x, lengths = pad_packed_sequence(PackedSequence(data, sizes))
-        state = None
-        if hx is not None:
-            ordered = self.permute_hidden(hx, order)
-            state = tuple(
-                array_of(each) for each in (ordered if isinstance(hx, tuple) else (ordered,))
-            )
-        steps = array_of(x.transpose(0, 1) if self.batch_first else x)
-        y, after = layer(steps, state, lengths=lengths.numpy())
-        outputs = torch.from_numpy(y)
-        outputs = outputs.transpose(0, 1) if self.batch_first else outputs
-        again = pack_padded_sequence(outputs, lengths)
-        return PackedSequence(again.data, sizes, order, back), self.permute_hidden(
-            _outgoing(after), back
-        )
+        return y, after if len(after) > 1 else after[0]
 
 
 class _Steps(_Converted):
@@ -194,32 +129,35 @@ class _Steps(_Converted):
         weights = {
             f"{name}_l0": each for name, each in self._parameters.items() if each is not None
         }
-        inputs = (input, *(hx if isinstance(hx, tuple) else (hx,)))
-        if not _runs_here(inputs, [*weights.values()], traced, self.training):
+        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        inputs = (input, *given)
+        if obstacle(inputs, weights.values(), traced):
             return super().forward(input, hx)  # type: ignore[misc]
-        if not traced:
-            return self._kernels(input, hx, weights)
-        x, h, c = (None if each is None else each.unsqueeze(0) for each in (*inputs, None)[:3])
-        _, last = self._operator(x, h, c, [*weights], [*weights.values()])
-        return tuple(each[0] for each in last) if self._cell == "lstm" else last[0]
+        return (
+            self._run(input, hx, given, weights)
+            if traced
+            else self._here(input, hx, given, weights)
+        )
 
-    def _run(self, input: Any, hx: Any, weights: dict[str, Any]) -> Any:
-        layer = self._current([*weights], [*weights.values()])
-        if layer is None or not input.numel():
+    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+        traced = torch.compiler.is_compiling()
+        if not traced and not input.numel():
             return super().forward(input, hx)  # type: ignore[misc]
         try:
-            state = hx if hx is None or isinstance(hx, tuple) else (hx,)
-            _, after = layer(
-                array_of(input)[None], state and tuple(array_of(each)[None] for each in state)
+            _, after = run(
+                self._fused_state(),
+                self._choices(),
+                weights,
+                input[None],
+                tuple(each[None] for each in given),
+                inference=self._inference(traced),
             )
+        except UnsupportedError:
+            raise
         except (RuntimeError, TypeError, ValueError):
             return super().forward(input, hx)  # type: ignore[misc]
-        return _outgoing(tuple(array[0] for array in after))
-
-
-def _outgoing(state: tuple[Any, ...]) -> Any:
-    first = torch.from_numpy(state[0])
-    return first if len(state) == 1 else (first, torch.from_numpy(state[1]))
+        last = tuple(each[0] for each in after)
+        return last if len(last) > 1 else last[0]
 
 
 class RNN(_Sequences, nn.RNN):
