@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,25 @@ def test_a_layer_with_other_weights_is_as_one_built_from_them(make: Maker, name:
         np.testing.assert_array_equal(first(x)[0], of_first)
     del first
     np.testing.assert_array_equal(other(x)[0], of_second)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_of_a_layer_with_other_weights_are_its_own(name: str) -> None:
+    cell, options = CELLS[name]
+    options = {**options, "backend": "c"}
+    first, second = (cell(7, 9, seed=seed, **options) for seed in (1, 2))
+    x = np.random.default_rng(3).standard_normal((6, 2, 7)).astype(np.float32)
+    dy = np.ones_like(first(x)[0])
+    of_first, of_second = (layer.record(x)[2].backward(dy) for layer in (first, second))
+    tapes = [layer.record(x)[2] for layer in (first, first.with_weights(second.weights))]
+    del first  # a tape may outlive its layer
+    gc.collect()
+    for tape, expected in zip(tapes, (of_first, of_second), strict=True):
+        gradients = tape.backward(dy)
+        np.testing.assert_array_equal(gradients.x, expected.x)
+        for key, gradient in expected.weights.items():
+            np.testing.assert_array_equal(gradients.weights[key], gradient)
+    assert (of_first.x != of_second.x).any()
 
 
 def test_weights_cannot_be_made_writable(make: Maker) -> None:

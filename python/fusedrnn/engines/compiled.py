@@ -206,7 +206,9 @@ class Compiled(Engine):
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
-        return self._recorder.record(self.plan, self._alive, call, self.threads(*call.x.shape[:2]))
+        return self._recorder.record(
+            self.plan, self._alive, call, self.threads(*call.x.shape[:2]), segments
+        )
 
     def _fill_back_panels(self) -> None:
         """Pack the transposed matrices, which the backward pass reads."""
