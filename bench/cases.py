@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fusedrnn.architecture import Architecture
 
@@ -19,6 +19,7 @@ __all__ = [
     "GROUPS",
     "SINGLE_STEPS",
     "SUMMARY_LIBRARIES",
+    "TRAINING",
     "Case",
     "Group",
     "Run",
@@ -29,18 +30,43 @@ __all__ = [
 ]
 
 #: What is timed: a step of a stream; a step of a layer, whose state goes in and comes out; a step of several streams at
-#: once; one sequence; a batch of sequences; a batch of sequences of unequal lengths.
-Group = Literal["step", "call", "streams", "sequence", "batch", "ragged"]
+#: once; one sequence; a batch of sequences; a batch of sequences of unequal lengths. And forward and backward: of
+#: sequences; of unequal lengths; of unequal lengths where the loss is one of the outputs alone, not of the last state.
+Group = Literal[
+    "step",
+    "call",
+    "streams",
+    "sequence",
+    "batch",
+    "ragged",
+    "training",
+    "ragged training",
+    "outputs training",
+]
 
 #: In the order of the list.
-GROUPS: tuple[Group, ...] = ("step", "call", "streams", "sequence", "batch", "ragged")
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 #: Which runs measure a case: `fusedrnn bench run` and its --quick, `fusedrnn bench peers`, its --quick and its --summary,
-#: --threads of either, and --long of either.
-Run = Literal["quick", "default", "peers", "quick peers", "summary", "threads", "long"]
+#: --threads of either, and --long of either; the same with --training.
+Run = Literal[
+    "quick",
+    "default",
+    "peers",
+    "quick peers",
+    "summary",
+    "threads",
+    "long",
+    "training",
+    "quick training",
+    "training threads",
+]
 
 #: Groups that are about one step.
 SINGLE_STEPS = ("step", "call", "streams")
+
+#: Groups that are about a forward pass and the gradients.
+TRAINING = ("training", "ragged training", "outputs training")
 
 #: Of a cell, as keywords; a tuple, so that a case can be a key.
 Options = tuple[tuple[str, Any], ...]
@@ -88,7 +114,9 @@ class Case:
     def id(self) -> str:
         """The name in results and on the command line of pytest."""
         words = [self.cell, *(_word(name, value) for name, value in self.options)]
-        if self.lengths is not None:
+        if self.group in TRAINING:
+            words += reversed(self.group.split())
+        elif self.lengths is not None:
             words.append("ragged")
         elif self.group == "streams":
             words.append("streams")
@@ -121,7 +149,8 @@ class Case:
         )
         longest = "T≤" if self.lengths else "T="
         times = [] if self.group in SINGLE_STEPS else [f"{longest}{self.steps}"]
-        rows = [f"B={self.batch}"] if self.group in ("streams", "batch", "ragged") else []
+        several = ("streams", "batch", "ragged", *TRAINING)
+        rows = [f"B={self.batch}"] if self.group in several else []
         return ", ".join([units, *times, *rows])
 
 
@@ -330,12 +359,67 @@ def _deepbench() -> Iterator[Case]:
         yield _sequences(1500, batch, 1024, 1024, ("long",), "gru", after)
 
 
+# ---- forward and backward ------------------------------------------------------------------------
+
+
+def _training() -> Iterator[Case]:
+    """The shapes that the figures to reach are about, and each cell that PyTorch lacks; a few are in every short run."""
+    after: Options = (("reset", "after"),)
+    short = frozenset({("lstm", (), 128, 16), ("gru", after, 64, 16)})
+    threads = frozenset({("lstm", (), 128, 16), ("lstm", (), 256, 16), ("gru", after, 128, 16)})
+
+    def shape(cell: str, options: Options, steps: int, batch: int, hidden: int) -> Case:
+        key = cell, options, hidden, batch
+        runs: set[Run] = {"training"}
+        if key in short and steps == 100:
+            runs |= _SHORT_TRAINING
+        if key in threads and steps <= 100:
+            runs.add("training threads")
+        return Case("training", steps, batch, hidden, hidden, frozenset(runs), cell, options)
+
+    for hidden in (32, 64, 128):
+        yield shape("lstm", (), 100, 1, hidden)
+    for hidden, steps in ((32, 100), (64, 100), (128, 100), (128, 250), (256, 50), (512, 25)):
+        yield shape("lstm", (), steps, 16, hidden)
+    yield shape("lstm", (), 50, 64, 128)
+    yield shape("lstm", (), 25, 64, 256)
+    for hidden, steps in ((64, 100), (128, 100), (256, 50)):
+        yield shape("gru", after, steps, 16, hidden)
+    for hidden in (64, 128):
+        yield shape("rnn", (), 100, 16, hidden)
+        yield shape("lstm", (("proj_size", hidden // 2),), 100, 16, hidden)
+    for cell, options in (("gru", after), ("rnn", ()), ("lstm", (("proj_size", 16),))):
+        yield shape(cell, options, 100, 1, 32)
+    for cell, options in (("gru", after), ("rnn", ()), ("lstm", (("proj_size", 64),))):
+        yield shape(cell, options, 50, 64, 128)
+    for cell, options in networks(64):
+        yield shape(cell, options, 100, 16, 64)
+    # Padded, a reverse direction would begin in the padding: its rows are packed.
+    unequal: tuple[tuple[str, Options, int, tuple[Group, ...]], ...] = (
+        ("lstm", (), 64, ("ragged training", "outputs training")),
+        ("lstm", (), 128, ("ragged training", "outputs training")),
+        ("lstm", (("proj_size", 32),), 64, ("ragged training", "outputs training")),
+        ("lstm", (("bidirectional", True),), 64, ("ragged training",)),
+        ("gru", after, 64, ("ragged training", "outputs training")),
+        ("rnn", (), 64, ("ragged training", "outputs training")),
+    )
+    for cell, options, hidden, groups in unequal:
+        for group in groups:
+            quick = (cell, options, hidden) == ("lstm", (), 64)
+            runs = frozenset({"training"}) | (_SHORT_TRAINING if quick else frozenset())
+            shared = 100, 16, hidden, hidden, runs, cell, options
+            yield Case(group, *shared, _unequal(100, 16))
+
+
+_SHORT_TRAINING: frozenset[Run] = frozenset({"quick training", *_EVERYWHERE})
+
+
 def _once() -> Iterator[Case]:
     """Every case once, in all its runs; the smaller shape of a network before the larger."""
     cases: dict[str, Case] = {}
     for several in (
         *(_lstm, _family, _calls, _summary),
-        *(_versus_peers, _threads, _audio, _odd, _deepbench),
+        *(_versus_peers, _threads, _audio, _odd, _deepbench, _training),
     ):
         for case in several():
             known = cases.get(case.id, case)

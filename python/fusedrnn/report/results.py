@@ -16,6 +16,7 @@ __all__ = [
     "GROUPS",
     "NOT_SLOWER",
     "SCHEMA",
+    "TRAINING",
     "Group",
     "Latency",
     "Measure",
@@ -136,6 +137,31 @@ GROUPS = (
         "threads",
     ),
     Group(
+        "training",
+        "Training",
+        "Forward and backward: the gradients of x, of the state before and of every weight, for gradients of y and of the last "
+        "state.",
+        "training",
+    ),
+    Group(
+        "ragged training",
+        "Training, unequal lengths",
+        "The same for B sequences, the longest of T steps and the mean about half of that. PyTorch is given a packed sequence.",
+        "ragged training",
+    ),
+    Group(
+        "outputs training",
+        "Training, unequal lengths, a loss of the outputs alone",
+        "The same without a gradient of the last state: PyTorch may then pad the sequences, and what is faster counts.",
+        "outputs training",
+    ),
+    Group(
+        "training threads",
+        "Training, several threads",
+        "By one thread and by several, all timed by the clock on the wall.",
+        "training threads",
+    ),
+    Group(
         "char LSTM on Acts",
         "Real data: a character model reads the Acts of the Apostles",
         "One call for all T characters, one-hot, batch 1. Bits per character say how well the model "
@@ -143,6 +169,10 @@ GROUPS = (
         "char LSTM on Acts",
     ),
 )
+
+
+#: The groups of forward and backward passes.
+TRAINING = tuple(group.name for group in GROUPS if "training" in group.name)
 
 
 @dataclass(frozen=True)
@@ -165,6 +195,10 @@ class Measure:
         The median of each pass over all rows.
     variant
         How a library was called, where it can be called in several ways.
+    macs
+        The multiply-adds of the matrix products of a forward pass.
+    forward
+        Of a forward and backward pass: what the forward pass takes without training, in each pass over all rows.
     """
 
     median: float
@@ -180,6 +214,24 @@ class Measure:
     intensity: float | None = None
     passes: tuple[float, ...] = ()
     variant: str = ""
+    macs: float = 0.0
+    forward: tuple[float, ...] = ()
+
+    @property
+    def backward(self) -> Ratio | None:
+        """How many times as long as a forward pass the rest takes: the backward pass, and keeping what it needs."""
+        rest = [both - one for both, one in zip(self.passes, self.forward, strict=False)]
+        return Ratio.of(rest, self.forward)
+
+    @property
+    def backward_flops(self) -> float | None:
+        """Operations a second of the backward pass's products, in all of what is not a forward pass."""
+        if not self.forward:
+            return None
+        rest = median(
+            both - one for both, one in zip(self.passes, self.forward, strict=True)
+        )
+        return 4 * self.macs / rest if rest > 0 else None
 
     @property
     def reached(self) -> float | None:
@@ -223,6 +275,11 @@ class Row:
     measures: dict[str, Measure] = field(default_factory=dict)
     baseline: Measure | None = None
     threads: int | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is about a forward and backward pass."""
+        return self.group in TRAINING
 
     @property
     def plain(self) -> bool:
@@ -364,6 +421,7 @@ class Results:
     max_error: float
     quick: bool
     summary: bool
+    training: bool
     environment: dict[str, Any]
     failures: dict[str, str]
     limits: dict[str, Any] | None
@@ -393,8 +451,12 @@ class Results:
 
     @property
     def versus(self) -> list[Row]:
-        """The rows in which a library was measured too, with one thread, the worst for us first."""
-        found = [row for row in self.rows if row.against_fastest and row.threads is None]
+        """The forward passes in which a library was measured too, with one thread, the worst for us first."""
+        found = [
+            row
+            for row in self.rows
+            if row.against_fastest and row.threads is None and not row.trained
+        ]
         return sorted(
             found, key=lambda row: row.against_fastest.median if row.against_fastest else 0
         )
@@ -471,6 +533,7 @@ def parse(results: dict[str, Any]) -> Results:
         max_error=_number(about["max_error"]),
         quick=bool(about["quick"]),
         summary=bool(about["summary"]),
+        training=bool(about.get("training")),
         environment=dict(about["environment"]),
         failures=dict(about["failures"]),
         limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
@@ -520,6 +583,8 @@ def _rows(benchmarks: list[dict[str, Any]]) -> list[Row]:
             intensity=info["intensity"] and _number(info["intensity"]),
             passes=tuple(_seconds(each) for each in info["passes"]),
             variant=info["variant"],
+            macs=_number(info.get("macs", 0)),
+            forward=tuple(_seconds(each) for each in info.get("forward", ())),
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():
