@@ -362,56 +362,61 @@ def _deepbench() -> Iterator[Case]:
 # ---- forward and backward ------------------------------------------------------------------------
 
 
+_AFTER: Options = (("reset", "after"),)
+
+#: What the short runs have of it, and every other run too; and what is trained with several threads.
+_SHORT_TRAINING = (
+    "lstm-training-T100-B16-X128-H128",
+    "gru-reset-after-training-T100-B16-X64-H64",
+    "lstm-training-ragged-T100-B16-X64-H64",
+    "lstm-training-outputs-T100-B16-X64-H64",
+)
+_THREADED_TRAINING = (
+    "lstm-training-T100-B16-X128-H128",
+    "lstm-training-T50-B16-X256-H256",
+    "gru-reset-after-training-T100-B16-X128-H128",
+)
+
+
 def _training() -> Iterator[Case]:
-    """The shapes that the figures to reach are about, and each cell that PyTorch lacks; a few are in every short run."""
-    after: Options = (("reset", "after"),)
-    short = frozenset({("lstm", (), 128, 16), ("gru", after, 64, 16)})
-    threads = frozenset({("lstm", (), 128, 16), ("lstm", (), 256, 16), ("gru", after, 128, 16)})
-
-    def shape(cell: str, options: Options, steps: int, batch: int, hidden: int) -> Case:
-        key = cell, options, hidden, batch
-        runs: set[Run] = {"training"}
-        if key in short and steps == 100:
-            runs |= _SHORT_TRAINING
-        if key in threads and steps <= 100:
-            runs.add("training threads")
-        return Case("training", steps, batch, hidden, hidden, frozenset(runs), cell, options)
-
-    for hidden in (32, 64, 128):
-        yield shape("lstm", (), 100, 1, hidden)
-    for hidden, steps in ((32, 100), (64, 100), (128, 100), (128, 250), (256, 50), (512, 25)):
-        yield shape("lstm", (), steps, 16, hidden)
-    yield shape("lstm", (), 50, 64, 128)
-    yield shape("lstm", (), 25, 64, 256)
-    for hidden, steps in ((64, 100), (128, 100), (256, 50)):
-        yield shape("gru", after, steps, 16, hidden)
-    for hidden in (64, 128):
-        yield shape("rnn", (), 100, 16, hidden)
-        yield shape("lstm", (("proj_size", hidden // 2),), 100, 16, hidden)
-    for cell, options in (("gru", after), ("rnn", ()), ("lstm", (("proj_size", 16),))):
-        yield shape(cell, options, 100, 1, 32)
-    for cell, options in (("gru", after), ("rnn", ()), ("lstm", (("proj_size", 64),))):
-        yield shape(cell, options, 50, 64, 128)
-    for cell, options in networks(64):
-        yield shape(cell, options, 100, 16, 64)
-    # Padded, a reverse direction would begin in the padding: its rows are packed.
-    unequal: tuple[tuple[str, Options, int, tuple[Group, ...]], ...] = (
-        ("lstm", (), 64, ("ragged training", "outputs training")),
-        ("lstm", (), 128, ("ragged training", "outputs training")),
-        ("lstm", (("proj_size", 32),), 64, ("ragged training", "outputs training")),
-        ("lstm", (("bidirectional", True),), 64, ("ragged training",)),
-        ("gru", after, 64, ("ragged training", "outputs training")),
-        ("rnn", (), 64, ("ragged training", "outputs training")),
+    """The shapes that the figures to reach are about, and each cell that PyTorch lacks."""
+    equal: tuple[tuple[str, Options, tuple[tuple[int, int, int], ...]], ...] = (
+        ("lstm", (), ((100, 1, 32), (100, 1, 64), (100, 1, 128))),
+        ("lstm", (), ((100, 16, 32), (100, 16, 64), (100, 16, 128), (250, 16, 128))),
+        ("lstm", (), ((50, 16, 256), (25, 16, 512), (50, 64, 128), (25, 64, 256))),
+        ("gru", _AFTER, ((100, 1, 32), (100, 16, 64), (100, 16, 128), (50, 16, 256))),
+        ("gru", _AFTER, ((50, 64, 128),)),
+        ("rnn", (), ((100, 1, 32), (100, 16, 64), (100, 16, 128), (50, 64, 128))),
+        *((cell, options, ((100, 16, 64),)) for cell, options in networks(64)),
+        ("lstm", (("proj_size", 16),), ((100, 1, 32),)),
+        ("lstm", (("proj_size", 64),), ((100, 16, 128), (50, 64, 128))),
     )
-    for cell, options, hidden, groups in unequal:
-        for group in groups:
-            quick = (cell, options, hidden) == ("lstm", (), 64)
-            runs = frozenset({"training"}) | (_SHORT_TRAINING if quick else frozenset())
-            shared = 100, 16, hidden, hidden, runs, cell, options
-            yield Case(group, *shared, _unequal(100, 16))
+    for cell, options, shapes in equal:
+        for steps, batch, hidden in shapes:
+            yield _trained("training", steps, batch, hidden, cell, options)
+    unequal: tuple[tuple[str, Options, int], ...] = (
+        *(("lstm", (), 64), ("lstm", (), 128), ("lstm", (("proj_size", 32),), 64)),
+        *(("gru", _AFTER, 64), ("rnn", (), 64)),
+    )
+    for cell, options, hidden in unequal:
+        yield _trained("ragged training", 100, 16, hidden, cell, options)
+        yield _trained("outputs training", 100, 16, hidden, cell, options)
+    # Padded, its reverse direction would begin in the padding.
+    yield _trained("ragged training", 100, 16, 64, "lstm", (("bidirectional", True),))
 
 
-_SHORT_TRAINING: frozenset[Run] = frozenset({"quick training", *_EVERYWHERE})
+def _trained(
+    group: Group, steps: int, batch: int, hidden: int, cell: str, options: Options
+) -> Case:
+    """A case of forward and backward, in its runs."""
+    lengths = None if group == "training" else _unequal(steps, batch)
+    case = Case(group, steps, batch, hidden, hidden, frozenset(), cell, options, lengths)
+    runs: set[Run] = {"training"}
+    if case.id in _SHORT_TRAINING:
+        runs |= {"quick training", *_EVERYWHERE}
+    if case.id in _THREADED_TRAINING:
+        runs.add("training threads")
+    return replace(case, runs=frozenset(runs))
 
 
 def _once() -> Iterator[Case]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from math import lcm
 from statistics import median
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
@@ -82,8 +82,8 @@ MAX_ROUNDS = 15
 REST_SECONDS = 0.02
 
 
-#: One of the two.
-Engine = TypeVar("Engine", Peer, Trainer, "Peer | Trainer")
+#: What is measured on a problem: what runs it, or what trains on it.
+Engine = TypeVar("Engine", bound="Peer | Trainer")
 
 
 class WrongResultError(AssertionError):
@@ -237,7 +237,7 @@ def checked(what: str, error: float) -> float:
 
 
 @dataclass(eq=False)
-class Benchmark:
+class Benchmark(Generic[Engine]):
     """An engine on a problem, made once and kept for all passes.
 
     Attributes
@@ -251,7 +251,7 @@ class Benchmark:
 
     problem: Problem
     engine: str
-    peer: Peer | Trainer
+    peer: Engine
     threads: int | None = None
     plan: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -313,6 +313,7 @@ class Benchmark:
         isa = self.peer.isa if isinstance(self.peer, (Fused, Trained)) else None
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
+        a = case.architecture
         macs, trained = float(cost.macs_per_step * steps), self.problem.gradients is not None
         # It is that of one core.
         roofline = self.problem.roofline(isa) if self.threads in (None, 1) else None
@@ -332,6 +333,10 @@ class Benchmark:
             "X": case.input,
             "H": case.hidden,
             "lengths": case.lengths,
+            # Bytes that a tape keeps of each step of one sequence, beside x and y.
+            "tape": 4 * a.directions * len(a.table.recorded) * a.hidden_size
+            if trained and isa
+            else None,
             "macs": macs,
             # A backward pass has two products for each of the forward pass: one for what went in, one for the weights.
             "flops": float(cost.flops_per_step * steps) + (4 * macs if trained else 0),
@@ -345,7 +350,7 @@ class Benchmark:
 
 
 @cache
-def benchmark(case_id: str, engine: str, threads: int | None = None) -> Benchmark:
+def benchmark(case_id: str, engine: str, threads: int | None = None) -> Benchmark[Any]:
     """The engine on that case of the list, called in the way that is fastest."""
     this = problem(find(case_id))
     setup = this.setup(threads or 1)

@@ -152,11 +152,10 @@ def peers(
     _check_training(training, markdown, {"--long": long, "--steps": steps is not None})
     _check_steps(steps)
     console = _prepared("fusedrnn bench peers", outputs, progress_only=summary or markdown)
-    from fusedrnn.engines.native import isas
-    from fusedrnn.report.console import summary as small_table
-
     from fusedrnn.bench.cases import SUMMARY_LIBRARIES
     from fusedrnn.bench.peers import TRAINERS
+    from fusedrnn.engines.native import isas
+    from fusedrnn.report.console import summary as small_table
 
     libraries = _libraries(console, TRAINERS if training else LIBRARIES)
     if summary:
@@ -375,7 +374,9 @@ def _cores() -> int:
 
 def _check_training(training: bool, markdown: bool, others: dict[str, bool]) -> None:
     if markdown and not training:
-        raise ValueError("--markdown is for --training: --report writes every other table in Markdown")
+        raise ValueError(
+            "--markdown is for --training: --report writes every other table in Markdown"
+        )
     given = ", ".join(option for option, is_given in others.items() if is_given)
     if training and given:
         raise ValueError(f"--training has its own shapes: it does not take {given}")

@@ -30,7 +30,5 @@ def test_outputs_training(benchmark: Any, case: str, engine: str, pass_: int) ->
 
 @timed("training threads", wall)
 @rows("training threads", engines=(*FUSED, *LIBRARIES))
-def test_training_threads(
-    benchmark: Any, case: str, engine: str, threads: int, pass_: int
-) -> None:
+def test_training_threads(benchmark: Any, case: str, engine: str, threads: int, pass_: int) -> None:
     made(case, engine, threads).time_calls(benchmark)

@@ -119,7 +119,7 @@ def show_results(console: Console, results: Results) -> None:
     if any(row.trained for row in results.rows):
         console.print(
             "Training: forward and backward with all gradients. Backward: what is not the forward pass of a plain call, by that; "
-            "of the peak: its products; error: the largest of a gradient, norm by norm; takes: the time by that of C."
+            "of the peak: its products; tape: kept of each step of a sequence; error: the largest of a gradient, norm by norm; takes: the time by that of C."
         )
     if results.rows and results.libraries:
         console.print(

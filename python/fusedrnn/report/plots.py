@@ -210,8 +210,8 @@ def training(results: Results) -> Figure:
     for group in (group for group in GROUPS if group.name in TRAINING):
         rows = results.in_group(group.name)
         for network in dict.fromkeys(row.network for row in rows):
-            _, _, kind = group.title.partition(", ")
-            lines.append((f"{network}{': ' * bool(kind)}{kind}", None))
+            kind = "" if group.name == "training" else group.title.replace("Training, ", ": ")
+            lines.append((f"{network}{kind}", None))
             lines += [(row.title, row) for row in rows if row.network == network]
     return _against(results, lines, (BASELINE, *LIBRARIES))
 
@@ -409,7 +409,9 @@ PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], boo
     "training": (
         training,
         "Training: times as long as the C kernels that the others take, forward and backward. Where it is coloured, C is slower.",
-        lambda results: any(row.ratio(BASELINE) or row.fastest for row in results.rows if row.trained),
+        lambda results: any(
+            row.ratio(BASELINE) or row.fastest for row in results.rows if row.trained
+        ),
     ),
     "speedup": (
         speedup,
@@ -419,9 +421,7 @@ PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], boo
     "networks": (
         networks,
         "Speed-up over naive NumPy, cell by cell, in the same few shapes.",
-        lambda results: any(
-            row.baseline for row in results.rows if not (row.plain or row.trained)
-        ),
+        lambda results: any(row.baseline for row in results.rows if not (row.plain or row.trained)),
     ),
     "step-time": (
         step_time,

@@ -46,9 +46,7 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     facts = {
         "results": parsed,
         "groups": [
-            group
-            for group in GROUPS
-            if parsed.in_group(group.name) and group.name not in TRAINING
+            group for group in GROUPS if parsed.in_group(group.name) and group.name not in TRAINING
         ],
         "training": [
             (group, lines(parsed, group.name))

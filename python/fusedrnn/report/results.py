@@ -138,7 +138,7 @@ GROUPS = (
     ),
     Group(
         "training",
-        "Training",
+        "Training, equal lengths",
         "Forward and backward: the gradients of x, of the state before and of every weight, for gradients of y and of the last "
         "state.",
         "training",
@@ -199,6 +199,8 @@ class Measure:
         The multiply-adds of the matrix products of a forward pass.
     forward
         Of a forward and backward pass: what the forward pass takes without training, in each pass over all rows.
+    tape
+        The bytes that are kept of each step of one sequence for the backward pass, beside x and y.
     """
 
     median: float
@@ -216,6 +218,7 @@ class Measure:
     variant: str = ""
     macs: float = 0.0
     forward: tuple[float, ...] = ()
+    tape: int | None = None
 
     @property
     def backward(self) -> Ratio | None:
@@ -228,9 +231,7 @@ class Measure:
         """Operations a second of the backward pass's products, in all of what is not a forward pass."""
         if not self.forward:
             return None
-        rest = median(
-            both - one for both, one in zip(self.passes, self.forward, strict=True)
-        )
+        rest = median(both - one for both, one in zip(self.passes, self.forward, strict=True))
         return 4 * self.macs / rest if rest > 0 else None
 
     @property
@@ -585,6 +586,7 @@ def _rows(benchmarks: list[dict[str, Any]]) -> list[Row]:
             variant=info["variant"],
             macs=_number(info.get("macs", 0)),
             forward=tuple(_seconds(each) for each in info.get("forward", ())),
+            tape=info.get("tape"),
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():

@@ -231,9 +231,10 @@ def _outcome(target: Target, row: Row, results: Results) -> Iterator[Outcome]:
         return
     if target.of == "backward":
         ours = row.measures.get(OURS)
-        part = ours.backward if ours else None
-        if part:
-            yield Outcome(target, row, ratio(minimum), quartiles(part), None, part.median <= minimum)
+        backward = ours.backward if ours else None
+        if backward:
+            met = backward.median <= minimum
+            yield Outcome(target, row, ratio(minimum), quartiles(backward), None, met)
         return
     library = target.against or row.fastest
     found = row.ratio(library) if library else None

@@ -40,11 +40,12 @@ class Line:
         """Text, column by column, but for the ratios."""
         ours = self.row.measures.get(OURS)
         if ours is None:
-            return ("not measured", "", "", "")
+            return ("not measured", "", "", "", "")
         return (
             duration(ours.median),
             ratio(self.backward.median) if self.backward else "",
             share(self.peak) if self.peak is not None else "",
+            "" if ours.tape is None else f"{ours.tape:,} B",
             error(ours.error),
         )
 
@@ -61,7 +62,7 @@ def others(results: Results) -> list[str]:
 def columns(results: Results) -> list[str]:
     """The headings of :attr:`Line.cells`, and then of the ratios."""
     return [
-        *(ENGINES[OURS].short, "backward / forward", "of the peak", "error"),
+        *(ENGINES[OURS].short, "backward / forward", "of the peak", "tape", "error"),
         *(f"{ENGINES[name].short} takes" for name in others(results)),
     ]
 
