@@ -103,7 +103,7 @@ class Problem:
     gradients
         Where the case is trained: those of its loss, by canonical names, from the specification in float64.
     cost
-        What a forward pass costs, counted.
+        What it costs, counted: with the backward pass, where the case is trained.
     """
 
     case: Case
@@ -116,9 +116,14 @@ class Problem:
     @cached_property
     def cost(self) -> fr.Complexity:
         case = self.case
-        if case.lengths is not None:
-            return fr.count(case.architecture, lengths=case.lengths)
-        return fr.count(case.architecture, steps=case.steps, batch=case.batch)
+        options: dict[str, Any] = (
+            {"steps": case.steps, "batch": case.batch}
+            if case.lengths is None
+            else {"lengths": case.lengths}
+        )
+        if case.group in TRAINING:
+            options |= {"backward": True, "want_x": True, "want_state": True}
+        return fr.count(case.architecture, **options)
 
     def setup(self, threads: int = 1) -> Setup:
         """What an engine is made for."""
@@ -130,10 +135,13 @@ class Problem:
         None where there is no saying: for other engines, for unequal lengths, and where there are no limits.
         """
         machine, case = limits(), self.case
-        if isa is None or machine is None or case.lengths is not None or case.group in TRAINING:
+        if isa is None or machine is None or case.lengths is not None:
             return None
-        steps = case.steps * self.cycle
-        return fr.roofline(case.architecture, machine, steps=steps, batch=case.batch, isa=isa)
+        shape = {"steps": case.steps * self.cycle, "batch": case.batch}
+        training = case.group in TRAINING
+        return fr.roofline(
+            case.architecture, machine, **shape, isa=isa, training=training, want_x=training
+        )
 
     @property
     def cycle(self) -> int:
@@ -313,8 +321,7 @@ class Benchmark(Generic[Engine]):
         isa = self.peer.isa if isinstance(self.peer, (Fused, Trained)) else None
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
-        a = case.architecture
-        macs, trained = float(cost.macs_per_step * steps), self.problem.gradients is not None
+        backward = cost.backward_executed
         # It is that of one core.
         roofline = self.problem.roofline(isa) if self.threads in (None, 1) else None
         parts = roofline.parts if roofline else ()
@@ -333,13 +340,11 @@ class Benchmark(Generic[Engine]):
             "X": case.input,
             "H": case.hidden,
             "lengths": case.lengths,
-            # Bytes that a tape keeps of each step of one sequence, beside x and y.
-            "tape": 4 * a.directions * len(a.table.recorded) * a.hidden_size
-            if trained and isa
-            else None,
-            "macs": macs,
-            # A backward pass has two products for each of the forward pass: one for what went in, one for the weights.
-            "flops": float(cost.flops_per_step * steps) + (4 * macs if trained else 0),
+            "macs": float(cost.macs_per_step * steps),
+            "flops": float(cost.flops_per_step * steps) + (backward.flops if backward else 0),
+            # Of the backward pass, and what a tape keeps of each step of a sequence.
+            "backward_macs": cost.backward_macs,
+            "tape": cost.tape_bytes // steps if backward else None,
             "floor": roofline and roofline.seconds / self.problem.cycle,
             "intensity": (
                 sum(part.flops for part in parts) / sum(part.bytes_read for part in parts)

@@ -195,12 +195,12 @@ class Measure:
         The median of each pass over all rows.
     variant
         How a library was called, where it can be called in several ways.
-    macs
-        The multiply-adds of the matrix products of a forward pass.
+    backward_macs
+        Of a forward and backward pass: the multiply-adds of the matrix products backward.
     forward
         Of a forward and backward pass: what the forward pass takes without training, in each pass over all rows.
     tape
-        The bytes that are kept of each step of one sequence for the backward pass, beside x and y.
+        The bytes that our kernels keep of each step of one sequence for the backward pass, beside x.
     """
 
     median: float
@@ -216,7 +216,7 @@ class Measure:
     intensity: float | None = None
     passes: tuple[float, ...] = ()
     variant: str = ""
-    macs: float = 0.0
+    backward_macs: int | None = None
     forward: tuple[float, ...] = ()
     tape: int | None = None
 
@@ -229,10 +229,10 @@ class Measure:
     @property
     def backward_flops(self) -> float | None:
         """Operations a second of the backward pass's products, in all of what is not a forward pass."""
-        if not self.forward:
+        if not (self.forward and self.backward_macs):
             return None
         rest = median(both - one for both, one in zip(self.passes, self.forward, strict=True))
-        return 4 * self.macs / rest if rest > 0 else None
+        return 2 * self.backward_macs / rest if rest > 0 else None
 
     @property
     def reached(self) -> float | None:
@@ -584,7 +584,7 @@ def _rows(benchmarks: list[dict[str, Any]]) -> list[Row]:
             intensity=info["intensity"] and _number(info["intensity"]),
             passes=tuple(_seconds(each) for each in info["passes"]),
             variant=info["variant"],
-            macs=_number(info.get("macs", 0)),
+            backward_macs=info.get("backward_macs"),
             forward=tuple(_seconds(each) for each in info.get("forward", ())),
             tape=info.get("tape"),
         )

@@ -40,11 +40,12 @@ class Line:
         """Text, column by column, but for the ratios."""
         ours = self.row.measures.get(OURS)
         if ours is None:
-            return ("not measured", "", "", "", "")
+            return ("not measured", *[""] * 5)
         return (
             duration(ours.median),
+            "" if ours.reached is None else share(ours.reached),
             ratio(self.backward.median) if self.backward else "",
-            share(self.peak) if self.peak is not None else "",
+            "" if self.peak is None else share(self.peak),
             "" if ours.tape is None else f"{ours.tape:,} B",
             error(ours.error),
         )
@@ -62,7 +63,14 @@ def others(results: Results) -> list[str]:
 def columns(results: Results) -> list[str]:
     """The headings of :attr:`Line.cells`, and then of the ratios."""
     return [
-        *(ENGINES[OURS].short, "backward / forward", "of the peak", "tape", "error"),
+        *(
+            ENGINES[OURS].short,
+            "of the limit",
+            "backward / forward",
+            "of the peak",
+            "tape",
+            "error",
+        ),
         *(f"{ENGINES[name].short} takes" for name in others(results)),
     ]
 
