@@ -243,8 +243,11 @@ class TestSelection:
         assert quick < default
         assert quick_peers < peers_
         assert names(long=True) > default
+        assert names(training=True) == {case.id for case in CASES if "training" in case.runs}
         assert names(libraries=(), long=True) | default == {
-            case.id for case in CASES if case.runs - {"threads", "summary"}
+            case.id
+            for case in CASES
+            if case.runs - {"threads", "summary"} and "training" not in case.runs
         }
         assert names(libraries=(), pattern="gru-*-B1-*") == {
             name for name in peers_ if name.startswith("gru-") and "-B1-" in name
