@@ -29,8 +29,8 @@ from fusedrnn.bench.measure import (
 )
 from fusedrnn.bench.peers import TRAINERS, Loss, Setup, Trained, offers, trainers
 from fusedrnn.bench.session import Selection
+from fusedrnn.report import groups as report_groups
 from fusedrnn.report import parse, render
-from fusedrnn.report import results as report_results
 from fusedrnn.report.results import Measure
 from fusedrnn.report.targets import TARGETS
 from fusedrnn.report.training import lines, markdown_table
@@ -207,7 +207,7 @@ class TestSelection:
                     ), (target.title, hidden)
 
     def test_groups_are_the_reports(self) -> None:
-        assert {*TRAINING, "training threads"} == set(report_results.TRAINING)
+        assert {*TRAINING, "training threads"} == set(report_groups.TRAINING)
 
     def test_threads(self) -> None:
         several = Selection(training=True, threads=2)
