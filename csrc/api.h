@@ -267,18 +267,28 @@ typedef struct fr_sequence {
 int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q);
 
 /* The gradients of the weights of one direction of one layer, to which a backward pass adds. All are in the shapes of
- * the weights; rows of matrices begin at multiples of FR_LINE_FLOATS, and have room to the next one. */
+ * the weights; each array and each row of a matrix begins on a cache line, and has room to the next one. */
 typedef struct fr_weight_gradients {
     float *dW;      /* [G * H][X] */
     float *dR;      /* [G * H][R] */
-    float *dP;      /* [R][H]; NULL without a projection */
-    float *db;      /* [G * H], with room to the next cache line */
-    float *dd;      /* [H], of d_n of a GRU that resets after, with room to the next line; else NULL */
-    float *dp;      /* [3][H], for i, f and o, with room to the next line; NULL without peepholes */
+    float *dP;      /* [R][H], of a projection */
+    float *db;      /* [G * H] */
+    float *dd;      /* [H], of d_n of a GRU that resets after */
+    float *dp;      /* [3][H], of peepholes for i, f and o */
     int64_t dW_row; /* floats from row to row */
     int64_t dR_row;
     int64_t dP_row;
 } fr_weight_gradients;
+
+/* Where these arrays begin in an array of all gradients, in floats; 0 for those that a cell does not have. */
+typedef struct fr_gradient_layout {
+    int64_t dW;
+    int64_t dR;
+    int64_t dP;
+    int64_t db;
+    int64_t dd;
+    int64_t dp;
+} fr_gradient_layout;
 
 /*
  * What a backward kernel reads and writes. A row of gradients dz is [G * H] of the sums, in the order of the rows of
@@ -318,16 +328,17 @@ typedef struct fr_backward {
     float *dx; /* [T][B][X], with the strides that follow, written up to each sequence's length; NULL if not wanted */
     int64_t dx_step;
     int64_t dx_row;
-    float *dh;                            /* [layers * D][B][R]: in, of the state after; out, of the state before */
-    float *dc;                            /* [layers * D][B][H], likewise, or NULL */
-    const fr_weight_gradients *gradients; /* [layers * D] */
-    float *workspace;                     /* fr_bind_backward() floats; contents do not matter before or after */
-    int64_t chunk;                        /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
-    int64_t rows;                         /* largest number of rows of a chunk */
-    int64_t dz_row;                       /* floats of a row of gradients */
-    int64_t layer_gradient;               /* floats of the gradient of a layer's output */
-    int64_t segment_floats;               /* floats of the records of a segment, and of what computes them again */
-    int64_t thread_floats;                /* floats that each thread has */
+    float *dh;                         /* [layers * D][B][R]: in, of the state after; out, of the state before */
+    float *dc;                         /* [layers * D][B][H], likewise, or NULL */
+    const fr_gradient_layout *layouts; /* [layers * D] */
+    float *gradients;                  /* of all weights, as laid out, from a cache line on: added to */
+    float *workspace;                  /* fr_bind_backward() floats; contents do not matter before or after */
+    int64_t chunk;                     /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
+    int64_t rows;                      /* largest number of rows of a chunk */
+    int64_t dz_row;                    /* floats of a row of gradients */
+    int64_t layer_gradient;            /* floats of the gradient of a layer's output */
+    int64_t segment_floats;            /* floats of the records of a segment, and of what computes them again */
+    int64_t thread_floats;             /* floats that each thread has */
 } fr_backward;
 
 /* The number of steps of a segment: what a backward pass goes over at a time. */

@@ -186,6 +186,23 @@ static void run_direction(const fr_panels *w, fr_back_span *b, int64_t chunk, co
     wait_for_all(q, s->share, threads);
 }
 
+static fr_weight_gradients gradients_of(const fr_plan *plan, const fr_backward *b, int64_t index)
+{
+    const fr_gradient_layout *at = &b->layouts[index];
+    float *all = b->gradients;
+    return (fr_weight_gradients){
+        .dW = all + at->dW,
+        .dR = all + at->dR,
+        .dP = all + at->dP,
+        .db = all + at->db,
+        .dd = all + at->dd,
+        .dp = all + at->dp,
+        .dW_row = ALIGN(plan->panels[index].inputs),
+        .dR_row = ALIGN(plan->outputs),
+        .dP_row = ALIGN(plan->hidden),
+    };
+}
+
 static void run_thread(void *context, int64_t thread, int64_t threads)
 {
     const fr_pass *pass = context;
@@ -255,7 +272,7 @@ static void run_thread(void *context, int64_t thread, int64_t threads)
                 .dz_row = b->dz_row,
                 .rows = chunk_rows,
                 .gathered = own,
-                .gradients = b->gradients[index],
+                .gradients = gradients_of(plan, b, index),
             };
             run_direction(&plan->panels[index], &span, b->chunk, &again, &q, threads);
         }

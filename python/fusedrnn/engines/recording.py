@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -28,115 +27,85 @@ def lines(floats: int) -> int:
     return int(-(-floats // LINE) * LINE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One array among the gradients: where it begins, and its rows, which begin on cache lines."""
-
-    start: int
-    rows: int
-    columns: int
-
-    @property
-    def width(self) -> int:
-        return lines(self.columns)
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.rows * self.width
-
-    def of(self, memory: Array) -> Array:
-        """The (rows, columns) of it, without gaps."""
-        array = memory[self.start : self.stop].reshape(self.rows, self.width)
-        return (
-            array if self.columns == self.width else np.ascontiguousarray(array[:, : self.columns])
-        )
-
-
 class _GradientLayout:
-    """Where a backward pass adds the gradients of an architecture's weights: parts of one array.
+    """Where a backward pass adds the gradients of an architecture's weights: in one array.
 
     Attributes
     ----------
     floats
         The size of that array.
+    structs
+        ``fr_gradient_layout`` of each layer and direction.
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        a = architecture
-        self._architecture = a
-        self._weights = tuple(a.weights())
-        self.floats = 0
-        self._parts: list[dict[str, _Part]] = []
+        a = self._architecture = architecture
         gates, units, fed_back = len(a.table.gates), a.hidden_size, a.fed_back
-        for index in range(a.num_layers * a.directions):
-            inputs = a.input_size if index < a.directions else a.directions * fed_back
-            shapes = {"dW": (gates * units, inputs), "dR": (gates * units, fed_back)}
-            if a.proj_size:
-                shapes["dP"] = (fed_back, units)
-            shapes["db"] = (1, gates * units)
-            if a.table.own_recurrent_bias:
-                shapes["dd"] = (1, units)
-            if a.peephole_gates:
-                shapes["dp"] = (1, 3 * units)
-            parts = {}
-            for field, (rows, columns) in shapes.items():
-                parts[field] = _Part(self.floats, rows, columns)
-                self.floats = parts[field].stop
-            self._parts.append(parts)
+        self.structs: Any = ffi.new("fr_gradient_layout[]", a.num_layers * a.directions)
+        self.floats = 0
+        for index, struct in enumerate(self.structs):
+            sizes = {
+                "dW": gates * units * lines(a.layer_input(index // a.directions)),
+                "dR": gates * units * lines(fed_back),
+                "dP": fed_back * lines(units) if a.proj_size else 0,
+                "db": lines(gates * units),
+                "dd": lines(units) if a.table.own_recurrent_bias else 0,
+                "dp": lines(3 * units) if a.peephole_gates else 0,
+            }
+            for field, floats in sizes.items():
+                if floats:
+                    setattr(struct, field, self.floats)
+                    self.floats += floats
+        self._weights = [
+            (weight, weight.layer * a.directions + weight.direction) for weight in a.weights()
+        ]
 
-    def structs(self, memory: Array) -> Any:
-        """``fr_weight_gradients`` of each layer and direction, pointing into memory, which must live as long."""
-        structs = ffi.new("fr_weight_gradients[]", len(self._parts))
-        start = ffi.cast("float *", memory.ctypes.data)
-        for struct, parts in zip(structs, self._parts, strict=True):
-            for field, part in parts.items():
-                setattr(struct, field, start + part.start)
-            for field in ("dW", "dR", "dP"):
-                if field in parts:
-                    setattr(struct, f"{field}_row", parts[field].width)
-        return structs
-
-    def by_name(self, memory: Array) -> dict[str, Array]:
-        """The gradient of each weight, by its canonical name: views of memory where rows have no gaps."""
-        a = self._architecture
-        gradients: dict[str, Array] = {}
+    def by_name(self, gradients: Array) -> dict[str, Array]:
+        """The gradient of each weight by its canonical name, without gaps: a view wherever it has none."""
+        a, found = self._architecture, {}
         biased = -1
-        for weight in self._weights:
-            index = weight.layer * a.directions + weight.direction
-            parts = self._parts[index]
+        for weight, index in self._weights:
+            at, shape = self.structs[index], weight.shape
             if weight.kind == "input":
-                gradient = parts["dW"].of(memory)
+                gradient = _matrix(gradients, at.dW, shape)
             elif weight.kind == "recurrent":
-                gradient = parts["dR"].of(memory)
+                gradient = _matrix(gradients, at.dR, shape)
                 for module in range(len(a.periods)):  # what no module reads
                     units = slice(module * a.module_size, (module + 1) * a.module_size)
                     gradient[units, : a.module_reads(module)] = 0
             elif weight.kind == "projection":
-                gradient = parts["dP"].of(memory)
+                gradient = _matrix(gradients, at.dP, shape)
             elif weight.kind == "peephole":
-                of_gates = dict(zip("ifo", np.split(parts["dp"].of(memory)[0], 3), strict=True))
-                gradient = np.concatenate([of_gates[letter] for letter in a.peephole_gates])
+                each = dict(
+                    zip("ifo", _matrix(gradients, at.dp, (3, a.hidden_size), 1), strict=True)
+                )
+                gradient = np.concatenate([each[letter] for letter in a.peephole_gates])
             elif biased != index:
                 biased = index
-                gradient = parts["db"].of(memory)[0]
+                gradient = gradients[at.db : at.db + shape[0]]
             else:
-                gradient = self._second_bias(parts, weight.shape, memory)
-            gradients[weight.name] = gradient
-        return gradients
+                gradient = self._second_bias(gradients, at, shape[0])
+            found[weight.name] = gradient
+        return found
 
-    def _second_bias(self, parts: dict[str, _Part], shape: tuple[int, ...], memory: Array) -> Array:
+    def _second_bias(self, gradients: Array, at: Any, size: int) -> Array:
         """Of the recurrent bias: that of the other one, but where a gate has a recurrent bias of its own."""
-        a = self._architecture
-        both: Array = parts["db"].of(memory)[0].copy()
-        if "dd" not in parts:
-            return both
-        own: Array = parts["dd"].of(memory)[0]
-        if shape[0] == a.hidden_size:
+        table, units = self._architecture.table, self._architecture.hidden_size
+        own = gradients[at.dd : at.dd + units]
+        if table.own_recurrent_bias and size == units:
             return own
-        (gate,) = a.table.own_recurrent_bias
-        first = [each.name for each in a.table.gates].index(gate) * a.hidden_size
-        both[first : first + a.hidden_size] = own
+        both = gradients[at.db : at.db + size].copy()
+        for gate in table.own_recurrent_bias:
+            first = [each.name for each in table.gates].index(gate) * units
+            both[first : first + units] = own
         return both
+
+
+def _matrix(gradients: Array, start: int, shape: tuple[int, ...], line: int = LINE) -> Array:
+    rows, columns = shape
+    width = -(-columns // line) * line
+    matrix = gradients[start : start + rows * width].reshape(rows, width)
+    return matrix if width == columns else np.ascontiguousarray(matrix[:, :columns])
 
 
 class _Memory:
@@ -243,12 +212,11 @@ class _CompiledRecording(Recording):
         b.dx = ffi.NULL
         if dx is not None:
             b.dx, b.dx_step, b.dx_row = strided(dx), dx.strides[0] // item, dx.strides[1] // item
-        sums = aligned((recorder.gradients.floats,))
-        sums[...] = 0
-        structs = b.gradients = recorder.gradients.structs(sums)
+        gradients = aligned((recorder.gradients.floats,))
+        gradients.fill(0)
+        b.gradients, b.layouts = pointer(gradients), recorder.gradients.structs
         lib.fr_run_backward(self._plan, b)
-        del structs
         if not keep:
             self._memory = None
             recorder.take_back(memory)
-        return recorder.gradients.by_name(sums)
+        return recorder.gradients.by_name(gradients)
