@@ -1,0 +1,170 @@
+"""Narrow weights: what is stored of a matrix in 16 or 8 bits, how it is rounded, and what it stands for.
+
+Only matrices are narrowed: ``weight_ih``, ``weight_hh`` and ``weight_hr``. Biases and peepholes are as short as a row of
+h, and stay float32. This module needs NumPy alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fusedrnn.architecture import Architecture
+from fusedrnn.arrays import FLOAT32, Array
+
+__all__ = ["WEIGHT_DTYPES", "Narrow", "checked_weight_dtype", "matrices", "narrowed", "widened"]
+
+#: The types of stored weights.
+WEIGHT_DTYPES = ("float32", "float16", "bfloat16", "int8")
+
+#: The elements of ``Narrow.values``: 16 bits are kept as bit patterns, because NumPy has no bfloat16.
+ELEMENTS = {
+    "float16": np.dtype(np.uint16),
+    "bfloat16": np.dtype(np.uint16),
+    "int8": np.dtype(np.int8),
+}
+
+#: The largest float16, and the bits of the smallest one that is not subnormal.
+FLOAT16_MAX = 65504.0
+FLOAT16_NORMAL = 0x0400
+#: The largest integer of a row of int8: -128 is not used, so that a weight and its negative are equally exact.
+INT8_MAX = 127
+#: The smallest float32 that is not subnormal: a scale below it would be flushed to zero.
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+
+
+@dataclass(frozen=True, eq=False)
+class Narrow:
+    """A matrix of weights in a narrow type.
+
+    Attributes
+    ----------
+    weight_dtype
+        "float16", "bfloat16" or "int8".
+    values
+        (rows, columns), of the canonical shape: uint16, the bits of float16 or bfloat16; or int8, from -127 to 127.
+    scales
+        (rows,), float32, above 0: what the integers of a row are multiplied with. None for float16 and bfloat16.
+    """
+
+    weight_dtype: str
+    values: npt.NDArray[Any]
+    scales: npt.NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its canonical shape."""
+        return self.values.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, and of the scales."""
+        return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
+
+    def widened(self, dtype: npt.DTypeLike = FLOAT32) -> Array:
+        """The numbers that are stored, as a new array.
+
+        float16 and bfloat16 are exact in float32 and float64. int8 is exact in float64; in float32 the product of
+        integer and scale is rounded.
+        """
+        wide: Array
+        if self.weight_dtype == "float16":
+            wide = self.values.view(np.float16)
+        elif self.weight_dtype == "bfloat16":
+            wide = (self.values.astype(np.uint32) << 16).view(np.float32)
+        else:
+            assert self.scales is not None
+            return self.values.astype(dtype) * self.scales.astype(dtype)[:, None]
+        return wide.astype(dtype)
+
+
+def checked_weight_dtype(weight_dtype: object) -> str:
+    """A type of stored weights, or the error that says which there are."""
+    if not isinstance(weight_dtype, str) or weight_dtype not in WEIGHT_DTYPES:
+        raise ValueError(
+            f"weight_dtype must be one of {', '.join(map(repr, WEIGHT_DTYPES))}, got {weight_dtype!r}"
+        )
+    return weight_dtype
+
+
+def matrices(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that are narrowed, by name."""
+    kinds = ("input", "recurrent", "projection")
+    return {each.name: each.shape for each in architecture.weights() if each.kind in kinds}
+
+
+def narrowed(
+    weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str
+) -> dict[str, Narrow]:
+    """The matrices of a layer in a narrow type.
+
+    Parameters
+    ----------
+    weights
+        Canonical weights, by name. float64 is rounded to float32 first: a layer that computes in float64 has the weights
+        of one that computes in float32.
+    weight_dtype
+        "float16": rounded to the nearest, ties to even; what is smaller than the smallest normal number, 6.1e-5, becomes
+        0 of its sign. "bfloat16": rounded to the nearest, ties to even. "int8": a row is divided by its scale,
+        max|row| / 127, and rounded to the nearest integer, ties to even; a row of zeros has the scale 1.
+
+    Returns
+    -------
+    dict
+        A :class:`Narrow` for each matrix; biases and peepholes have none.
+
+    Raises
+    ------
+    ValueError
+        If a matrix has NaN or Inf, or a number that the type cannot hold; the message names the matrix. For an unknown type.
+    """
+    checked_weight_dtype(weight_dtype)
+    if weight_dtype == "float32":
+        raise ValueError("weight_dtype 'float32' is not a narrow type")
+    return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
+
+
+def widened(
+    stored: Mapping[str, Array | Narrow], dtype: npt.DTypeLike = FLOAT32
+) -> dict[str, Array]:
+    """Stored weights as arrays of a dtype: narrow ones widened, the others as they are."""
+    return {
+        name: each.widened(dtype) if isinstance(each, Narrow) else each
+        for name, each in stored.items()
+    }
+
+
+def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
+    if not np.isfinite(matrix).all():
+        what = "NaN" if np.isnan(matrix).any() else "Inf"
+        raise ValueError(f"weights: {name!r} has {what}, which {weight_dtype} weights must not")
+    with np.errstate(over="ignore", under="ignore"):
+        weights = matrix.astype(np.float32)
+    largest = np.abs(weights).max(initial=0)
+    if weight_dtype == "float16":
+        _check_range(name, largest, FLOAT16_MAX, weight_dtype)
+        with np.errstate(under="ignore"):
+            bits = weights.astype(np.float16).view(np.uint16)
+        return Narrow("float16", np.where(bits & 0x7FFF < FLOAT16_NORMAL, bits & 0x8000, bits))
+    if weight_dtype == "bfloat16":
+        _check_range(name, largest, float(np.uint32(0x7F7F7FFF).view(np.float32)), weight_dtype)
+        word = weights.view(np.uint32)
+        return Narrow("bfloat16", ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype(np.uint16))
+    _check_range(name, largest, float(np.finfo(np.float32).max), weight_dtype)
+    scales = np.abs(weights).max(axis=1, initial=0) / np.float32(INT8_MAX)
+    empty = scales < SMALLEST_SCALE
+    scales[empty] = 1
+    integers = np.rint(weights.astype(np.float64) / scales[:, None].astype(np.float64))
+    integers[empty] = 0
+    return Narrow("int8", integers.astype(np.int8), scales)
+
+
+def _check_range(name: str, largest: Any, limit: float, weight_dtype: str) -> None:
+    if largest > limit:
+        raise ValueError(
+            f"weights: {name!r} has a number of magnitude {largest:g}; {weight_dtype} holds at most {limit:g}"
+        )
