@@ -42,6 +42,12 @@ enum fr_back_phase {
 typedef void (*fr_back_kernel)(const struct fr_panels *w, const struct fr_back_span *b, int64_t phase, int64_t t,
                                const float *z);
 
+/*
+ * The type of the elements of a matrix's panels. FR_I8 has a scale for each row of the matrix: its sums start at 0,
+ * and are multiplied with the scale once, when they are finished.
+ */
+enum fr_weight_type { FR_F32 = 0, FR_F16 = 1, FR_BF16 = 2, FR_I8 = 3 };
+
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
 enum fr_max {
@@ -51,6 +57,7 @@ enum fr_max {
     FR_MAX_SUMS = 24,    /* of a tile of several rows: vectors in registers */
     FR_MAX_ROW_SUMS = 8  /* of a tile of one row */
 };
+enum fr_bytes { FR_LINE_BYTES = 64 /* of a cache line */ };
 enum fr_floats {
     FR_LINE_FLOATS = 16,      /* floats in a cache line */
     FR_FAR_FLOATS = 48 * 1024 /* panels of more floats come from L2 or beyond */
@@ -79,8 +86,8 @@ typedef struct fr_module {
     int64_t first;   /* its first unit */
     int64_t units;   /* the number of its units */
     int64_t reads;   /* the first unit of h that it reads; it reads all units from there to the end */
-    int64_t x_start; /* the offset of its panels in x_panels, in floats */
-    int64_t h_start; /* the offset of its panels in h_panels, in floats */
+    int64_t x_start; /* the offset of its panels in x_panels, in weights */
+    int64_t h_start; /* the offset of its panels in h_panels, in weights */
     int64_t block;   /* its first unit block */
 } fr_module;
 
@@ -96,10 +103,15 @@ typedef struct fr_panels {
     int64_t outputs;               /* R */
     int64_t blocks;                /* N; for a Clockwork RNN the sum over its modules */
     int64_t block_floats;          /* G * L: the sums of one unit block, for one row */
+    int64_t weight_type;           /* an fr_weight_type: of x_panels, h_panels and dependent_panels, which are declared
+                                      as what they are for FR_F32 */
     const float *x_panels;         /* W, [N][X][G][L] */
     const float *h_panels;         /* R, [N][R][G][L]; [N][H][2][L] without R_n for a GRU that resets before */
     const float *dependent_panels; /* the matrix of a product that needs a result of all units first: a projection
                                       [ceil(R / L)][H][L], or R_n [N][H][L] of a GRU that resets before; else NULL */
+    const float *x_scales;         /* [N][G][L], of the rows of W; NULL unless weight_type is FR_I8 */
+    const float *h_scales;         /* [N][G][L] or [N][2][L], of the rows of h_panels, likewise */
+    const float *dependent_scales; /* [ceil(R / L)][L] or [N][L], of the rows of dependent_panels, likewise */
     const float *bias;             /* [N][G][L]: the sum of the biases that may be added up */
     const float *recurrent_bias;   /* [N][L]: d_n of a GRU that resets after; NULL for other cells */
     const float *peepholes;        /* [N][3][L], for i, f and o; NULL without peepholes */
@@ -462,6 +474,12 @@ fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name);
  */
 void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
              float *panels);
+
+/* fr_pack of narrow weights, whose elements are of 16 or 8 bits; `stride` is the number of elements from row to row. */
+void fr_pack_16(const uint16_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+                uint16_t *panels);
+void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+               int8_t *panels);
 
 /*
  * Packs the transpose of a canonical matrix of `depth` rows of `columns` floats: its columns become the units of panels

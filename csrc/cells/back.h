@@ -28,7 +28,7 @@ FR_INLINE void fr_outer_tile(int rows, int blocks, fr_factor f, int64_t v_step, 
     FR_UNROLL
     for (int k = 0; k < rows * blocks; k++)
         sum[k] = vf_set1(0.0f);
-    fr_accumulate(sum, rows, blocks, 1, f, v_step);
+    fr_accumulate(FR_F32, sum, rows, blocks, 1, f, v_step);
     FR_UNROLL
     for (int k = 0; k < rows * blocks; k++) {
         float *at = to.at + k / blocks * to.row_stride + k % blocks * VF_LANES;
@@ -68,7 +68,7 @@ FR_INLINE void fr_back_product(const fr_tile *tile, const float *panels, int64_t
     const float *rows[FR_MAX_ROWS];
     for (int64_t k = 0; k < tile->rows; k++)
         rows[k] = v + (tile->row + k) * v_row;
-    const fr_factor f = fr_tile_factor(tile, panels, 1, depth, rows);
+    const fr_factor f = fr_tile_factor(tile, fr_float_matrix(panels), 1, depth, rows);
     fr_product(1, tile->rows, tile->blocks, (fr_sums){(float *)zeros, 0, VF_LANES}, f, fr_no_factor, sums);
 }
 
@@ -180,9 +180,10 @@ FR_INLINE void fr_back_input(const fr_panels *w, const fr_back_span *b, int64_t 
             v[k] = b->dz + (begin + tile.row + k) * b->dz_row;
             late[k] = v[k] + gates_rows;
         }
-        const fr_factor W_dz = fr_tile_factor(&tile, w->back_x_panels, 1, sums_count, v);
-        const fr_factor W_late =
-            w->back_late_panels ? fr_tile_factor(&tile, w->back_late_panels, 1, H, late) : fr_no_factor;
+        const fr_factor W_dz = fr_tile_factor(&tile, fr_float_matrix(w->back_x_panels), 1, sums_count, v);
+        const fr_factor W_late = w->back_late_panels
+                                     ? fr_tile_factor(&tile, fr_float_matrix(w->back_late_panels), 1, H, late)
+                                     : fr_no_factor;
         fr_product(1, tile.rows, tile.blocks, (fr_sums){(float *)zeros, 0, VF_LANES}, W_dz, W_late, sums);
         for (int64_t k = 0; k < tile.rows; k++)
             for (int64_t j = 0; j < tile.blocks; j++) {
@@ -213,7 +214,7 @@ FR_INLINE void fr_back_outer(const fr_back_span *b, const float *values, int64_t
         const float *v[FR_MAX_ROWS];
         for (int64_t k = 0; k < tile.rows; k++)
             v[k] = values + tile.row + k;
-        const fr_factor f = {.panel = b->gathered, .v = v, .depth = K, .ahead = b->gathered};
+        const fr_factor f = {.panel = b->gathered, .v = v, .depth = K, .ahead = (const char *)b->gathered};
         const fr_sums sums = {to + tile.row * to_row + tile.block * VF_LANES, to_row, VF_LANES};
         fr_outer(tile.rows, tile.blocks, &f, b->dz_row, &sums);
     }

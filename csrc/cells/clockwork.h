@@ -45,6 +45,15 @@ FR_INLINE int64_t fr_steps_before(const fr_span *s, int64_t t, int64_t row)
     return since >= 0 ? since : *s->t[row] + t;
 }
 
+/* The panels of a module, which begin `start` weights into those of all. */
+FR_INLINE fr_matrix fr_module_matrix(fr_matrix all, const fr_module *m, int64_t start)
+{
+    all.panels = fr_weights_from(all.type, all.panels, start);
+    if (all.scales)
+        all.scales += m->block * VF_LANES;
+    return all;
+}
+
 /* FR_STEP of one tile of a module, for the rows of `due`. */
 FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t, float *z, const fr_module *m,
                                  const fr_tile *tile, const int64_t *due)
@@ -57,8 +66,8 @@ FR_INLINE void fr_clockwork_tile(const fr_panels *w, const fr_span *s, int64_t t
         x[k] = s->x[due[k]] + t * s->x_step;
         h[k] = fr_h_before(s, t, due[k]) + m->reads;
     }
-    const fr_factor W_x = fr_tile_factor(tile, w->x_panels + m->x_start, 1, w->inputs, x);
-    const fr_factor R_h = fr_tile_factor(tile, w->h_panels + m->h_start, 1, depth, h);
+    const fr_factor W_x = fr_tile_factor(tile, fr_module_matrix(fr_x_matrix(w), m, m->x_start), 1, w->inputs, x);
+    const fr_factor R_h = fr_tile_factor(tile, fr_module_matrix(fr_h_matrix(w), m, m->h_start), 1, depth, h);
     const fr_sums bias = {(float *)w->bias + (m->block + tile->block) * VF_LANES, 0, VF_LANES};
     const fr_sums sums = fr_sums_in(&memory, tile->blocks, 1);
     fr_product(1, tile->rows, tile->blocks, bias, W_x, R_h, sums);

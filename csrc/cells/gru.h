@@ -45,7 +45,7 @@ FR_INLINE void fr_gru_after_tile(bool defaults, const fr_panels *w, const fr_spa
     }
     fr_sums x_sums = fr_input_sums(w, s, tile, z);
     if (!z) {
-        const fr_factor W_x = fr_tile_factor(tile, w->x_panels, 3, w->inputs, x);
+        const fr_factor W_x = fr_tile_factor(tile, fr_x_matrix(w), 3, w->inputs, x);
         x_sums = fr_sums_in(&x_memory, tile->blocks, 3);
         fr_product(3, tile->rows, tile->blocks, fr_biases(w, tile), W_x, fr_no_factor, x_sums);
     }
@@ -58,7 +58,7 @@ FR_INLINE void fr_gru_after_tile(bool defaults, const fr_panels *w, const fr_spa
             vf_store(sum + VF_LANES, vf_load(x_sum + VF_LANES));
             vf_store(sum + 2 * VF_LANES, vf_load(w->recurrent_bias + (tile->block + j) * VF_LANES));
         }
-    const fr_factor R_h = fr_tile_factor(tile, w->h_panels, 3, H, h);
+    const fr_factor R_h = fr_tile_factor(tile, fr_h_matrix(w), 3, H, h);
     fr_product(3, tile->rows, tile->blocks, sums, R_h, fr_no_factor, sums);
 
     for (int64_t k = 0; k < tile->rows; k++)
@@ -107,7 +107,7 @@ FR_INLINE void fr_gru_reset_tile(bool defaults, const fr_panels *w, const fr_spa
 
     for (int64_t k = 0; k < tile->rows; k++)
         h[k] = fr_h_before(s, t, tile->row + k);
-    const fr_factor R_h = fr_tile_factor(tile, w->h_panels, 2, H, h);
+    const fr_factor R_h = fr_tile_factor(tile, fr_h_matrix(w), 2, H, h);
     const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, 2);
     fr_product(2, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
 
@@ -134,7 +134,7 @@ FR_INLINE void fr_gru_before_tile(bool defaults, const fr_panels *w, const fr_sp
 
     for (int64_t k = 0; k < tile->rows; k++)
         rh[k] = between.reset + (tile->row + k) * between.row_stride;
-    const fr_factor R_n = fr_tile_factor(tile, w->dependent_panels, 1, H, rh);
+    const fr_factor R_n = fr_tile_factor(tile, fr_dependent_matrix(w), 1, H, rh);
     fr_sums n_sums = fr_input_sums(w, s, tile, z);
     n_sums.at += 2 * VF_LANES;
     const fr_sums sums = s->tape ? n_sums : fr_sums_in(&memory, tile->blocks, 1);

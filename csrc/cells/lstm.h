@@ -74,12 +74,12 @@ FR_INLINE void fr_lstm_tile(int gates, bool defaults, const fr_panels *w, const 
         x[k] = s->x[tile->row + k] + t * s->x_step;
         h[k] = fr_h_before(s, t, tile->row + k);
     }
-    const fr_factor R_h = fr_tile_factor(tile, w->h_panels, gates, w->outputs, h);
+    const fr_factor R_h = fr_tile_factor(tile, fr_h_matrix(w), gates, w->outputs, h);
     const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, gates);
     if (z) {
         fr_product(gates, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
     } else {
-        const fr_factor W_x = fr_tile_factor(tile, w->x_panels, gates, w->inputs, x);
+        const fr_factor W_x = fr_tile_factor(tile, fr_x_matrix(w), gates, w->inputs, x);
         fr_product(gates, tile->rows, tile->blocks, fr_biases(w, tile), W_x, R_h, sums);
     }
     for (int64_t k = 0; k < tile->rows; k++)
@@ -110,7 +110,7 @@ FR_INLINE void fr_lstm_finish_tiles(const fr_panels *w, const fr_span *s, int64_
 
         for (int64_t k = 0; k < tile.rows; k++)
             m[k] = s->intermediate + (tile.row + k) * w->blocks * VF_LANES;
-        const fr_factor P_m = fr_tile_factor(&tile, w->dependent_panels, 1, w->hidden, m);
+        const fr_factor P_m = fr_tile_factor(&tile, fr_dependent_matrix(w), 1, w->hidden, m);
         const fr_sums sums = fr_sums_in(&memory, tile.blocks, 1);
         fr_product(1, tile.rows, tile.blocks, (fr_sums){(float *)zeros, 0, VF_LANES}, P_m, fr_no_factor, sums);
         for (int64_t k = 0; k < tile.rows; k++)
@@ -149,7 +149,8 @@ FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_spa
     if (gates != 4 || VF_LANES < 16)
         return tiling;
     const int64_t depth = z ? w->outputs : w->inputs + w->outputs;
-    if (w->blocks * w->block_floats * depth > FR_FAR_FLOATS * s->shares)
+    const int64_t bytes = w->blocks * w->block_floats * depth * fr_weight_bytes(w->weight_type);
+    if (bytes > FR_FAR_FLOATS * (int64_t)sizeof(float) * s->shares)
         tiling.blocks = 1;
     return tiling;
 }

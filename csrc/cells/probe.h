@@ -95,7 +95,7 @@ static int64_t fr_probe_tile(int64_t repeats, const float *from, int64_t floats,
     for (int64_t repeat = 0; repeat < repeats; repeat++)
         for (int64_t panel = 0; panel < panels; panel++) {
             const float *at = from + panel * PANEL;
-            const fr_factor factor = {.panel = at, .v = v, .depth = DEPTH, .ahead = at};
+            const fr_factor factor = {.panel = at, .v = v, .depth = DEPTH, .ahead = (const char *)at};
             fr_product(GATES, rows, 1, start, factor, fr_no_factor, to);
         }
     vf_store(io, vf_load(memory.sum));

@@ -11,12 +11,19 @@
  * shape of tile serves all cells: were the cells inlined around the product, their constants would be kept in registers
  * across it, and the product would spill at every k.
  *
+ * Narrow weights: the product alone knows the type of a weight. Weights of 16 and 8 bits are widened on their way into
+ * the FMA, and all sums are float32. Sums of int8 begin at 0 and are scaled when they are finished, those over x and
+ * those over h each on their own: z = from + s_W (W x), then z + s_R (R h), so that a step, a chunk of steps and a
+ * stream make the same roundings.
+ *
  * Numerics: k ascends and is never split, so a sum has the same bits whatever the tile. To keep the FMA units busy at
  * one row, more unit blocks are taken at once instead (4 sums in a chain would leave half of the units idle: an FMA
  * takes 4 cycles, and 2 may start in each).
  */
 #ifndef FR_PRODUCT_H
 #define FR_PRODUCT_H
+
+#include "weights/types.h"
 
 #include <string.h>
 
@@ -141,32 +148,52 @@ FR_INLINE bool fr_next_blocks(fr_tile *tile, fr_range *left, int64_t max_blocks,
 
 /* ---- the product ------------------------------------------------------------------------------------------------ */
 
+/* A matrix in panels, [N][K][G][L]. */
+typedef struct {
+    const void *panels;
+    const float *scales; /* [N][G][L]; NULL unless the type is FR_I8 */
+    int64_t type;        /* an fr_weight_type */
+} fr_matrix;
+
+FR_INLINE fr_matrix fr_x_matrix(const fr_panels *w) { return (fr_matrix){w->x_panels, w->x_scales, w->weight_type}; }
+FR_INLINE fr_matrix fr_h_matrix(const fr_panels *w) { return (fr_matrix){w->h_panels, w->h_scales, w->weight_type}; }
+FR_INLINE fr_matrix fr_dependent_matrix(const fr_panels *w)
+{
+    return (fr_matrix){w->dependent_panels, w->dependent_scales, w->weight_type};
+}
+FR_INLINE fr_matrix fr_float_matrix(const float *panels) { return (fr_matrix){panels, NULL, FR_F32}; }
+
 /*
  * Rows times panels. While a tile of several rows computes, it fetches one cache line of `ahead` for each k: together
  * the tiles bring the panels of the next blocks near. It costs 1 of 35 instructions, and gains 6 to 15 % where panels
  * come from beyond L2.
  */
 typedef struct {
-    const float *panel;    /* the panel of the tile's first block, [depth][G][L]; those of the others follow */
+    const void *panel;     /* the panel of the tile's first block, [depth][G][L]; those of the others follow */
+    const float *scales;   /* of the tile's first block, [G][L]; NULL unless the type is FR_I8 */
+    int64_t type;          /* an fr_weight_type */
     const float *const *v; /* a pointer for each row of the tile, to `depth` values */
     int64_t depth;         /* K */
-    const float *ahead;    /* the panels of the next blocks, from the lines on that this tile fetches */
-    int64_t ahead_step;    /* the stride of `ahead` from k to k, in floats; 0 where there is nothing to fetch */
+    const char *ahead;     /* the panels of the next blocks, from the lines on that this tile fetches */
+    int64_t ahead_step;    /* the stride of `ahead` from k to k, in bytes; 0 where there is nothing to fetch */
 } fr_factor;
 
-/* The factor of a tile. `panels` is [N][depth][gates][L]. */
-FR_INLINE fr_factor fr_tile_factor(const fr_tile *tile, const float *panels, int gates, int64_t depth,
+/* The factor of a tile. */
+FR_INLINE fr_factor fr_tile_factor(const fr_tile *tile, fr_matrix matrix, int gates, int64_t depth,
                                    const float *const *v)
 {
-    const int64_t panel_floats = depth * gates * VF_LANES;
-    const float *panel = panels + tile->block * panel_floats;
-    const bool fetches = tile->next != tile->block && tile->number * FR_LINE_FLOATS < tile->blocks * gates * VF_LANES;
+    const int64_t row_bytes = gates * VF_LANES * fr_weight_bytes(matrix.type), panel_bytes = depth * row_bytes;
+    const char *panel = (const char *)matrix.panels + tile->block * panel_bytes;
+    const bool fetches = tile->next != tile->block && tile->number * FR_LINE_BYTES < tile->blocks * row_bytes;
+    const char *next = (const char *)matrix.panels + tile->next * panel_bytes + tile->number * depth * FR_LINE_BYTES;
     return (fr_factor){
         .panel = panel,
+        .scales = matrix.scales ? matrix.scales + tile->block * gates * VF_LANES : NULL,
+        .type = matrix.type,
         .v = v,
         .depth = depth,
-        .ahead = fetches ? panels + tile->next * panel_floats + tile->number * depth * FR_LINE_FLOATS : panel,
-        .ahead_step = fetches ? FR_LINE_FLOATS : 0,
+        .ahead = fetches ? next : panel,
+        .ahead_step = fetches ? FR_LINE_BYTES : 0,
     };
 }
 
@@ -181,9 +208,9 @@ typedef struct {
  * The shorter side of the tile is held in registers while the longer side passes by: beside 24 sums there is no room to
  * hold 6 values, and fewer instructions wait at a time. vf_keep makes a weight one load for all rows: left to itself,
  * gcc makes the weight a memory operand of each row, and the loads are what bounds a tile of 2 or 3 rows. v_step is the
- * stride of v from k to k + 1, the constant 1 but in gradients of weights.
+ * stride of v from k to k + 1, the constant 1 but in gradients of weights. `type` is f.type, a constant here.
  */
-FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor f, int64_t v_step)
+FR_INLINE void fr_accumulate(int type, vf *sum, int rows, int blocks, int gates, fr_factor f, int64_t v_step)
 {
     const int64_t block_stride = f.depth * gates * VF_LANES;
     const int columns = blocks * gates;
@@ -192,7 +219,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
     for (int row = 0; row < rows; row++)
         v[row] = f.v[row];
     for (int64_t k = 0; k < f.depth; k++) {
-        const float *weights = f.panel + k * gates * VF_LANES;
+        const void *weights = fr_weights_from(type, f.panel, k * gates * VF_LANES);
         vf held[FR_MAX_SUMS];
         if (rows > 1)
             __builtin_prefetch(f.ahead + k * f.ahead_step, 0, 2);
@@ -202,7 +229,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
                 held[row] = vf_set1(v[row][k * v_step]);
             FR_UNROLL
             for (int column = 0; column < columns; column++) {
-                vf weight = vf_load(weights + column / gates * block_stride + column % gates * VF_LANES);
+                vf weight = fr_weight(type, weights, column / gates * block_stride + column % gates * VF_LANES);
                 if (rows > 1)
                     vf_keep(weight);
                 FR_UNROLL
@@ -212,7 +239,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
         } else {
             FR_UNROLL
             for (int column = 0; column < columns; column++) {
-                held[column] = vf_load(weights + column / gates * block_stride + column % gates * VF_LANES);
+                held[column] = fr_weight(type, weights, column / gates * block_stride + column % gates * VF_LANES);
                 if (rows > 1)
                     vf_keep(held[column]);
             }
@@ -227,6 +254,7 @@ FR_INLINE void fr_accumulate(vf *sum, int rows, int blocks, int gates, fr_factor
     }
 }
 
+/* to = from + first + second, for a tile of float32 weights. */
 FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr_factor first, fr_factor second,
                                fr_sums to)
 {
@@ -235,14 +263,36 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
     for (int k = 0; k < rows * blocks * gates; k++)
         sum[k] = vf_load(from.at + k / gates / blocks * from.row_stride + k / gates % blocks * from.block_stride +
                          k % gates * VF_LANES);
-    fr_accumulate(sum, rows, blocks, gates, first, 1);
+    fr_accumulate(FR_F32, sum, rows, blocks, gates, first, 1);
     if (second.depth > 0)
-        fr_accumulate(sum, rows, blocks, gates, second, 1);
+        fr_accumulate(FR_F32, sum, rows, blocks, gates, second, 1);
     FR_UNROLL
     for (int k = 0; k < rows * blocks * gates; k++)
         vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
                      k % gates * VF_LANES,
                  sum[k]);
+}
+
+/* to = from + f, for a tile of narrow weights. */
+FR_INLINE void fr_narrow_tile(int type, int rows, int blocks, int gates, fr_sums from, fr_factor f, fr_sums to)
+{
+    vf sum[FR_MAX_SUMS];
+    FR_UNROLL
+    for (int k = 0; k < rows * blocks * gates; k++)
+        sum[k] = type == FR_I8 ? vf_set1(0.0f)
+                               : vf_load(from.at + k / gates / blocks * from.row_stride +
+                                         k / gates % blocks * from.block_stride + k % gates * VF_LANES);
+    fr_accumulate(type, sum, rows, blocks, gates, f, 1);
+    FR_UNROLL
+    for (int k = 0; k < rows * blocks * gates; k++) {
+        if (type == FR_I8)
+            sum[k] = vf_fma(vf_load(f.scales + k % (blocks * gates) * VF_LANES), sum[k],
+                            vf_load(from.at + k / gates / blocks * from.row_stride +
+                                    k / gates % blocks * from.block_stride + k % gates * VF_LANES));
+        vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
+                     k % gates * VF_LANES,
+                 sum[k]);
+    }
 }
 
 /* gcc would copy the products for every caller, clang does not know the attribute that forbids it. */
@@ -260,18 +310,22 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
 #define FR_SHAPE(ROWS, BLOCKS)                                                                                         \
     case ROWS * 16 + BLOCKS:                                                                                           \
         if (FR_FITS(ROWS, BLOCKS, gates)) {                                                                            \
-            fr_product_tile(ROWS, BLOCKS, gates, *from, *first, *second, *to);                                         \
+            FR_TILE(ROWS, BLOCKS);                                                                                     \
             return;                                                                                                    \
         }                                                                                                              \
         break;
 #define FR_SHAPES(ROWS) FR_SHAPE(ROWS, 1) FR_SHAPE(ROWS, 2) FR_SHAPE(ROWS, 4) FR_SHAPE(ROWS, 8)
+#define FR_ALL_SHAPES                                                                                                  \
+    FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6) FR_SHAPES(7) FR_SHAPES(8)
+
+#define FR_TILE(ROWS, BLOCKS) fr_product_tile(ROWS, BLOCKS, gates, *from, *first, *second, *to)
 #define FR_PRODUCT(GATES)                                                                                              \
     static FR_ONE_COPY void fr_product_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,                      \
                                                const fr_factor *first, const fr_factor *second, const fr_sums *to)     \
     {                                                                                                                  \
         const int gates = GATES;                                                                                       \
         switch (rows * 16 + blocks) {                                                                                  \
-            FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6) FR_SHAPES(7) FR_SHAPES(8)    \
+            FR_ALL_SHAPES                                                                                              \
         }                                                                                                              \
         __builtin_unreachable();                                                                                       \
     }
@@ -279,11 +333,63 @@ FR_PRODUCT(1)
 FR_PRODUCT(2)
 FR_PRODUCT(3)
 FR_PRODUCT(4)
+#undef FR_TILE
+
+/* Narrow products take one factor at a time: half the code, and sums that pass through memory in between keep their
+ * bits. */
+#define FR_TILE(ROWS, BLOCKS) fr_narrow_tile(type, ROWS, BLOCKS, gates, *from, *f, *to)
+#define FR_NARROW_PRODUCT(NAME, TYPE, GATES)                                                                           \
+    static FR_ONE_COPY void fr_product_##NAME##_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,             \
+                                                        const fr_factor *f, const fr_sums *to)                         \
+    {                                                                                                                  \
+        const int type = TYPE, gates = GATES;                                                                          \
+        switch (rows * 16 + blocks) {                                                                                  \
+            FR_ALL_SHAPES                                                                                              \
+        }                                                                                                              \
+        __builtin_unreachable();                                                                                       \
+    }
+#define FR_NARROW_PRODUCTS(NAME, TYPE)                                                                                 \
+    FR_NARROW_PRODUCT(NAME, TYPE, 1)                                                                                   \
+    FR_NARROW_PRODUCT(NAME, TYPE, 2)                                                                                   \
+    FR_NARROW_PRODUCT(NAME, TYPE, 3)                                                                                   \
+    FR_NARROW_PRODUCT(NAME, TYPE, 4)
+FR_NARROW_TYPES(FR_NARROW_PRODUCTS)
+#undef FR_TILE
+
+static FR_ONE_COPY void fr_product_narrow(int gates, int64_t rows, int64_t blocks, const fr_sums *from,
+                                          const fr_factor *f, const fr_sums *to)
+{
+    switch (f->type * 8 + gates) {
+#define FR_CASE(NAME, TYPE, GATES)                                                                                     \
+    case TYPE * 8 + GATES:                                                                                             \
+        fr_product_##NAME##_##GATES(rows, blocks, from, f, to);                                                        \
+        return;
+#define FR_CASES(NAME, TYPE) FR_CASE(NAME, TYPE, 1) FR_CASE(NAME, TYPE, 2) FR_CASE(NAME, TYPE, 3) FR_CASE(NAME, TYPE, 4)
+        FR_NARROW_TYPES(FR_CASES)
+#undef FR_CASES
+#undef FR_CASE
+    }
+    __builtin_unreachable();
+}
+
+/* fr_product for narrow weights. A function of its own, so that the structs of fr_product have no address in its way
+ * for one row, and stay in registers. */
+FR_INLINE void fr_product_by_type(int gates, int64_t rows, int64_t blocks, fr_sums from, fr_factor first,
+                                  fr_factor second, fr_sums to)
+{
+    fr_product_narrow(gates, rows, blocks, &from, &first, &to);
+    if (second.depth > 0)
+        fr_product_narrow(gates, rows, blocks, &to, &second, &to);
+}
 
 /* to = from + first + second, for a tile; `second` may have depth 0. `gates` is a constant where this is called. */
 FR_INLINE void fr_product(int gates, int64_t rows, int64_t blocks, fr_sums from, fr_factor first, fr_factor second,
                           fr_sums to)
 {
+    if (first.type != FR_F32) {
+        fr_product_by_type(gates, rows, blocks, from, first, second, to);
+        return;
+    }
     /* A small step notices a call: the tiles of one row are copied to those who know that they have one. */
     if (__builtin_constant_p(rows) && rows == 1) {
         if (blocks == 1)
@@ -374,7 +480,7 @@ FR_INLINE void fr_input_phase(int gates, const fr_panels *w, const fr_span *s, i
     const fr_tiling tiling = fr_tile_rows(count, gates);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(s, w->blocks), false) {
-        const fr_factor W_x = fr_tile_factor(&tile, w->x_panels, gates, w->inputs, s->scratch_rows + tile.row);
+        const fr_factor W_x = fr_tile_factor(&tile, fr_x_matrix(w), gates, w->inputs, s->scratch_rows + tile.row);
         fr_product(gates, tile.rows, tile.blocks, fr_biases(w, &tile), W_x, fr_no_factor,
                    fr_input_sums(w, s, &tile, z));
     }

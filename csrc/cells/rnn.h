@@ -24,12 +24,12 @@ FR_INLINE void fr_rnn_tile(const fr_panels *w, const fr_span *s, int64_t t, floa
         x[k] = s->x[tile->row + k] + t * s->x_step;
         h[k] = fr_h_before(s, t, tile->row + k);
     }
-    const fr_factor R_h = fr_tile_factor(tile, w->h_panels, 1, w->hidden, h);
+    const fr_factor R_h = fr_tile_factor(tile, fr_h_matrix(w), 1, w->hidden, h);
     const fr_sums sums = fr_finished_sums(w, s, tile, z, &memory, 1);
     if (z) {
         fr_product(1, tile->rows, tile->blocks, fr_input_sums(w, s, tile, z), R_h, fr_no_factor, sums);
     } else {
-        const fr_factor W_x = fr_tile_factor(tile, w->x_panels, 1, w->inputs, x);
+        const fr_factor W_x = fr_tile_factor(tile, fr_x_matrix(w), 1, w->inputs, x);
         fr_product(1, tile->rows, tile->blocks, fr_biases(w, tile), W_x, R_h, sums);
     }
     for (int64_t k = 0; k < tile->rows; k++)

@@ -14,6 +14,16 @@ static inline __mmask16 vf_first(int64_t n) { return (__mmask16)((1u << n) - 1u)
 
 #define vf_keep(v) __asm__("" : "+v"(v))
 static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline vf vf_load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
+}
+static inline vf vf_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 static inline vf vf_load_n(const float *p, int64_t n)
 {

@@ -22,6 +22,28 @@ static inline vf vf_load(const float *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
+typedef int16_t vf_half __attribute__((vector_size(8)));
+typedef int8_t vf_quarter __attribute__((vector_size(4)));
+/* The exponent of a float16, moved to where a float's is, is 112 too small. The 13 bits that the shift leaves empty,
+ * and the copies of the sign that it leaves behind the sign, are no bits of the float. */
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    vf_half half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vf_bits) << 13 & (int32_t)0x8fffe000) * 0x1p112f;
+}
+static inline vf vf_load_bf16(const uint16_t *p)
+{
+    vf_half half;
+    memcpy(&half, p, sizeof half);
+    return (vf)(__builtin_convertvector(half, vf_bits) << 16);
+}
+static inline vf vf_load_i8(const int8_t *p)
+{
+    vf_quarter quarter;
+    memcpy(&quarter, p, sizeof quarter);
+    return __builtin_convertvector(__builtin_convertvector(quarter, vf_bits), vf);
+}
 static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf vf_load_n(const float *p, int64_t n)
 {

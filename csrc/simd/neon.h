@@ -4,6 +4,7 @@
 
 #include <arm_neon.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef float32x4_t vf;
 
@@ -12,6 +13,15 @@ typedef float32x4_t vf;
 
 #define vf_keep(v) __asm__("" : "+w"(v))
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
+static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+static inline vf vf_load_i8(const int8_t *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof word);
+    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(word));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+}
 static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
 /* NEON has no masks: one lane, a pair, or a pair and one. */
 static inline vf vf_load_n(const float *p, int64_t n)

@@ -19,6 +19,9 @@ from fusedrnn.engines import choose
 from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
+from fusedrnn.narrowing import Stored, checked_weight_dtype, restored, stored, widened
+from fusedrnn.narrowing import saved as saved_weights
+from fusedrnn.narrowing import weight_dtype_of as kept_dtype
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
 from fusedrnn.training.tape import Tape
@@ -57,7 +60,8 @@ class Layer(Generic[StateT]):
     bias
         True: as many bias vectors as count; False: none; "double": PyTorch's two of each.
     weight_dtype
-        dtype of the weights in memory; "float32" in this version.
+        dtype of the matrices in memory: "float32", or "float16", "bfloat16" or "int8", to which they are rounded
+        here, once. They are widened on their way into the products; biases, peepholes and sums are float32.
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
@@ -85,6 +89,7 @@ class Layer(Generic[StateT]):
     cell: ClassVar[str]
     state_type: ClassVar[type[Any]]
     _engine: Engine
+    _weights: Stored
     _signature: Signature
 
     def __init__(
@@ -165,7 +170,8 @@ class Layer(Generic[StateT]):
         Raises
         ------
         ValueError, TypeError
-            For missing, left-over, misshapen or non-float32 arrays; the message names them.
+            For missing, left-over, misshapen or non-float32 arrays, and for NaN, Inf or numbers out of range in matrices
+            that are narrowed; the message names them.
         """
         layer = cls.__new__(cls)
         kind = _dtype(dtype)
@@ -191,7 +197,7 @@ class Layer(Generic[StateT]):
         Parameters
         ----------
         weights
-            All weights of the layer, by the names and of the shapes of :attr:`weights`.
+            All weights of the layer, by the names and of the shapes of :attr:`weights`; a narrow layer narrows them.
 
         Raises
         ------
@@ -200,9 +206,46 @@ class Layer(Generic[StateT]):
         """
         layer = type(self).__new__(type(self))
         layer.__dict__.update(self.__dict__)
-        layer._weights = checked(self._architecture, weights, self.dtype)
+        arrays = checked(self._architecture, weights, self.dtype)
+        layer._weights = stored(arrays, self._architecture, kept_dtype(self._weights))
         layer._engine = self._engine.with_weights(layer._weights)
         layer._plain, layer._last_shape = {}, ()
+        return layer
+
+    def narrow(self, weight_dtype: str = "float16") -> Self:
+        """This layer with its matrices rounded to 16 or 8 bits: it reads a half or a quarter of the bytes.
+
+        Parameters
+        ----------
+        weight_dtype
+            "float16", rounded to 11 significant bits; "bfloat16", to 8; or "int8", to integers from -127 to 127 with a
+            scale for each row.
+
+        Returns
+        -------
+        Layer
+            A layer with the same options. It has no copy of the weights that it was made of.
+
+        Raises
+        ------
+        ValueError
+            For an unknown type; or if a matrix has NaN or Inf, or a number that the type cannot hold.
+        UnsupportedError
+            If the backend has no narrow weights.
+        """
+        if checked_weight_dtype(weight_dtype) == "float32":
+            raise ValueError("narrow: weight_dtype must be 'float16', 'bfloat16' or 'int8'")
+        layer = type(self).__new__(type(self))
+        layer._build(
+            self._architecture,
+            widened(self._weights, self.dtype),
+            batch_first=self.batch_first,
+            weight_dtype=weight_dtype,
+            backend=self._backend,
+            threads=self._threads,
+            initial_state=self.initial_state,
+            dtype=self.dtype,
+        )
         return layer
 
     @classmethod
@@ -229,13 +272,10 @@ class Layer(Generic[StateT]):
         initial_state: Sequence[Array] | None,
         dtype: np.dtype[Any],
     ) -> None:
-        if not isinstance(weight_dtype, str) or weight_dtype != "float32":
-            raise UnsupportedError(
-                f"weight_dtype must be 'float32' in this version, got {weight_dtype!r}"
-            )
+        checked_weight_dtype(weight_dtype)
         threads = checked_threads(threads)
         self._architecture = architecture
-        self._weights = arrays
+        self._weights = stored(arrays, architecture, weight_dtype)
         self._backend = backend
         self._threads = threads
         self._signature = Signature(
@@ -245,7 +285,7 @@ class Layer(Generic[StateT]):
             initial=initial_state,
         )
         self._from_zeros = self._signature.initial is None
-        self._engine = choose(backend, architecture, arrays, dtype, threads)
+        self._engine = choose(backend, architecture, self._weights, dtype, threads)
         # Calls whose arrays C checks itself, by the shape of x: prepared when a shape comes twice in a row.
         self._plain: dict[tuple[int, ...], list[Any]] = {}
         self._last_shape: tuple[int, ...] = ()
@@ -259,8 +299,15 @@ class Layer(Generic[StateT]):
 
     @property
     def weights(self) -> Weights:
-        """The canonical weights, by name: read-only arrays. What is done to their shapes has no effect on the layer."""
-        return MappingProxyType({name: array.view() for name, array in self._weights.items()})
+        """The canonical weights, by name: read-only arrays. What is done to their shapes has no effect on the layer.
+
+        Of a narrow layer they are the numbers that it computes with, widened to ``dtype`` at each access: new arrays, which
+        the layer does not keep.
+        """
+        arrays = widened(self._weights, self.dtype)
+        for array in arrays.values():
+            array.flags.writeable = False
+        return MappingProxyType({name: array.view() for name, array in arrays.items()})
 
     @property
     def batch_first(self) -> bool:
@@ -282,8 +329,9 @@ class Layer(Generic[StateT]):
 
     @property
     def weight_dtype(self) -> str:
-        """dtype of the weights in memory."""
-        return "float32" if self.dtype == FLOAT32 else str(self.dtype)
+        """dtype of the matrices in memory."""
+        kept = kept_dtype(self._weights)
+        return str(self.dtype) if kept == "float32" else kept
 
     @property
     def backend(self) -> str:
@@ -308,6 +356,8 @@ class Layer(Generic[StateT]):
             said.append("batch_first=True")
         if self.initial_state is not None:
             said.append("initial_state=...")
+        if self.weight_dtype != str(self.dtype):
+            said.append(f"weight_dtype={self.weight_dtype!r}")
         if self.dtype != FLOAT32:
             said.append(f"dtype={str(self.dtype)!r}")
         if self._threads != 1:
@@ -318,7 +368,8 @@ class Layer(Generic[StateT]):
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "weights": dict(self._weights),
+            "weights": saved_weights(self._weights),
+            "weight_dtype": kept_dtype(self._weights),
             "architecture": self._architecture,
             "batch_first": self.batch_first,
             "backend": self._backend,
@@ -340,11 +391,13 @@ class Layer(Generic[StateT]):
                 f"must be {self.cell!r} for {type(self).__name__}, got {architecture.cell!r}",
             )
         dtype = _dtype(saved["dtype"])
+        weight_dtype = checked_weight_dtype(saved.get("weight_dtype", "float32"))
+        weights = restored(saved["weights"], weight_dtype)
         self._build(
             architecture,
-            checked(architecture, saved["weights"], dtype),
+            checked(architecture, weights, dtype),
             batch_first=saved["batch_first"],
-            weight_dtype="float32",
+            weight_dtype=weight_dtype,
             backend=saved["backend"],
             threads=saved["threads"],
             initial_state=saved["initial_state"],
@@ -455,6 +508,10 @@ class Layer(Generic[StateT]):
         TypeError, ValueError, UnsupportedError
             As for a call of the layer.
         """
+        if self.weight_dtype != str(self.dtype):
+            raise UnsupportedError(
+                f"a layer with {self.weight_dtype} weights does not record: train one with float32 weights and narrow it"
+            )
         if not isinstance(tape, str) or tape not in ("full", "segments"):
             raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
         call, sequences = self._signature.call(x, state, lengths, None, resets)

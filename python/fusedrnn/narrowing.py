@@ -8,21 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.arrays import FLOAT32, Array
+from fusedrnn.arrays import FLOAT32, Array, check_array
 
-__all__ = ["WEIGHT_DTYPES", "Narrow", "checked_weight_dtype", "matrices", "narrowed", "widened"]
+__all__ = [
+    "WEIGHT_DTYPES",
+    "Narrow",
+    "Stored",
+    "checked_weight_dtype",
+    "matrices",
+    "narrowed",
+    "restored",
+    "saved",
+    "stored",
+    "weight_dtype_of",
+    "widened",
+    "widened_from",
+]
 
 #: The types of stored weights.
 WEIGHT_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 #: The elements of ``Narrow.values``: 16 bits are kept as bit patterns, because NumPy has no bfloat16.
-ELEMENTS = {
+ELEMENTS: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.uint16),
     "bfloat16": np.dtype(np.uint16),
     "int8": np.dtype(np.int8),
@@ -35,6 +49,8 @@ FLOAT16_NORMAL = 0x0400
 INT8_MAX = 127
 #: The smallest float32 that is not subnormal: a scale below it would be flushed to zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+#: The bits of a scale: 17 significant ones, so that its product with 7 bits of an integer is exact in float32.
+SCALE_BITS = np.uint32(0xFFFFFF80)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +82,9 @@ class Narrow:
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def widened(self, dtype: npt.DTypeLike = FLOAT32) -> Array:
-        """The numbers that are stored, as a new array.
+        """The numbers that are stored, as a new array: exact in float32, and so in float64.
 
-        float16 and bfloat16 are exact in float32 and float64. int8 is exact in float64; in float32 the product of
-        integer and scale is rounded.
+        To narrow them again, to the same type, gives the same values and scales.
         """
         wide: Array
         if self.weight_dtype == "float16":
@@ -78,8 +93,12 @@ class Narrow:
             wide = (self.values.astype(np.uint32) << 16).view(np.float32)
         else:
             assert self.scales is not None
-            return self.values.astype(dtype) * self.scales.astype(dtype)[:, None]
+            wide = self.values * self.scales[:, None]
         return wide.astype(dtype)
+
+
+#: What a layer keeps of its canonical weights, by name.
+Stored = Mapping[str, Array | Narrow]
 
 
 def checked_weight_dtype(weight_dtype: object) -> str:
@@ -109,8 +128,9 @@ def narrowed(
         of one that computes in float32.
     weight_dtype
         "float16": rounded to the nearest, ties to even; what is smaller than the smallest normal number, 6.1e-5, becomes
-        0 of its sign. "bfloat16": rounded to the nearest, ties to even. "int8": a row is divided by its scale,
-        max|row| / 127, and rounded to the nearest integer, ties to even; a row of zeros has the scale 1.
+        0 of its sign. "bfloat16": rounded to the nearest, ties to even. "int8": a row is divided by its scale
+        and rounded to the nearest integer, ties to even. The scale is max|row| / 127, cut to 17 significant bits; that
+        of a row of zeros, or of one whose scale would be subnormal, is 1.
 
     Returns
     -------
@@ -128,14 +148,68 @@ def narrowed(
     return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
 
 
-def widened(
-    stored: Mapping[str, Array | Narrow], dtype: npt.DTypeLike = FLOAT32
-) -> dict[str, Array]:
-    """Stored weights as arrays of a dtype: narrow ones widened, the others as they are."""
+def stored(weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str) -> Stored:
+    """What a layer keeps of checked weights: themselves, or with :func:`narrowed` matrices."""
+    if checked_weight_dtype(weight_dtype) == "float32":
+        return weights
+    return MappingProxyType({**weights, **narrowed(weights, architecture, weight_dtype)})
+
+
+def widened(weights: Stored, dtype: npt.DTypeLike = FLOAT32) -> dict[str, Array]:
+    """Stored weights as arrays: narrow ones widened to a dtype, the others as they are."""
     return {
         name: each.widened(dtype) if isinstance(each, Narrow) else each
-        for name, each in stored.items()
+        for name, each in weights.items()
     }
+
+
+def weight_dtype_of(weights: Stored) -> str:
+    """The type of stored matrices."""
+    narrow = (each.weight_dtype for each in weights.values() if isinstance(each, Narrow))
+    return next(narrow, "float32")
+
+
+def saved(weights: Stored) -> dict[str, Any]:
+    """Stored weights for a pickle: arrays, and (values, scales) of narrow ones."""
+    return {
+        name: (each.values, each.scales) if isinstance(each, Narrow) else each
+        for name, each in weights.items()
+    }
+
+
+def restored(weights: Mapping[str, Any], weight_dtype: str) -> dict[str, Any]:
+    """Arrays from what :func:`saved` has given, of which nothing is trusted: to be checked and narrowed like any others.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If values and scales are not those of a matrix of that type.
+    """
+    if not isinstance(weights, Mapping):
+        raise TypeError(
+            f"weights must be a mapping from names to arrays, not {type(weights).__name__}"
+        )
+    return {
+        name: widened_from(f"weights: {name!r}", weight_dtype, *each)
+        if weight_dtype != "float32" and type(each) is tuple and len(each) == 2
+        else each
+        for name, each in weights.items()
+    }
+
+
+def widened_from(what: str, weight_dtype: str, values: object, scales: object) -> Array:
+    """The numbers of a matrix whose values, and scales, somebody else has stored, in float32.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they are not of the dtypes and shapes of a :class:`Narrow`; ``what`` begins the message.
+    """
+    matrix = check_array(what, values, ("rows", "columns"), ELEMENTS[weight_dtype])
+    if weight_dtype == "int8":
+        each = check_array(f"{what}: its scales", scales, matrix.shape[:1])
+        return Narrow("int8", matrix, each.astype(np.float32)).widened()
+    return Narrow(weight_dtype, matrix).widened()
 
 
 def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
@@ -156,6 +230,7 @@ def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
         return Narrow("bfloat16", ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype(np.uint16))
     _check_range(name, largest, float(np.finfo(np.float32).max), weight_dtype)
     scales = np.abs(weights).max(axis=1, initial=0) / np.float32(INT8_MAX)
+    scales = (scales.view(np.uint32) & SCALE_BITS).view(np.float32)
     empty = scales < SMALLEST_SCALE
     scales[empty] = 1
     integers = np.rint(weights.astype(np.float64) / scales[:, None].astype(np.float64))

@@ -13,17 +13,19 @@ from fusedrnn.engines.compiled import Compiled
 from fusedrnn.engines.numpy import Reference
 from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.weights import Weights
+from fusedrnn.narrowing import Stored, weight_dtype_of
 
 __all__ = ["BACKENDS", "choose"]
 
 BACKENDS = ("c", "numba", "numpy")
+#: Those that have narrow weights.
+NARROW_BACKENDS = ("c", "numpy")
 
 
 def choose(
     backend: str,
     architecture: Architecture,
-    weights: Weights,
+    weights: Stored,
     dtype: np.dtype[Any],
     threads: Threads = 1,
 ) -> Engine:
@@ -37,9 +39,15 @@ def choose(
             raise UnsupportedError(
                 f"threads must be 1 or 'auto' for backend 'numpy', got {threads}; NumPy's BLAS has threads of its own"
             )
-        return Reference(architecture, weights)
+        return Reference(architecture, weights, dtype)
     if dtype != FLOAT32:
         raise UnsupportedError(
             f"dtype must be float32 for backend {backend!r}, got {dtype}; float64 needs backend='numpy'"
+        )
+    weight_dtype = weight_dtype_of(weights)
+    if backend not in NARROW_BACKENDS and weight_dtype != "float32":
+        raise UnsupportedError(
+            f"weight_dtype must be 'float32' for backend {backend!r}, got {weight_dtype!r}; "
+            f"narrow weights need backend {' or '.join(map(repr, NARROW_BACKENDS))}"
         )
     return Compiled(architecture, weights, backend, threads)

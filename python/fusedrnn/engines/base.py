@@ -5,16 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.architecture import Architecture, Kind
 from fusedrnn.arrays import Array
-from fusedrnn.weights import Weights
+from fusedrnn.narrowing import Narrow, Stored
 
 __all__ = ["Call", "Engine", "Lengths", "Recording", "Resets", "by_direction", "by_name"]
+
+#: An array, or what is stored of it.
+StoredT = TypeVar("StoredT", Array, Array | Narrow)
 
 Lengths = npt.NDArray[np.int64]
 Resets = npt.NDArray[np.bool_]
@@ -99,7 +102,7 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def with_weights(self, weights: Weights) -> Engine:
+    def with_weights(self, weights: Stored) -> Engine:
         """An engine like this one over other checked weights of its architecture; it shares whatever does not depend on them."""
 
     @abstractmethod
@@ -140,9 +143,11 @@ class Engine(ABC):
         return None
 
 
-def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:
+def by_direction(
+    architecture: Architecture, weights: Mapping[str, StoredT]
+) -> list[dict[str, list[StoredT]]]:
     """The weights of each layer and direction, in the order of the state, grouped by kind."""
-    groups: list[dict[str, list[Array]]] = [
+    groups: list[dict[str, list[StoredT]]] = [
         {kind: [] for kind in get_args(Kind)}
         for _ in range(architecture.num_layers * architecture.directions)
     ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import inf
+from collections.abc import Mapping, Sequence
+from math import inf, prod
 from threading import Lock
 from time import perf_counter
 from typing import Any
@@ -30,13 +30,21 @@ from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.kernels.reference import Parameters, parameters
-from fusedrnn.weights import Weights
+from fusedrnn.kernels.reference import parameters
+from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of, widened
 
 __all__ = ["Compiled", "PlainCall"]
 
 #: Which gates have peepholes, as bits: enum fr_peephole of csrc/api.h.
 PEEPHOLES = {"i": 1, "f": 2, "o": 4}
+
+#: enum fr_weight_type of csrc/api.h.
+WEIGHT_TYPES = {
+    "float32": lib.FR_F32,
+    "float16": lib.FR_F16,
+    "bfloat16": lib.FR_BF16,
+    "int8": lib.FR_I8,
+}
 
 #: How much of a stack's sequence is run through all its layers at a time.
 PIECE_FLOATS = 2**18
@@ -56,7 +64,7 @@ class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
     def __init__(
-        self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
+        self, architecture: Architecture, weights: Stored, backend: str, threads: Threads = 1
     ) -> None:
         architecture.check_compiled(backend)
         self.backend = backend
@@ -80,7 +88,7 @@ class Compiled(Engine):
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
         self._fill_panels(panels, weights)
-        self._multiply_adds = sum(weight.size for weight in weights.values() if weight.ndim == 2)
+        self._multiply_adds = sum(map(prod, matrices(architecture).values()))
         self._threads = threads
         self._step_time: dict[int, float] = {}
         self._chosen: dict[tuple[int, int], int] = {}
@@ -143,48 +151,87 @@ class Compiled(Engine):
         panel.modules, panel.module_count = modules, len(modules)
         panel.blocks = len(modules) * blocks
 
-    def _fill_panels(self, panels: Any, weights: Weights) -> None:
+    def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
         packing = Packing(self._lanes)
+        weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
         groups = by_direction(self._architecture, weights)
         for panel, group in zip(panels, groups, strict=True):
-            self._add_panels(packing, panel, parameters(self._architecture, group))
+            panel.weight_type = weight_type
+            self._add_panels(packing, panel, group)
         self._weights = weights
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
-    def _add_panels(self, packing: Packing, panel: Any, w: Parameters) -> None:
+    def _add_panels(
+        self, packing: Packing, panel: Any, group: Mapping[str, list[Array | Narrow]]
+    ) -> None:
         a = self._architecture
-        gates, units = len(a.table.gates), a.hidden_size
+        w = parameters(
+            a,
+            {
+                kind: [each.values if isinstance(each, Narrow) else each for each in arrays]
+                for kind, arrays in group.items()
+            },
+        )
+        scales = [
+            each.scales
+            for kind in ("input", "recurrent", "projection")
+            for each in group[kind]
+            if isinstance(each, Narrow) and each.scales is not None
+        ]
+        self._add_matrices(packing, panel, "panels", w.W, w.R, w.P)
+        if scales:
+            self._add_matrices(packing, panel, "scales", *scales)
+        # Where a layer has no biases, these are zeros of the elements of W.
+        bias = w.b.astype(FLOAT32, copy=False)
         if a.periods:
-            units_of = [
-                slice(m.first, m.first + m.units) for m in panel.modules[0 : panel.module_count]
-            ]
-            reads = [slice(m.reads, None) for m in panel.modules[0 : panel.module_count]]
-            packing.add(panel, "x_panels", *(w.W[units] for units in units_of))
-            packing.add(
-                panel, "h_panels", *(w.R[each] for each in zip(units_of, reads, strict=True))
-            )
-            packing.add(panel, "bias", *(w.b[units] for units in units_of))
+            packing.add(panel, "bias", *(bias[units] for units in self._units_of(panel)))
             return
-        packing.add(panel, "x_panels", w.W, gates=gates)
-        packing.add(panel, "bias", w.b, gates=gates)
-        waiting = len(a.table.after_first_product)
-        first = (gates - waiting) * units
-        packing.add(panel, "h_panels", w.R[:first], gates=gates - waiting)
-        if waiting:
-            packing.add(panel, "dependent_panels", w.R[first:], gates=waiting)
-        if w.P is not None:
-            packing.add(panel, "dependent_panels", w.P)
+        packing.add(panel, "bias", bias, gates=len(a.table.gates))
         if w.d:
             (own,) = w.d.values()
-            packing.add(panel, "recurrent_bias", own)
+            packing.add(panel, "recurrent_bias", own.astype(FLOAT32, copy=False))
         if w.p:
-            zero = np.zeros(units, FLOAT32)
+            zero = np.zeros(a.hidden_size, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
             packing.add(panel, "peepholes", stacked, gates=len(PEEPHOLES))
 
-    def with_weights(self, weights: Weights) -> Compiled:
+    def _add_matrices(
+        self,
+        packing: Packing,
+        panel: Any,
+        what: str,
+        W: npt.NDArray[Any],
+        R: npt.NDArray[Any],
+        P: npt.NDArray[Any] | None = None,
+    ) -> None:
+        """Point the fields of "panels" to matrices, or those of "scales" to the scales of their rows."""
+        a = self._architecture
+        if a.periods:
+            units_of = self._units_of(panel)
+            read = [slice(m.reads, None) for m in panel.modules[0 : panel.module_count]]
+            parts = zip(units_of, read, strict=True)
+            packing.add(panel, f"x_{what}", *(W[units] for units in units_of))
+            packing.add(
+                panel, f"h_{what}", *(R[each] if R.ndim == 2 else R[each[0]] for each in parts)
+            )
+            return
+        gates, waiting = len(a.table.gates), len(a.table.after_first_product)
+        first = (gates - waiting) * a.hidden_size
+        packing.add(panel, f"x_{what}", W, gates=gates)
+        packing.add(panel, f"h_{what}", R[:first], gates=gates - waiting)
+        if waiting:
+            packing.add(panel, f"dependent_{what}", R[first:], gates=waiting)
+        if P is not None:
+            packing.add(panel, f"dependent_{what}", P)
+
+    def _units_of(self, panel: Any) -> list[slice]:
+        """The units of each module of a Clockwork RNN."""
+        modules = panel.modules[0 : panel.module_count]
+        return [slice(each.first, each.first + each.units) for each in modules]
+
+    def with_weights(self, weights: Stored) -> Compiled:
         """See :class:`Engine`. Choices of threads and idle memory are shared: they are the same for all weights."""
         engine = Compiled.__new__(Compiled)
         engine.__dict__.update(self.__dict__)
@@ -215,7 +262,7 @@ class Compiled(Engine):
         a = self._architecture
         packing = Packing(self._lanes)
         late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
-        groups = by_direction(a, self._weights)
+        groups = by_direction(a, widened(self._weights))
         panels = self.plan.panels[0 : len(groups)]
         for panel, group in zip(panels, groups, strict=True):
             w = parameters(a, group)

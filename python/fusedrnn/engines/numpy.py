@@ -12,7 +12,7 @@ from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import Array
 from fusedrnn.engines.base import Call, Engine, Lengths, Recording, Resets, by_direction, by_name
 from fusedrnn.kernels.reference import BACKWARD_STEPS, STEPS, Parameters, by_kind, parameters
-from fusedrnn.weights import Weights
+from fusedrnn.narrowing import Stored, widened
 
 __all__ = ["Reference"]
 
@@ -38,21 +38,23 @@ class _Step:
 
 
 class Reference(Engine):
-    """The NumPy specification, run layer by layer, direction by direction, step by step."""
+    """The NumPy specification, run layer by layer, direction by direction, step by step, with widened weights."""
 
     backend = "numpy"
     isa = None
 
-    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+    def __init__(self, architecture: Architecture, weights: Stored, dtype: np.dtype[Any]) -> None:
         self._architecture = architecture
+        self._dtype = dtype
         self._step = STEPS[architecture.cell, architecture.table.form]
         self._parameters = [
-            parameters(architecture, arrays) for arrays in by_direction(architecture, weights)
+            parameters(architecture, arrays)
+            for arrays in by_direction(architecture, widened(weights, dtype))
         ]
 
-    def with_weights(self, weights: Weights) -> Reference:
+    def with_weights(self, weights: Stored) -> Reference:
         """See :class:`Engine`."""
-        return Reference(self._architecture, weights)
+        return Reference(self._architecture, weights, self._dtype)
 
     def run(self, call: Call) -> None:
         """See :class:`Engine`."""

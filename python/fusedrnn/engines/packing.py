@@ -7,15 +7,23 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from fusedrnn._native import lib
+from fusedrnn._native import ffi, lib
 from fusedrnn.arrays import FLOAT32, Array
-from fusedrnn.engines.native import address, pointer, strided
+from fusedrnn.engines.native import address, pointer
 
 __all__ = ["LINE", "Packing", "aligned"]
 
 #: Floats in a cache line.
 LINE = lib.FR_LINE_FLOATS
+
+#: For the elements of a matrix: a pointer to them, and the function that packs them.
+PACK = {
+    "float32": ("float *", lib.fr_pack),
+    "uint16": ("uint16_t *", lib.fr_pack_16),
+    "int8": ("int8_t *", lib.fr_pack_8),
+}
 
 
 def aligned(shape: Sequence[int]) -> Array:
@@ -29,6 +37,8 @@ def aligned(shape: Sequence[int]) -> Array:
 class Packing:
     """Panels of several matrices in one block of memory, each of which begins on a cache line.
 
+    The elements of a matrix are float32, or those of narrow weights: uint16 or int8.
+
     Parameters
     ----------
     lanes
@@ -37,11 +47,11 @@ class Packing:
 
     def __init__(self, lanes: int) -> None:
         self._lanes = lanes
-        self._floats = 0
+        self._bytes = 0
         self._fields: list[tuple[Any, str, int]] = []
-        self._matrices: list[tuple[Array, int, int, int, int]] = []
+        self._matrices: list[tuple[npt.NDArray[Any], int, int, int, int]] = []
 
-    def add(self, struct: Any, field: str, *matrices: Array, gates: int = 1) -> None:
+    def add(self, struct: Any, field: str, *matrices: npt.NDArray[Any], gates: int = 1) -> None:
         """Point a field to panels [N][K][G][L] of a matrix (G H, K), or of several, one behind the other.
 
         A vector (G H,) is a matrix of one column. Rows of a matrix have no gaps; there may be some between rows.
@@ -58,23 +68,26 @@ class Packing:
         self._add(matrix, columns, depth, 0)
 
     def _begin(self, struct: Any, field: str) -> None:
-        self._floats += -self._floats % LINE
-        self._fields.append((struct, field, self._floats))
+        self._bytes += -self._bytes % lib.FR_LINE_BYTES
+        self._fields.append((struct, field, self._bytes))
 
-    def _add(self, matrix: Array, units: int, depth: int, gates: int) -> None:
-        self._matrices.append((matrix, self._floats, units, depth, gates))
-        self._floats += (units + -units % self._lanes) * depth * (gates or 1)
+    def _add(self, matrix: npt.NDArray[Any], units: int, depth: int, gates: int) -> None:
+        self._matrices.append((matrix, self._bytes, units, depth, gates))
+        weights = (units + -units % self._lanes) * depth * (gates or 1)
+        self._bytes += weights * matrix.itemsize
 
     def packed(self) -> Array:
         """Pack, and point the fields to the panels; they live as long as the array that is returned."""
-        memory = aligned((self._floats,))
-        panels, lanes = pointer(memory), self._lanes
+        memory = aligned((-(-self._bytes // FLOAT32.itemsize),))
+        start_of_all, lanes = ffi.cast("char *", pointer(memory)), self._lanes
         for matrix, start, units, depth, gates in self._matrices:
-            rows, stride = strided(matrix), matrix.strides[0] // FLOAT32.itemsize
+            kind, pack = PACK[matrix.dtype.name]
+            rows, panels = ffi.cast(kind, matrix.ctypes.data), ffi.cast(kind, start_of_all + start)
+            stride = matrix.strides[0] // matrix.itemsize
             if gates:
-                lib.fr_pack(rows, stride, units, depth, gates, lanes, panels + start)
+                pack(rows, stride, units, depth, gates, lanes, panels)
             else:
-                lib.fr_pack_transposed(rows, stride, depth, units, lanes, panels + start)
+                lib.fr_pack_transposed(rows, stride, depth, units, lanes, panels)
         for struct, field, start in self._fields:
-            setattr(struct, field, panels + start)
+            setattr(struct, field, ffi.cast("float *", start_of_all + start))
         return memory

@@ -1,0 +1,36 @@
+/*
+ * How panels are read: the one place in C that knows what a weight is. `type`, an fr_weight_type, is a constant
+ * wherever a weight is loaded.
+ */
+#ifndef FR_WEIGHTS_TYPES_H
+#define FR_WEIGHTS_TYPES_H
+
+#include "weights/bf16.h"
+#include "weights/f16.h"
+#include "weights/f32.h"
+#include "weights/i8.h"
+
+/* The narrow types, as they are called in the names of functions. */
+#define FR_NARROW_TYPES(DO) DO(f16, FR_F16) DO(bf16, FR_BF16) DO(i8, FR_I8)
+
+FR_INLINE int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : type == FR_I8 ? 1 : 2; }
+
+/* The address of the weight that is `index` weights further on. */
+FR_INLINE const void *fr_weights_from(int64_t type, const void *weights, int64_t index)
+{
+    return (const char *)weights + index * fr_weight_bytes(type);
+}
+
+/* A vector of weights, widened. */
+FR_INLINE vf fr_weight(int type, const void *weights, int64_t index)
+{
+    if (type == FR_F16)
+        return fr_weight_f16(weights, index);
+    if (type == FR_BF16)
+        return fr_weight_bf16(weights, index);
+    if (type == FR_I8)
+        return fr_weight_i8(weights, index);
+    return fr_weight_f32(weights, index);
+}
+
+#endif
