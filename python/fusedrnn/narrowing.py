@@ -208,7 +208,8 @@ def widened_from(what: str, weight_dtype: str, values: object, scales: object) -
     matrix = check_array(what, values, ("rows", "columns"), ELEMENTS[weight_dtype])
     if weight_dtype == "int8":
         each = check_array(f"{what}: its scales", scales, matrix.shape[:1])
-        return Narrow("int8", matrix, each.astype(np.float32)).widened()
+        with np.errstate(invalid="ignore", over="ignore"):  # found when it is narrowed again
+            return Narrow("int8", matrix, each.astype(np.float32)).widened()
     return Narrow(weight_dtype, matrix).widened()
 
 

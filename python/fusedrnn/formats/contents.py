@@ -97,6 +97,8 @@ class FoundLayer:
         The arrays of the file that it is made of, each once.
     batch_first
         Whether its sequences are (B, T, ·) there.
+    weight_dtype
+        To what type its matrices are narrowed, as they are in the file; "float32": they are not.
     read_state
         Reads the initial state that the file has for it, each (L * D, ·); None where it has none.
     notes
@@ -109,6 +111,7 @@ class FoundLayer:
     read: Callable[[], Mapping[str, Array]] = field(compare=False, repr=False)
     tensors: tuple[Tensor, ...] = ()
     batch_first: bool = False
+    weight_dtype: str = "float32"
     read_state: Callable[[], Sequence[Array]] | None = field(
         default=None, compare=False, repr=False
     )
@@ -131,12 +134,13 @@ class FoundLayer:
         Parameters
         ----------
         **options
-            Those of :meth:`Layer.from_weights`: ``backend``, ``threads``, ``batch_first``, ... They go before what the
-            file says.
+            Those of :meth:`Layer.from_weights`: ``backend``, ``threads``, ``batch_first``, ``weight_dtype``, ... They go
+            before what the file says.
         """
         from fusedrnn.layers import LAYERS
 
-        said = self.architecture.untold() | {"batch_first": self.batch_first}
+        said = self.architecture.untold()
+        said |= {"batch_first": self.batch_first, "weight_dtype": self.weight_dtype}
         if self.read_state is not None:
             said["initial_state"] = self.read_state()
         try:

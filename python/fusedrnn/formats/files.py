@@ -65,7 +65,8 @@ def load(
     name
         Which one, as :func:`inspect` names it; not needed where there is one only.
     **options
-        Those of :meth:`Layer.from_weights`, before what the file says: ``backend``, ``threads``, ``batch_first``.
+        Those of :meth:`Layer.from_weights`, before what the file says: ``backend``, ``threads``, ``batch_first``,
+        ``weight_dtype``. Weights are float32 by default, whatever the file has, but for a narrow layer of :func:`save`.
 
     Raises
     ------
@@ -81,7 +82,8 @@ def save(layer: Layer[Any], path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     layer
-        Any layer. Its weights have PyTorch's names; its options stand in the file's metadata.
+        Any layer. Its weights have PyTorch's names; its options stand in the file's metadata. Narrow matrices are
+        written in their own type; those of int8 with an array of scales each, ``weight_ih_l0_scale``.
     path
         Where to write it.
 

@@ -59,6 +59,9 @@ TYPES = {
 }
 #: The metadata of a layer of this package, and how the names of its initial state begin.
 KEY, STATE = "fusedrnn", "initial_state."
+#: The types of the matrices of narrow layers, and how the names of the scales of int8 end.
+NARROW = {"float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+SCALE = "_scale"
 #: The most axes of an array.
 MAX_AXES = 32
 
@@ -215,9 +218,14 @@ def _array(path: Path, start: int, dtype: str, shape: tuple[int, ...], name: str
 def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
     """The layer that :func:`write` has written."""
     what = f"{path}: the metadata {KEY!r}"
-    said = _json(path, text.encode())
-    if set(said) != {"cell", "options", "batch_first"} or not isinstance(said["options"], dict):
+    said = {"weight_dtype": "float32"} | _json(path, text.encode())
+    if set(said) != {"cell", "options", "batch_first", "weight_dtype"} or not isinstance(
+        said["options"], dict
+    ):
         raise ModelFormatError(f"{what} must have cell, options and batch_first")
+    weight_dtype = said["weight_dtype"]
+    if not isinstance(weight_dtype, str) or weight_dtype not in ("float32", *NARROW):
+        raise ModelFormatError(f"{what}: weight_dtype {weight_dtype!r:.80} is unknown")
     cell, options = said["cell"], dict(said["options"])
     if not isinstance(cell, str) or cell not in CELLS:
         raise ModelFormatError(f"{what}: cell must be one of {', '.join(CELLS)}, got {cell!r:.80}")
@@ -229,17 +237,22 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
             f"{what}: {cell} has no option {', '.join(sorted(map(repr, unknown)))}"
         )
     group = {name: tensor for name, tensor in tensors.items() if WEIGHT_NAME.fullmatch(name)}
+    scales = {name: tensors[name + SCALE] for name in group if name + SCALE in tensors}
+    floats = group | {name: _scaled(path, group[name], each) for name, each in scales.items()}
     try:
         batch_first = checked_bool("batch_first", said["batch_first"])
         found = found_layer(
-            str(path), "", group, cell=cell, options=options, batch_first=batch_first
+            str(path), "", floats, cell=cell, options=options, batch_first=batch_first
         )
     except (ValueError, TypeError) as error:
         if isinstance(error, ModelFormatError):
             raise
         raise ModelFormatError(f"{what}: {error}") from None
+    if weight_dtype != "float32":
+        stored = (*group.values(), *scales.values())
+        found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=())
     states = {f"{STATE}{each.name}" for each in found.architecture.table.states}
-    left_over = set(tensors) - set(group)
+    left_over = set(tensors) - set(group) - {tensor.name for tensor in scales.values()}
     if not left_over:
         return found
     if left_over != states:
@@ -254,9 +267,27 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
     )
 
 
+def _scaled(path: Path, integers: Tensor, scales: Tensor) -> Tensor:
+    """A matrix of int8 as the numbers that it stands for."""
+    if integers.dtype != "int8" or scales.dtype != "float32" or scales.shape != integers.shape[:1]:
+        raise ModelFormatError(
+            f"{path}: tensor {scales.name!r} must have a float32 for each row of int8 {integers.name!r}"
+        )
+
+    def read() -> Array:
+        from fusedrnn.narrowing import widened_from
+
+        what = f"{path}: tensor {integers.name!r}"
+        return widened_from(what, "int8", integers.read(), scales.read())
+
+    return Tensor(integers.name, integers.shape, "float32", read)
+
+
 def write(layer: Layer[Any], path: Path) -> None:
     """Write a layer, whole or not at all; :func:`read` finds the same one, bit by bit."""
     import numpy as np
+
+    from fusedrnn.narrowing import narrowed
 
     architecture = layer.architecture
     said = {
@@ -264,22 +295,25 @@ def write(layer: Layer[Any], path: Path) -> None:
         "options": architecture.untold(),
         "batch_first": layer.batch_first,
     }
-    arrays: dict[str, Array] = dict(layer.weights)
-    if layer.initial_state is not None:
-        names = (f"{STATE}{each.name}" for each in architecture.table.states)
-        arrays |= zip(names, layer.initial_state, strict=True)
     kinds = {name: kind for kind, (name, _) in TYPES.items()}
+    arrays = {name: (kinds[str(each.dtype)], each) for name, each in layer.weights.items()}
+    weight_dtype = layer.weight_dtype
+    if weight_dtype in NARROW:
+        said["weight_dtype"] = weight_dtype
+        for name, matrix in narrowed(layer.weights, architecture, weight_dtype).items():
+            arrays[name] = (NARROW[weight_dtype], matrix.values)
+            if matrix.scales is not None:
+                arrays[name + SCALE] = ("F32", matrix.scales)
+    if layer.initial_state is not None:
+        for state, array in zip(architecture.table.states, layer.initial_state, strict=True):
+            arrays[f"{STATE}{state.name}"] = (kinds[str(array.dtype)], array)
     header: dict[str, Any] = {"__metadata__": {"format": "np", KEY: json.dumps(said)}}
     at, pieces = 0, []
     # Widest items first, as the library does: then each begins at a multiple of its size.
-    for name, array in sorted(arrays.items(), key=lambda each: -each[1].dtype.itemsize):
+    for name, (kind, array) in sorted(arrays.items(), key=lambda each: -each[1][1].itemsize):
         piece = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
         offsets = [at, at + len(piece)]
-        header[name] = {
-            "dtype": kinds[str(array.dtype)],
-            "shape": list(array.shape),
-            "data_offsets": offsets,
-        }
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": offsets}
         pieces.append(piece)
         at += len(piece)
     text = json.dumps(header, separators=(",", ":")).encode()

@@ -1,0 +1,308 @@
+"""Layers with narrow weights: right for the weights that they store, and the same bits however a computation is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import FAMILY, Draw, Maker, exact
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fusedrnn as fr
+from fusedrnn.engines.native import isas
+from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
+
+NARROW = WEIGHT_DTYPES[1:]
+
+#: As for float32 weights: differences to float64 that rounding explains over a few dozen steps.
+TOLERANCE = 3e-6
+
+Member = tuple[type[fr.Layer], dict[str, Any]]
+
+
+@pytest.fixture(params=isas())
+def make_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    from conftest import Target
+
+    return Maker(Target("c", request.param), monkeypatch)
+
+
+few = settings(
+    max_examples=min(3, settings.default.max_examples),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+SIZES = {
+    "steps": st.integers(2, 12),
+    "batch": st.sampled_from([1, 1, 2, 3, 8, 13]),
+    "inputs": st.integers(1, 20),
+    "hidden": st.sampled_from([6, 12, 33, 66]),  # multiples of every number of modules
+    "layers": st.integers(1, 2),
+    "bidirectional": st.booleans(),
+    "weight_dtype": st.sampled_from(NARROW),
+    "seed": st.integers(0, 2**31),
+}
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> None:
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+def same(pair: Any, other: Any) -> None:
+    same_bits(pair[0], other[0])
+    for array, values in zip(pair[1], other[1], strict=True):
+        same_bits(array, values)
+
+
+def assert_right(layer: fr.Layer, x: np.ndarray, lengths: np.ndarray | None = None) -> None:
+    y, after = layer(x, None, lengths)
+    true_y, true_after = exact(layer)(x.astype(np.float64), None, lengths)
+    np.testing.assert_allclose(y, true_y, rtol=TOLERANCE, atol=TOLERANCE)
+    for values, true_values in zip(after, true_after, strict=True):
+        np.testing.assert_allclose(values, true_values, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@few
+@given(**SIZES, threads=st.integers(2, 5))
+def test_right_and_the_same_bits_however_it_is_cut(
+    make_c: Maker,
+    member: Member,
+    steps,
+    batch,
+    inputs,
+    hidden,
+    layers,
+    bidirectional,
+    weight_dtype,
+    seed,
+    threads,
+) -> None:
+    cell, chosen = member
+    sizes = (inputs, hidden, layers)
+    more = {"bidirectional": bidirectional, "seed": seed, **chosen}
+    layer = make_c(*sizes, cell=cell, weight_dtype=weight_dtype, **more)
+    several = make_c(*sizes, cell=cell, weight_dtype=weight_dtype, threads=threads, **more)
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((steps, batch, inputs)).astype(np.float32)
+    lengths = random.integers(0, steps + 1, batch)
+    assert_right(layer, x)
+    assert_right(layer, x, lengths)
+    y, after = layer(x)
+    same(several(x), (y, after))
+    same(several(x, after, lengths), layer(x, after, lengths))
+    row = int(random.integers(batch))
+    same_bits(layer(np.ascontiguousarray(x[:, row : row + 1]))[0], y[:, row : row + 1])
+    if bidirectional:
+        return
+    at = int(random.integers(1, steps))
+    same(several(x[at:], layer(x[:at])[1]), (y[at:], after))
+    stream = layer.stream(batch)
+    for x_t, y_t in zip(x, y, strict=True):
+        same_bits(stream.step(x_t), y_t)
+    same((y, stream.state), (y, after))
+    resets = random.random((steps, batch)) < 0.3
+    same(several(x, resets=resets), layer(x, resets=resets))
+
+
+#: Those that multiply, then add, round twice.
+FUSED = [isa for isa in isas() if isa != "baseline"]
+
+
+@pytest.mark.skipif(
+    len(FUSED) < 2, reason="needs two instruction sets with FMA, as AVX2 and AVX-512"
+)
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_the_same_bits_on_every_instruction_set_with_fma(
+    weight_dtype: str, member: Member, draw: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell, chosen = member
+    found, x = [], draw(9, 3, 7)
+    for isa in FUSED:
+        monkeypatch.setenv("FUSEDRNN_ISA", isa)
+        found.append(cell(7, 33, 2, seed=1, weight_dtype=weight_dtype, **chosen)(x))
+    for other in found[1:]:
+        same(other, found[0])
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+@pytest.mark.parametrize("name", ["lstm-projection", "gru", "gru-before", "clockwork"])
+def test_negative_control_rows_of_scales_or_weights_one_off_fail(
+    make_c: Maker, name: str, weight_dtype: str, draw: Draw
+) -> None:
+    cell, chosen = FAMILY[name]
+    layer = make_c(5, 12, cell=cell, seed=1, weight_dtype=weight_dtype, **chosen)
+    x = draw(9, 3, 5)
+    assert_right(layer, x)
+    true_y, _ = exact(layer)(x.astype(np.float64))
+    kept = dict(layer._weights)
+    for matrix in ("weight_ih_l0", "weight_hh_l0"):
+        one = kept[matrix]
+        assert isinstance(one, Narrow)
+        turned = (
+            Narrow(weight_dtype, np.roll(one.values, 1, axis=0))
+            if one.scales is None
+            else Narrow(weight_dtype, one.values, np.roll(one.scales, 1))
+        )
+        wrong = layer.with_weights(layer.weights)
+        wrong._engine = layer._engine.with_weights({**kept, matrix: turned})
+        with pytest.raises(AssertionError):
+            np.testing.assert_allclose(wrong(x)[0], true_y, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def copied(make: Maker, matrix: np.ndarray, weight_dtype: str) -> np.ndarray:
+    """A matrix as a layer's y: W x of unit vectors, without anything else."""
+    units, inputs = matrix.shape
+    weights = {"weight_ih_l0": matrix, "weight_hh_l0": np.zeros((units, units), np.float32)}
+    layer = make.from_weights(
+        weights, cell=fr.RNN, activation="identity", weight_dtype=weight_dtype
+    )
+    x = np.eye(inputs, dtype=np.float32)
+    return np.concatenate([layer(x[None])[0][0], layer(x[:, None])[0][:, 0]])
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_every_number_of_a_type_is_widened_exactly(make_c: Maker, weight_dtype: str) -> None:
+    bits = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    if weight_dtype == "int8":
+        numbers = np.tile(np.arange(-127, 128, dtype=np.float32), (20, 1))
+        numbers *= np.float32(0.375) ** np.arange(20, dtype=np.float32)[:, None]
+        numbers = Narrow("int8", *scaled(numbers)).widened()
+    else:
+        numbers = Narrow(weight_dtype, bits).widened()
+        # The kernels flush what is subnormal in float32.
+        least = 2.0**-14 if weight_dtype == "float16" else 2.0**-126
+        numbers[~np.isfinite(numbers) | (np.abs(numbers) < least)] = 0
+    expected = np.concatenate([numbers.T, numbers.T])
+    np.testing.assert_array_equal(copied(make_c, numbers, weight_dtype), expected)
+
+
+def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integers and scales of 17 bits of a matrix whose rows are multiples of -127 ... 127."""
+    scales = (np.abs(matrix).max(axis=1) / np.float32(127)).astype(np.float32)
+    scales = (scales.view(np.uint32) & np.uint32(0xFFFFFF80)).view(np.float32)
+    return np.rint(matrix / scales[:, None]).astype(np.int8), scales
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_nan_and_inf_in_x_go_through(
+    make_c: Maker, weight_dtype: str, bad: float, draw: Draw
+) -> None:
+    weights = {name: array / 4 for name, array in fr.RNN(5, 12, seed=1).weights.items()}
+    weights["weight_ih_l0"][3] = 0  # its scale is 1
+    for cell, more in ((fr.RNN, weights), (fr.LSTM, None)):
+        layer = (
+            make_c.from_weights(more, cell=cell, activation="identity", weight_dtype=weight_dtype)
+            if more
+            else make_c(5, 12, cell=cell, seed=1, weight_dtype=weight_dtype)
+        )
+        x = draw(6, 2, 5)
+        clean, _ = layer(x)
+        x[2, 1, 3] = bad
+        y, _ = layer(x)
+        same_bits(y[:, :1], clean[:, :1])
+        same_bits(y[:2], clean[:2])
+        assert np.isnan(y[3:, 1]).all() if np.isnan(bad) or more else True
+        assert np.isnan(y[2, 1]).any() or bad == np.inf
+
+
+# ---- what a narrow layer is ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("weight_dtype", "bytes_per_weight"), list(zip(NARROW, (2, 2, 1), strict=True))
+)
+def test_memory_is_a_half_or_a_quarter(
+    make_c: Maker, weight_dtype: str, bytes_per_weight: int
+) -> None:
+    wide = make_c(64, 128, seed=0)
+    layer = wide.narrow(weight_dtype)
+    matrices = sum(array.size for array in wide.weights.values() if array.ndim == 2)
+    vectors = 4 * 4 * 128 * 4  # biases, scales of both matrices, and what lines leave free
+    assert matrices * 4 < panel_bytes(wide) < matrices * 4 + vectors
+    assert matrices * bytes_per_weight < panel_bytes(layer) < matrices * bytes_per_weight + vectors
+    kept = sum(array.nbytes for array in layer._weights.values())
+    assert matrices * bytes_per_weight < kept < matrices * bytes_per_weight + vectors
+    assert layer._engine._weights is layer._weights  # type: ignore[attr-defined]
+
+
+def panel_bytes(layer: fr.Layer) -> int:
+    return layer._engine._alive[1].nbytes  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_narrow_is_the_constructor_s_weight_dtype(
+    make_c: Maker, member: Member, weight_dtype: str, draw: Draw
+) -> None:
+    cell, chosen = member
+    wide = make_c(5, 12, cell=cell, seed=1, batch_first=True, threads=2, **chosen)
+    small = wide.narrow(weight_dtype)
+    made = make_c(
+        5, 12, cell=cell, seed=1, batch_first=True, threads=2, weight_dtype=weight_dtype, **chosen
+    )
+    x = draw(3, 9, 5)
+    same(small(x), made(x))
+    assert (wide.weight_dtype, small.weight_dtype) == ("float32", weight_dtype)
+    assert repr(small) == repr(made) and f"weight_dtype='{weight_dtype}'" in repr(small)
+    assert (small.batch_first, small.threads, small.isa) == (True, 2, wide.isa)
+    trained = wide.with_weights({name: array * 2 for name, array in wide.weights.items()})
+    twice = small.with_weights({name: array * 2 for name, array in wide.weights.items()})
+    assert twice.weight_dtype == weight_dtype
+    same(twice(x), trained.narrow(weight_dtype)(x))
+    for name, array in small.weights.items():
+        assert array.dtype == np.float32 and not array.flags.writeable
+        if array.ndim == 1:
+            same_bits(array, wide.weights[name])
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_numpy_computes_with_the_widened_weights(
+    weight_dtype: str, member: Member, draw: Draw
+) -> None:
+    cell, chosen = member
+    for dtype in ("float32", "float64"):
+        small = cell(
+            5, 12, seed=1, backend="numpy", dtype=dtype, weight_dtype=weight_dtype, **chosen
+        )
+        wide = cell.from_weights(
+            small.weights,
+            backend="numpy",
+            dtype=dtype,
+            **{name: value for name, value in chosen.items() if name != "proj_size"},
+        )
+        x = draw(9, 3, 5).astype(dtype)
+        same(small(x), wide(x))
+        same_bits(small.with_weights(small.weights)(x)[0], small(x)[0])
+
+
+def test_the_initial_state_stays(draw: Draw) -> None:
+    layer = fr.GRU(5, 6, seed=1, initial_state=(draw(1, 6),))
+    small = layer.narrow("int8")
+    assert small.initial_state is not None and layer.initial_state is not None
+    same_bits(small.initial_state.h, layer.initial_state.h)
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_groups_of_narrow_streams(make_c: Maker, weight_dtype: str, draw: Draw) -> None:
+    layer = make_c(5, 12, seed=1, weight_dtype=weight_dtype)
+    streams = [layer.stream() for _ in range(3)]
+    x = draw(7, 3, 5)
+    y, _ = layer(x)
+    group = fr.StreamGroup(streams)
+    for x_t, y_t in zip(x, y, strict=True):
+        same_bits(np.asarray(group.step(x_t)), y_t)
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_what_narrow_layers_do_not_do(weight_dtype: str, draw: Draw) -> None:
+    layer = fr.LSTM(3, 4, weight_dtype=weight_dtype)
+    with pytest.raises(
+        fr.UnsupportedError, match=f"{weight_dtype} weights does not record.*float32"
+    ):
+        layer.record(draw(2, 1, 3))
+    with pytest.raises(fr.UnsupportedError, match=r"'numba'.*'c' or 'numpy'"):
+        fr.LSTM(3, 4, backend="numba", weight_dtype=weight_dtype)
+    with pytest.raises(ValueError, match="'weight_hh_l0' has NaN"):
+        layer.with_weights({**layer.weights, "weight_hh_l0": np.full((16, 4), np.nan, "f4")})
