@@ -43,8 +43,8 @@ typedef void (*fr_back_kernel)(const struct fr_panels *w, const struct fr_back_s
                                const float *z);
 
 /*
- * The type of the elements of a matrix's panels. FR_I8 has a scale for each row of the matrix: its sums start at 0,
- * and are multiplied with the scale once, when they are finished.
+ * The type of the elements of a matrix's panels. FR_F16 and FR_BF16 are widened to floats as they are read. FR_I8 has a
+ * scale for each row of the matrix; its product is one of integers: csrc/weights/i8.h.
  */
 enum fr_weight_type { FR_F32 = 0, FR_F16 = 1, FR_BF16 = 2, FR_I8 = 3 };
 
@@ -476,11 +476,15 @@ fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name);
 void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
              float *panels);
 
-/* fr_pack of narrow weights, whose elements are of 16 or 8 bits; `stride` is the number of elements from row to row. */
+/* fr_pack of narrow weights, whose elements are of 16 or 8 bits; `stride` is the number of elements from row to row.
+ * Panels of 8 bits are [ceil(units / lanes)][ceil(depth / 4)][gates][lanes][4]: csrc/weights/i8.h. */
 void fr_pack_16(const uint16_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
                 uint16_t *panels);
 void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
                int8_t *panels);
+
+/* The number of weights that panels of a type, an fr_weight_type, hold for a unit that has `depth` of them. */
+int64_t fr_panel_weights(int64_t weight_type, int64_t depth);
 
 /*
  * Packs the transpose of a canonical matrix of `depth` rows of `columns` floats: its columns become the units of panels

@@ -62,19 +62,32 @@ void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, in
                 }
 }
 
-/* Each weight on its own: a layer is packed once. */
-#define FR_PACK(bits, element)                                                                                         \
-    void fr_pack_##bits(const element *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates,              \
-                        int64_t lanes, element *panels)                                                                \
-    {                                                                                                                  \
-        for (int64_t first = 0; first < units; first += lanes)                                                         \
-            for (int64_t k = 0; k < depth; k++)                                                                        \
-                for (int64_t gate = 0; gate < gates; gate++)                                                           \
-                    for (int64_t unit = first; unit < first + lanes; unit++)                                           \
-                        *panels++ = unit < units ? rows[(gate * units + unit) * stride + k] : 0;                       \
-    }
-FR_PACK(16, uint16_t)
-FR_PACK(8, int8_t)
+/* Each weight on its own: a narrow layer is packed once. */
+void fr_pack_16(const uint16_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+                uint16_t *panels)
+{
+    for (int64_t first = 0; first < units; first += lanes)
+        for (int64_t k = 0; k < depth; k++)
+            for (int64_t gate = 0; gate < gates; gate++)
+                for (int64_t unit = first; unit < first + lanes; unit++)
+                    *panels++ = unit < units ? rows[(gate * units + unit) * stride + k] : 0;
+}
+
+void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+               int8_t *panels)
+{
+    for (int64_t first = 0; first < units; first += lanes)
+        for (int64_t k = 0; k < depth; k += 4)
+            for (int64_t gate = 0; gate < gates; gate++)
+                for (int64_t unit = first; unit < first + lanes; unit++)
+                    for (int64_t j = k; j < k + 4; j++)
+                        *panels++ = unit < units && j < depth ? rows[(gate * units + unit) * stride + j] : 0;
+}
+
+int64_t fr_panel_weights(int64_t weight_type, int64_t depth)
+{
+    return weight_type == FR_I8 ? fr_i8_depth(depth) : depth;
+}
 
 /* Where a column begins in panels of one gate. */
 static inline float *column_of(float *panels, int64_t depth, int64_t lanes, int64_t column)

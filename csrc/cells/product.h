@@ -23,11 +23,15 @@
 #ifndef FR_PRODUCT_H
 #define FR_PRODUCT_H
 
-#include "weights/types.h"
-
+#include <math.h>
 #include <string.h>
 
 #define FR_UNROLL _Pragma("GCC unroll 24")
+
+/* The number of columns whose integer sums fill the registers. */
+#define FR_I8_COLUMNS (VF_REGISTERS >= 32 ? 8 : 4)
+
+#include "weights/types.h"
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------ */
 
@@ -182,7 +186,8 @@ typedef struct {
 FR_INLINE fr_factor fr_tile_factor(const fr_tile *tile, fr_matrix matrix, int gates, int64_t depth,
                                    const float *const *v)
 {
-    const int64_t row_bytes = gates * VF_LANES * fr_weight_bytes(matrix.type), panel_bytes = depth * row_bytes;
+    const int64_t row_bytes = gates * VF_LANES * fr_weight_bytes(matrix.type);
+    const int64_t panel_bytes = fr_panel_depth(matrix.type, depth) * row_bytes;
     const char *panel = (const char *)matrix.panels + tile->block * panel_bytes;
     const bool fetches = tile->next != tile->block && tile->number * FR_LINE_BYTES < tile->blocks * row_bytes;
     const char *next = (const char *)matrix.panels + tile->next * panel_bytes + tile->number * depth * FR_LINE_BYTES;
@@ -273,26 +278,20 @@ FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr
                  sum[k]);
 }
 
-/* to = from + f, for a tile of narrow weights. */
-FR_INLINE void fr_narrow_tile(int type, int rows, int blocks, int gates, fr_sums from, fr_factor f, fr_sums to)
+/* to = from + f, for a tile of weights that are widened. */
+FR_INLINE void fr_widened_tile(int type, int rows, int blocks, int gates, fr_sums from, fr_factor f, fr_sums to)
 {
     vf sum[FR_MAX_SUMS];
     FR_UNROLL
     for (int k = 0; k < rows * blocks * gates; k++)
-        sum[k] = type == FR_I8 ? vf_set1(0.0f)
-                               : vf_load(from.at + k / gates / blocks * from.row_stride +
-                                         k / gates % blocks * from.block_stride + k % gates * VF_LANES);
+        sum[k] = vf_load(from.at + k / gates / blocks * from.row_stride + k / gates % blocks * from.block_stride +
+                         k % gates * VF_LANES);
     fr_accumulate(type, sum, rows, blocks, gates, f, 1);
     FR_UNROLL
-    for (int k = 0; k < rows * blocks * gates; k++) {
-        if (type == FR_I8)
-            sum[k] = vf_fma(vf_load(f.scales + k % (blocks * gates) * VF_LANES), sum[k],
-                            vf_load(from.at + k / gates / blocks * from.row_stride +
-                                    k / gates % blocks * from.block_stride + k % gates * VF_LANES));
+    for (int k = 0; k < rows * blocks * gates; k++)
         vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
                      k % gates * VF_LANES,
                  sum[k]);
-    }
 }
 
 /* gcc would copy the products for every caller, clang does not know the attribute that forbids it. */
@@ -337,8 +336,8 @@ FR_PRODUCT(4)
 
 /* Narrow products take one factor at a time: half the code, and sums that pass through memory in between keep their
  * bits. */
-#define FR_TILE(ROWS, BLOCKS) fr_narrow_tile(type, ROWS, BLOCKS, gates, *from, *f, *to)
-#define FR_NARROW_PRODUCT(NAME, TYPE, GATES)                                                                           \
+#define FR_TILE(ROWS, BLOCKS) fr_widened_tile(type, ROWS, BLOCKS, gates, *from, *f, *to)
+#define FR_WIDENED_PRODUCT(NAME, TYPE, GATES)                                                                          \
     static FR_ONE_COPY void fr_product_##NAME##_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,             \
                                                         const fr_factor *f, const fr_sums *to)                         \
     {                                                                                                                  \
@@ -348,14 +347,78 @@ FR_PRODUCT(4)
         }                                                                                                              \
         __builtin_unreachable();                                                                                       \
     }
-#define FR_NARROW_PRODUCTS(NAME, TYPE)                                                                                 \
-    FR_NARROW_PRODUCT(NAME, TYPE, 1)                                                                                   \
-    FR_NARROW_PRODUCT(NAME, TYPE, 2)                                                                                   \
-    FR_NARROW_PRODUCT(NAME, TYPE, 3)                                                                                   \
-    FR_NARROW_PRODUCT(NAME, TYPE, 4)
-FR_NARROW_TYPES(FR_NARROW_PRODUCTS)
+#define FR_WIDENED_PRODUCTS(NAME, TYPE)                                                                                \
+    FR_WIDENED_PRODUCT(NAME, TYPE, 1)                                                                                  \
+    FR_WIDENED_PRODUCT(NAME, TYPE, 2)                                                                                  \
+    FR_WIDENED_PRODUCT(NAME, TYPE, 3)                                                                                  \
+    FR_WIDENED_PRODUCT(NAME, TYPE, 4)
+FR_WIDENED_TYPES(FR_WIDENED_PRODUCTS)
 #undef FR_TILE
 
+/*
+ * The product of int8 (weights/i8.h), a row at a time. A slice of a row of v is made integers for all columns of the
+ * tile.
+ */
+typedef void (*fr_i8_sums)(vi *sums, const int8_t *weights, int64_t block_bytes, int64_t words, const int16_t *q);
+
+FR_INLINE void fr_i8_row(int gates, fr_i8_sums of_block, fr_i8_sums of_blocks, int64_t blocks, const float *v,
+                         const float *from, int64_t from_block, const fr_factor *f, float *to, int64_t to_block)
+{
+    const int64_t block_bytes = fr_i8_depth(f->depth) * gates * VF_LANES, many = FR_I8_COLUMNS / gates;
+    const float largest = fr_largest(v, f->depth);
+    const bool counts = largest >= FR_SMALLEST_ROW && largest < INFINITY;
+    const float step = counts ? largest / FR_Q_MAX : largest < FR_SMALLEST_ROW ? 0.0f : NAN;
+    const float per_step = counts ? FR_Q_MAX / largest : 0.0f;
+    vf total[FR_MAX_SUMS];
+    for (int64_t column = 0; column < blocks * gates; column++)
+        total[column] = vf_set1(0.0f);
+    for (int64_t k = 0; k < f->depth; k += FR_I8_SLICE) {
+        int16_t q[FR_I8_SLICE] __attribute__((aligned(64)));
+        vi sums[2 * FR_I8_COLUMNS];
+        const int64_t depth = f->depth - k < FR_I8_SLICE ? f->depth - k : FR_I8_SLICE;
+        const int8_t *weights = (const int8_t *)f->panel + k * gates * VF_LANES;
+        fr_quantise(v + k, depth, per_step, q);
+        for (int64_t block = 0, more; block < blocks; block += more) {
+            more = blocks - block < many ? 1 : many;
+            (more == many ? of_blocks : of_block)(sums, weights + block * block_bytes, block_bytes, (depth + 3) / 4, q);
+            for (int64_t column = 0; column < more * gates; column++)
+                total[block * gates + column] =
+                    vf_add(total[block * gates + column], vf_joined(sums[2 * column], sums[2 * column + 1]));
+        }
+    }
+    for (int64_t block = 0; block < blocks; block++)
+        for (int gate = 0; gate < gates; gate++) {
+            const int64_t column = block * gates + gate;
+            const vf scale = vf_mul(vf_set1(step), vf_load(f->scales + column * VF_LANES));
+            vf_store(to + block * to_block + gate * VF_LANES,
+                     vf_fma(scale, total[column], vf_load(from + block * from_block + gate * VF_LANES)));
+        }
+}
+
+/* The sums have functions of their own: beside what surrounds them, not all would have a register. */
+#define FR_I8_SUMS(NAME, GATES, COLUMNS)                                                                               \
+    static FR_ONE_COPY void fr_i8_##NAME##_##GATES(vi *sums, const int8_t *weights, int64_t block_bytes,               \
+                                                   int64_t words, const int16_t *q)                                    \
+    {                                                                                                                  \
+        fr_i8_accumulate(sums, COLUMNS, GATES, weights, block_bytes, words, q);                                        \
+    }
+#define FR_I8_PRODUCT(GATES)                                                                                           \
+    FR_I8_SUMS(block, GATES, GATES)                                                                                    \
+    FR_I8_SUMS(blocks, GATES, FR_I8_COLUMNS / GATES * GATES)                                                           \
+    static FR_ONE_COPY void fr_product_i8_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,                   \
+                                                  const fr_factor *f, const fr_sums *to)                               \
+    {                                                                                                                  \
+        for (int64_t row = 0; row < rows; row++)                                                                       \
+            fr_i8_row(GATES, fr_i8_block_##GATES, fr_i8_blocks_##GATES, blocks, f->v[row],                             \
+                      from->at + row * from->row_stride, from->block_stride, f, to->at + row * to->row_stride,         \
+                      to->block_stride);                                                                               \
+    }
+FR_I8_PRODUCT(1)
+FR_I8_PRODUCT(2)
+FR_I8_PRODUCT(3)
+FR_I8_PRODUCT(4)
+
+#define FR_NARROW_TYPES(DO) FR_WIDENED_TYPES(DO) DO(i8, FR_I8)
 static FR_ONE_COPY void fr_product_narrow(int gates, int64_t rows, int64_t blocks, const fr_sums *from,
                                           const fr_factor *f, const fr_sums *to)
 {

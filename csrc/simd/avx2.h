@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef __m256 vf;
 
@@ -23,10 +24,6 @@ static inline vf vf_load_bf16(const uint16_t *p)
 {
     const __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(low, 16));
-}
-static inline vf vf_load_i8(const int8_t *p)
-{
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
 }
 static inline void vf_store(float *p, vf v) { _mm256_storeu_ps(p, v); }
 static inline vf vf_load_n(const float *p, int64_t n)
@@ -51,5 +48,22 @@ static inline vf vf_min(vf limit, vf v) { return _mm256_min_ps(limit, v); }
 static inline vf vf_max(vf limit, vf v) { return _mm256_max_ps(limit, v); }
 static inline vf vf_less(vf a, vf b, vf v) { return _mm256_and_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), v); }
 static inline vf vf_shl23(vf v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 23)); }
+
+typedef __m256i vi;
+
+#define vi_keep(v) __asm__("" : "+x"(v))
+static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
+static inline vi vi_set4(const int16_t *p)
+{
+    int64_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm256_set1_epi64x(four);
+}
+static inline vi vi_widened(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
+static inline vi vi_dot(vi sum, vi q, vi weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(q, weights)); }
+static inline vf vf_joined(vi low, vi high)
+{
+    return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xd8));
+}
 
 #endif

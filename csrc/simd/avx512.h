@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <stdint.h>
+#include <string.h>
 
 typedef __m512 vf;
 
@@ -19,10 +20,6 @@ static inline vf vf_load_bf16(const uint16_t *p)
 {
     const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
-}
-static inline vf vf_load_i8(const int8_t *p)
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
 }
 static inline void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
 static inline vf vf_load_n(const float *p, int64_t n)
@@ -48,5 +45,25 @@ static inline vf vf_min(vf limit, vf v) { return _mm512_min_ps(limit, v); }
 static inline vf vf_max(vf limit, vf v) { return _mm512_max_ps(limit, v); }
 static inline vf vf_less(vf a, vf b, vf v) { return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), v); }
 static inline vf vf_shl23(vf v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 23)); }
+
+typedef __m512i vi;
+
+#define vi_keep(v) __asm__("" : "+v"(v))
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static inline vi vi_set4(const int16_t *p)
+{
+    int64_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi64(four);
+}
+static inline vi vi_widened(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vi vi_dot(vi sum, vi q, vi weights) { return _mm512_add_epi32(sum, _mm512_madd_epi16(q, weights)); }
+static inline vf vf_joined(vi low, vi high)
+{
+    const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const vi odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_cvtepi32_ps(
+        _mm512_add_epi32(_mm512_permutex2var_epi32(low, even, high), _mm512_permutex2var_epi32(low, odd, high)));
+}
 
 #endif

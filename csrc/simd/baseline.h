@@ -23,7 +23,6 @@ static inline vf vf_load(const float *p)
     return v;
 }
 typedef int16_t vf_half __attribute__((vector_size(8)));
-typedef int8_t vf_quarter __attribute__((vector_size(4)));
 /* The exponent of a float16, moved to where a float's is, is 112 too small. The 13 bits that the shift leaves empty,
  * and the copies of the sign that it leaves behind the sign, are no bits of the float. */
 static inline vf vf_load_f16(const uint16_t *p)
@@ -37,12 +36,6 @@ static inline vf vf_load_bf16(const uint16_t *p)
     vf_half half;
     memcpy(&half, p, sizeof half);
     return (vf)(__builtin_convertvector(half, vf_bits) << 16);
-}
-static inline vf vf_load_i8(const int8_t *p)
-{
-    vf_quarter quarter;
-    memcpy(&quarter, p, sizeof quarter);
-    return __builtin_convertvector(__builtin_convertvector(quarter, vf_bits), vf);
 }
 static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf vf_load_n(const float *p, int64_t n)
@@ -74,5 +67,34 @@ static inline vf vf_min(vf limit, vf v) { return vf_where(limit < v, limit, v); 
 static inline vf vf_max(vf limit, vf v) { return vf_where(limit > v, limit, v); }
 static inline vf vf_less(vf a, vf b, vf v) { return (vf)((a < b) & (vf_bits)v); }
 static inline vf vf_shl23(vf v) { return (vf)((vf_bits)v << 23); }
+
+typedef vf_bits vi;
+typedef int8_t vf_eighths __attribute__((vector_size(8)));
+typedef int16_t vf_sixteenths __attribute__((vector_size(16)));
+
+#define vi_keep(v) (void)(v)
+static inline vi vi_zero(void) { return (vi){0}; }
+static inline vi vi_set4(const int16_t *p)
+{
+    int64_t four;
+    memcpy(&four, p, sizeof four);
+    typedef int64_t pair __attribute__((vector_size(16)));
+    return (vi)(pair){four, four};
+}
+static inline vi vi_widened(const int8_t *p)
+{
+    vf_eighths bytes;
+    memcpy(&bytes, p, sizeof bytes);
+    return (vi) __builtin_convertvector(bytes, vf_sixteenths);
+}
+static inline vi vi_dot(vi sum, vi q, vi weights)
+{
+    return sum + (q << 16 >> 16) * (weights << 16 >> 16) + (q >> 16) * (weights >> 16);
+}
+static inline vf vf_joined(vi low, vi high)
+{
+    const vi sums = {low[0] + low[1], low[2] + low[3], high[0] + high[1], high[2] + high[3]};
+    return __builtin_convertvector(sums, vf);
+}
 
 #endif

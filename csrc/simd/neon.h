@@ -15,13 +15,6 @@ typedef float32x4_t vf;
 static inline vf vf_load(const float *p) { return vld1q_f32(p); }
 static inline vf vf_load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 static inline vf vf_load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
-static inline vf vf_load_i8(const int8_t *p)
-{
-    int32_t word;
-    memcpy(&word, p, sizeof word);
-    const int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(word));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
-}
 static inline void vf_store(float *p, vf v) { vst1q_f32(p, v); }
 /* NEON has no masks: one lane, a pair, or a pair and one. */
 static inline vf vf_load_n(const float *p, int64_t n)
@@ -59,5 +52,23 @@ static inline vf vf_min(vf limit, vf v) { return vbslq_f32(vcltq_f32(limit, v), 
 static inline vf vf_max(vf limit, vf v) { return vbslq_f32(vcgtq_f32(limit, v), limit, v); }
 static inline vf vf_less(vf a, vf b, vf v) { return vbslq_f32(vcltq_f32(a, b), v, vdupq_n_f32(0.0f)); }
 static inline vf vf_shl23(vf v) { return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(v), 23)); }
+
+typedef int32x4_t vi;
+
+#define vi_keep(v) __asm__("" : "+w"(v))
+static inline vi vi_zero(void) { return vdupq_n_s32(0); }
+static inline vi vi_set4(const int16_t *p)
+{
+    int64_t four;
+    memcpy(&four, p, sizeof four);
+    return vreinterpretq_s32_s64(vdupq_n_s64(four));
+}
+static inline vi vi_widened(const int8_t *p) { return vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p))); }
+static inline vi vi_dot(vi sum, vi q, vi weights)
+{
+    const int16x8_t a = vreinterpretq_s16_s32(q), b = vreinterpretq_s16_s32(weights);
+    return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
+}
+static inline vf vf_joined(vi low, vi high) { return vcvtq_f32_s32(vpaddq_s32(low, high)); }
 
 #endif

@@ -10,8 +10,8 @@
 #include "weights/f32.h"
 #include "weights/i8.h"
 
-/* The narrow types, as they are called in the names of functions. */
-#define FR_NARROW_TYPES(DO) DO(f16, FR_F16) DO(bf16, FR_BF16) DO(i8, FR_I8)
+/* The types that are widened to floats, as they are called in the names of functions. */
+#define FR_WIDENED_TYPES(DO) DO(f16, FR_F16) DO(bf16, FR_BF16)
 
 FR_INLINE int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : type == FR_I8 ? 1 : 2; }
 
@@ -21,6 +21,9 @@ FR_INLINE const void *fr_weights_from(int64_t type, const void *weights, int64_t
     return (const char *)weights + index * fr_weight_bytes(type);
 }
 
+/* How many weights of a unit a panel holds. */
+FR_INLINE int64_t fr_panel_depth(int64_t type, int64_t depth) { return type == FR_I8 ? fr_i8_depth(depth) : depth; }
+
 /* A vector of weights, widened. */
 FR_INLINE vf fr_weight(int type, const void *weights, int64_t index)
 {
@@ -28,8 +31,6 @@ FR_INLINE vf fr_weight(int type, const void *weights, int64_t index)
         return fr_weight_f16(weights, index);
     if (type == FR_BF16)
         return fr_weight_bf16(weights, index);
-    if (type == FR_I8)
-        return fr_weight_i8(weights, index);
     return fr_weight_f32(weights, index);
 }
 

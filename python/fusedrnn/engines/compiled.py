@@ -72,6 +72,7 @@ class Compiled(Engine):
         self._architecture = architecture
         self._isa = isas()[isa]
         self._lanes = lib.fr_isa_lanes(self._isa)
+        self._weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
@@ -145,19 +146,23 @@ class Compiled(Engine):
             module.first = number * a.module_size
             module.reads = a.module_reads(number)
             module.block = number * blocks
-            module.x_start = module.block * self._lanes * panel.inputs
+            module.x_start = module.block * self._lanes * self._held(panel.inputs)
             module.h_start = h_start
-            h_start += blocks * self._lanes * (a.hidden_size - module.reads)
+            h_start += blocks * self._lanes * self._held(a.hidden_size - module.reads)
         panel.modules, panel.module_count = modules, len(modules)
         panel.blocks = len(modules) * blocks
+
+    def _held(self, depth: int) -> int:
+        """How many weights of a unit panels hold."""
+        held: int = lib.fr_panel_weights(self._weight_type, depth)
+        return held
 
     def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
         packing = Packing(self._lanes)
-        weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
         groups = by_direction(self._architecture, weights)
         for panel, group in zip(panels, groups, strict=True):
-            panel.weight_type = weight_type
+            panel.weight_type = self._weight_type
             self._add_panels(packing, panel, group)
         self._weights = weights
         self._alive = [panels, packing.packed()]

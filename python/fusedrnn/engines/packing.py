@@ -18,11 +18,11 @@ __all__ = ["LINE", "Packing", "aligned"]
 #: Floats in a cache line.
 LINE = lib.FR_LINE_FLOATS
 
-#: For the elements of a matrix: a pointer to them, and the function that packs them.
+#: For the elements of a matrix: a pointer to them, the function that packs them, and the fr_weight_type of its panels.
 PACK = {
-    "float32": ("float *", lib.fr_pack),
-    "uint16": ("uint16_t *", lib.fr_pack_16),
-    "int8": ("int8_t *", lib.fr_pack_8),
+    "float32": ("float *", lib.fr_pack, lib.FR_F32),
+    "uint16": ("uint16_t *", lib.fr_pack_16, lib.FR_F16),
+    "int8": ("int8_t *", lib.fr_pack_8, lib.FR_I8),
 }
 
 
@@ -73,7 +73,8 @@ class Packing:
 
     def _add(self, matrix: npt.NDArray[Any], units: int, depth: int, gates: int) -> None:
         self._matrices.append((matrix, self._bytes, units, depth, gates))
-        weights = (units + -units % self._lanes) * depth * (gates or 1)
+        held = lib.fr_panel_weights(PACK[matrix.dtype.name][2], depth)
+        weights = (units + -units % self._lanes) * held * (gates or 1)
         self._bytes += weights * matrix.itemsize
 
     def packed(self) -> Array:
@@ -81,7 +82,7 @@ class Packing:
         memory = aligned((-(-self._bytes // FLOAT32.itemsize),))
         start_of_all, lanes = ffi.cast("char *", pointer(memory)), self._lanes
         for matrix, start, units, depth, gates in self._matrices:
-            kind, pack = PACK[matrix.dtype.name]
+            kind, pack, _ = PACK[matrix.dtype.name]
             rows, panels = ffi.cast(kind, matrix.ctypes.data), ffi.cast(kind, start_of_all + start)
             stride = matrix.strides[0] // matrix.itemsize
             if gates:
