@@ -10,6 +10,9 @@
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vf_bits __attribute__((vector_size(16)));
+typedef int64_t vf_pair __attribute__((vector_size(16)));
+typedef int16_t vf_halves __attribute__((vector_size(16)));
+typedef int8_t vf_bytes __attribute__((vector_size(16)));
 
 #define VF_LANES 4
 /* One of 16 is left for the product that vf_fma adds. */
@@ -22,27 +25,37 @@ static inline vf vf_load(const float *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
-typedef int16_t vf_half __attribute__((vector_size(8)));
-typedef int8_t vf_quarter __attribute__((vector_size(4)));
-/* The exponent of a float16, moved to where a float's is, is 112 too small. The 13 bits that the shift leaves empty,
- * and the copies of the sign that it leaves behind the sign, are no bits of the float. */
-static inline vf vf_load_f16(const uint16_t *p)
+/* Four elements of 16 bits in the upper halves of words of 32: two instructions with SSE2, where to convert them takes
+ * three times as long. */
+static inline vf_bits vf_upper(int64_t elements)
 {
-    vf_half half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vf_bits) << 13 & (int32_t)0x8fffe000) * 0x1p112f;
+    const vf_halves halves = (vf_halves)(vf_pair){elements, 0}, zero = {0};
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return (vf_bits)__builtin_shufflevector(zero, halves, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return (vf_bits)__builtin_shufflevector(halves, zero, 0, 8, 1, 9, 2, 10, 3, 11);
+#endif
 }
 static inline vf vf_load_bf16(const uint16_t *p)
 {
-    vf_half half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vf_bits) << 16);
+    int64_t elements;
+    memcpy(&elements, p, sizeof elements);
+    return (vf)vf_upper(elements);
+}
+/* The exponent of a float16, moved to where a float's is, is 112 too small. The copies of the sign that the shift
+ * leaves behind the sign are no bits of the float. */
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return (vf)((vf_bits)vf_load_bf16(p) >> 3 & (int32_t)0x8fffe000) * 0x1p112f;
 }
 static inline vf vf_load_i8(const int8_t *p)
 {
-    vf_quarter quarter;
-    memcpy(&quarter, p, sizeof quarter);
-    return __builtin_convertvector(__builtin_convertvector(quarter, vf_bits), vf);
+    int32_t elements;
+    memcpy(&elements, p, sizeof elements);
+    const vf_bytes bytes = (vf_bytes)(vf_bits){elements, 0, 0, 0};
+    const vf_pair twice =
+        (vf_pair)__builtin_shufflevector(bytes, bytes, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return __builtin_convertvector(vf_upper(twice[0]) >> 24, vf);
 }
 static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf vf_load_n(const float *p, int64_t n)
