@@ -164,6 +164,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
             "kernels/test_activations.py",
             "kernels/test_dispatch.py",
             "layers/test_family.py",
+            "narrow/test_narrow_layers.py",
         ]
     session.run(
         # The thread sanitizer of gcc 12 does not know the address layout that newer kernels randomise to.

@@ -10,6 +10,9 @@
 
 typedef float vf __attribute__((vector_size(16)));
 typedef int32_t vf_bits __attribute__((vector_size(16)));
+typedef int64_t vf_pair __attribute__((vector_size(16)));
+typedef int16_t vf_halves __attribute__((vector_size(16)));
+typedef int8_t vf_bytes __attribute__((vector_size(8)));
 
 #define VF_LANES 4
 /* One of 16 is left for the product that vf_fma adds. */
@@ -22,20 +25,28 @@ static inline vf vf_load(const float *p)
     memcpy(&v, p, sizeof v);
     return v;
 }
-typedef int16_t vf_half __attribute__((vector_size(8)));
-/* The exponent of a float16, moved to where a float's is, is 112 too small. The 13 bits that the shift leaves empty,
- * and the copies of the sign that it leaves behind the sign, are no bits of the float. */
-static inline vf vf_load_f16(const uint16_t *p)
+/* Four elements of 16 bits in the upper halves of words of 32: two instructions with SSE2, where to convert them takes
+ * three times as long. */
+static inline vf_bits vf_upper(int64_t elements)
 {
-    vf_half half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vf_bits) << 13 & (int32_t)0x8fffe000) * 0x1p112f;
+    const vf_halves halves = (vf_halves)(vf_pair){elements, 0}, zero = {0};
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    return (vf_bits)__builtin_shufflevector(zero, halves, 0, 8, 1, 9, 2, 10, 3, 11);
+#else
+    return (vf_bits)__builtin_shufflevector(halves, zero, 0, 8, 1, 9, 2, 10, 3, 11);
+#endif
 }
 static inline vf vf_load_bf16(const uint16_t *p)
 {
-    vf_half half;
-    memcpy(&half, p, sizeof half);
-    return (vf)(__builtin_convertvector(half, vf_bits) << 16);
+    int64_t elements;
+    memcpy(&elements, p, sizeof elements);
+    return (vf)vf_upper(elements);
+}
+/* The exponent of a float16, moved to where a float's is, is 112 too small. The copies of the sign that the shift
+ * leaves behind the sign are no bits of the float. */
+static inline vf vf_load_f16(const uint16_t *p)
+{
+    return (vf)((vf_bits)vf_load_bf16(p) >> 3 & (int32_t)0x8fffe000) * 0x1p112f;
 }
 static inline void vf_store(float *p, vf v) { memcpy(p, &v, sizeof v); }
 static inline vf vf_load_n(const float *p, int64_t n)
@@ -69,8 +80,6 @@ static inline vf vf_less(vf a, vf b, vf v) { return (vf)((a < b) & (vf_bits)v); 
 static inline vf vf_shl23(vf v) { return (vf)((vf_bits)v << 23); }
 
 typedef vf_bits vi;
-typedef int8_t vf_eighths __attribute__((vector_size(8)));
-typedef int16_t vf_sixteenths __attribute__((vector_size(16)));
 
 #define vi_keep(v) (void)(v)
 static inline vi vi_zero(void) { return (vi){0}; }
@@ -78,14 +87,13 @@ static inline vi vi_set4(const int16_t *p)
 {
     int64_t four;
     memcpy(&four, p, sizeof four);
-    typedef int64_t pair __attribute__((vector_size(16)));
-    return (vi)(pair){four, four};
+    return (vi)(vf_pair){four, four};
 }
 static inline vi vi_widened(const int8_t *p)
 {
-    vf_eighths bytes;
+    vf_bytes bytes;
     memcpy(&bytes, p, sizeof bytes);
-    return (vi) __builtin_convertvector(bytes, vf_sixteenths);
+    return (vi) __builtin_convertvector(bytes, vf_halves);
 }
 static inline vi vi_dot(vi sum, vi q, vi weights)
 {

@@ -742,9 +742,9 @@ def test_a_layer_and_an_architecture_and_a_name_count_alike() -> None:
         ({"batch": True}, TypeError, "batch must be an int, not bool"),
         ({"batch": -1}, ValueError, "batch must be at least 1, got -1"),
         (
-            {"weight_dtype": "float16"},
+            {"weight_dtype": "int4"},
             ValueError,
-            "weight_dtype must be one of float32, bfloat16, int8",
+            "weight_dtype must be one of float32, float16, bfloat16, int8",
         ),
         ({"lengths": 3}, TypeError, "lengths must be a sequence of ints, not int"),
         ({"lengths": "731"}, TypeError, "lengths must be a sequence of ints, not str"),
@@ -787,7 +787,9 @@ def test_the_rate_gives_figures_per_second() -> None:
     assert type(count(size, rate=three).macs_per_second) is int
 
 
-@pytest.mark.parametrize(("weight_dtype", "size"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
+@pytest.mark.parametrize(
+    ("weight_dtype", "size"), [("float32", 4), ("float16", 2), ("bfloat16", 2), ("int8", 1)]
+)
 def test_only_the_matrices_have_a_narrow_type(weight_dtype: str, size: int) -> None:
     wide = count("lstm", input_size=40, hidden_size=64, bias="double")
     done = count("lstm", input_size=40, hidden_size=64, bias="double", weight_dtype=weight_dtype)

@@ -79,6 +79,48 @@ def test_transposed_panels_are_panels_of_the_transpose(
     np.testing.assert_array_equal(packed_transposed(matrix, lanes), naive(matrix.T, 1, lanes))
 
 
+@pytest.mark.parametrize(("element", "pack"), [("uint16", lib.fr_pack_16), ("int8", lib.fr_pack_8)])
+@given(sizes, sizes, st.integers(1, 4), lanes_of, st.integers(0, 5))
+def test_narrow_panels_are_as_their_definition_says(
+    element: str, pack: Any, units: int, depth: int, gates: int, lanes: int, gap: int
+) -> None:
+    random = np.random.default_rng(units * depth)
+    wide = random.integers(-127, 128, (gates * units, depth + gap)).astype(element)
+    matrix, kind = wide[:, :depth], f"{element}_t *"
+    expected = naive(matrix, gates, lanes)
+    panels = np.full(expected.shape, 99, element)
+    rows, to = ffi.cast(kind, matrix.ctypes.data), ffi.from_buffer(kind, panels)
+    pack(rows, matrix.strides[0] // matrix.itemsize, units, depth, gates, lanes, to)
+    np.testing.assert_array_equal(panels, expected)
+    if units > 1:
+        assert (panels != naive(matrix[::-1], gates, lanes)).any()
+
+
+def test_narrow_matrices_of_one_memory_begin_on_cache_lines() -> None:
+    struct = ffi.new("fr_panels *")
+    packing = Packing(4)
+    integers = np.arange(-15, 15, dtype=np.int8).reshape(6, 5)
+    parts = np.arange(12, dtype=np.uint16).reshape(4, 3), np.arange(10, dtype=np.uint16)[:, None]
+    packing.add(struct, "x_panels", integers, gates=2)
+    packing.add(struct, "h_panels", *parts)
+    packing.add(struct, "bias", drawn(3, 1, 0)[:, 0])
+    memory = packing.packed().view(np.uint8)
+    for field, arrays in {
+        "x_panels": [naive(integers, 2, 4)],
+        "h_panels": [naive(part, 1, 4) for part in parts],
+        "bias": [naive(drawn(3, 1, 0), 1, 4)],
+    }.items():
+        start = int(ffi.cast("uintptr_t", getattr(struct, field))) - memory.ctypes.data
+        assert (memory.ctypes.data + start) % 64 == 0
+        whole = b"".join(
+            array.astype(part).tobytes()
+            for array, part in zip(
+                arrays, [{"x": "i1", "h": "u2", "b": "f4"}[field[0]]] * 2, strict=False
+            )
+        )
+        assert memory[start : start + len(whole)].tobytes() == whole
+
+
 def test_another_order_is_noticed() -> None:
     matrix = drawn(2 * 12, 10, 0)
     swapped = np.concatenate([matrix[12:], matrix[:12]])

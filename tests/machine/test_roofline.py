@@ -396,13 +396,28 @@ def test_bad_arguments() -> None:
         lstm(3, 4, steps=0)
     with pytest.raises(TypeError, match="hidden_size is missing"):
         roofline("lstm", MACHINE, input_size=3)
-    other: dict[str, Any] = {"lengths": [3, 1], "weight_dtype": "int8", "backward": True}
+    other: dict[str, Any] = {"lengths": [3, 1], "backward": True}
     for name, value in other.items():
         with pytest.raises(TypeError, match=f"{name} is not in the model"):
             lstm(3, 4, **{name: value})
     for rate in (10**400, 1e308, 0, float("nan")):
         with pytest.raises(ValueError, match="^rate must be"):
             lstm(3, 4, rate=rate)
+
+
+@pytest.mark.parametrize(("weight_dtype", "size"), [("float16", 2), ("bfloat16", 2), ("int8", 1)])
+def test_narrow_weights_are_fewer_bytes(weight_dtype: str, size: int) -> None:
+    wide, small = lstm(40, 64, steps=7), lstm(40, 64, steps=7, weight_dtype=weight_dtype)
+    for narrow, part, weights, biases in zip(
+        small.parts, wide.parts, (40, 64), (1, 0), strict=True
+    ):
+        assert narrow.weight_bytes == 256 * (size * weights + 4 * biases)
+        assert part.weight_bytes == 256 * 4 * (weights + biases)
+        assert narrow.flops == part.flops
+    layer = fr.LSTM(40, 64, weight_dtype=weight_dtype)
+    assert roofline(layer, MACHINE, steps=7, isa="avx2").to_dict() == small.to_dict()
+    with pytest.raises(ValueError, match="training is of float32 weights"):
+        lstm(40, 64, training=True, weight_dtype=weight_dtype)
 
 
 def test_a_rate_gives_the_real_time_factor() -> None:

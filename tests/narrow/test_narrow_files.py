@@ -16,6 +16,7 @@ from conftest import FAMILY, Draw
 from damaged import load_with_flipped_bytes
 
 import fusedrnn as fr
+from fusedrnn import cli
 from fusedrnn.formats import safetensors_file
 from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
 
@@ -104,6 +105,26 @@ def test_other_files_give_float32_unless_another_type_is_asked_for(
     for name, array in layer.weights.items():
         if "bias" not in name:
             np.testing.assert_array_equal(narrow.weights[name], array.astype("f2").astype("f4"))
+
+
+@pytest.mark.parametrize(("weight_dtype", "size"), [("float16", 2), ("int8", 1)])
+def test_commands_know_the_type_of_a_file_s_weights(
+    weight_dtype: str, size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "layer"
+    fr.save(fr.LSTM(40, 64, weight_dtype=weight_dtype), path)
+    assert f"{weight_dtype} weights" in str(fr.inspect(path))
+    machine = ["--machine", "docs/example-machine.json", "--json"]
+    for arguments, expected in (
+        ([str(path)], size),
+        ([str(path), "--weight-dtype", "float32"], 4),
+        (["lstm", "--input", "40", "--hidden", "64", "--weight-dtype", weight_dtype], size),
+        (["lstm", "--input", "40", "--hidden", "64"], 4),
+    ):
+        assert cli.main(["roofline", *machine, *arguments]) == 0
+        said = json.loads(capsys.readouterr().out)
+        found = sum(part["weight_bytes"] for part in said["parts"])
+        assert found == expected * 256 * (40 + 64) + 4 * 256
 
 
 # ---- files and pickles of strangers ----------------------------------------------------------------

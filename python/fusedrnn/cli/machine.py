@@ -14,6 +14,7 @@ from fusedrnn.cli.options import (
     ONLY_OF_MODEL,
     CellOrFile,
     Command,
+    OneOf,
     cell_network,
     json_option,
     model_options,
@@ -23,10 +24,14 @@ from fusedrnn.cli.options import (
     refuse_beside_file,
 )
 from fusedrnn.cli.output import FAILED, Output, write, write_json
+from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count
 from fusedrnn.counting.result import aligned
 
 __all__ = ["info", "roofline"]
+
+#: Options that go with a file, too.
+OF_ROOFLINE = ("machine", "again", "measure", "training", "want_x", "rate", "weight_dtype")
 
 
 @click.command(
@@ -36,6 +41,7 @@ __all__ = ["info", "roofline"]
         "fusedrnn roofline gru --input 40 --hidden 64 --layers 2 --rate 16000",
         "fusedrnn roofline lstm --input 128 --hidden 256 --batch 8 --measure",
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100 --batch 16 --training",
+        "fusedrnn roofline lstm --input 256 --hidden 256 --weight-dtype float16",
         "fusedrnn roofline model.onnx --steps 100",
     ],
 )
@@ -53,6 +59,11 @@ __all__ = ["info", "roofline"]
     "--measure",
     is_flag=True,
     help="run this package's kernels too: adds the fraction of the limit that they reach",
+)
+@click.option(
+    "--weight-dtype",
+    type=OneOf(list(WEIGHT_BYTES)),
+    help="type of the matrix weights (default: float32, or that of a narrow layer's file)",
 )
 @click.option("--training", is_flag=True, help="of a training step: forward and backward")
 @click.option(
@@ -115,18 +126,24 @@ def _models(
     given: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """The arguments of each layer that is meant, by its name."""
+    asked = given["weight_dtype"]
     if network in CELLS:
         refuse_beside_cell(context, network, ONLY_OF_MODEL)
-        return {network: cell_network(context, network, given)}
-    refuse_beside_file(
-        context, network, {*OF_MODEL, "machine", "again", "measure", "training", "want_x", "rate"}
-    )
+        return {network: cell_network(context, network, given) | {"weight_dtype": asked}}
+    refuse_beside_file(context, network, {*OF_MODEL, *OF_ROOFLINE})
     from fusedrnn.formats.files import read
 
     contents = read(Path(network), external_data=allow_external_data)
     some = contents.layers if layer is None and contents.layers else (contents.find(layer),)
     sizes = {name: given[name] for name in ("steps", "batch", "rate")}
-    return {found.name: {"model": found.architecture, **sizes} for found in some}
+    return {
+        found.name: {
+            "model": found.architecture,
+            "weight_dtype": asked or found.weight_dtype,
+            **sizes,
+        }
+        for found in some
+    }
 
 
 @click.command(cls=Command, examples=["fusedrnn info", "fusedrnn info --json"])

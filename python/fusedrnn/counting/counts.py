@@ -298,7 +298,7 @@ def count(
     steps: int = 1,
     batch: int = 1,
     lengths: Iterable[int] | None = None,
-    weight_dtype: str = "float32",
+    weight_dtype: str | None = None,
     rate: float | None = None,
     backward: bool = False,
     want_x: bool = False,
@@ -319,7 +319,8 @@ def count(
     lengths
         Steps of each sequence, >= 0 and not all 0, where they differ; instead of ``steps`` and ``batch``.
     weight_dtype
-        Type of the matrix weights, which only the bytes depend on: "float32", "bfloat16", "int8".
+        Type of the matrix weights, which only the bytes depend on: "float32", "float16", "bfloat16", "int8". None: that of
+        the layer, or float32. The scales of int8, one for each row, are not counted.
     rate
         Steps per second, for the figures per second: above 0, at most :data:`MAX_RATE`.
     backward
@@ -346,6 +347,9 @@ def count(
     18006000
     """
     architecture = _architecture(model, sizes)
+    if weight_dtype is None:
+        kept = getattr(model, "weight_dtype", "float32")
+        weight_dtype = kept if kept in WEIGHT_BYTES else "float32"
     if not isinstance(weight_dtype, str) or weight_dtype not in WEIGHT_BYTES:
         known = ", ".join(WEIGHT_BYTES)
         raise ValueError(f"weight_dtype must be one of {known}, got {weight_dtype!r}")

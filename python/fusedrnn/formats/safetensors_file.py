@@ -250,7 +250,8 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         raise ModelFormatError(f"{what}: {error}") from None
     if weight_dtype != "float32":
         stored = (*group.values(), *scales.values())
-        found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=())
+        notes = (f"{weight_dtype} weights, kept",)
+        found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=notes)
     states = {f"{STATE}{each.name}" for each in found.architecture.table.states}
     left_over = set(tensors) - set(group) - {tensor.name for tensor in scales.values()}
     if not left_over:

@@ -45,6 +45,7 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
         architecture.input_size,
         architecture.hidden_size,
         backend="c",
+        weight_dtype=complexity.weight_dtype,
         seed=0,
         **architecture.chosen(),
     )

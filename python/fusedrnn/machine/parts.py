@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.counting.cost import FLOAT_BYTES
+from fusedrnn.counting.cost import FLOAT_BYTES, WEIGHT_BYTES
 from fusedrnn.counting.counts import DIRECTIONS, Complexity
 from fusedrnn.counting.operations import LayerCounts, Operations
 from fusedrnn.machine.limits import MEMORY, Limits, Machine
@@ -176,11 +176,12 @@ def of_layer(
     return parts, {level: sum(_beyond(r, held) for r in again) for level, held in levels.items()}
 
 
-def _weight_bytes(operations: Operations) -> tuple[int, int]:
+def _weight_bytes(complexity: Complexity, operations: Operations) -> tuple[int, int]:
     """Of the input part and of the recurrent part: one multiply-add or product per weight."""
-    entered = operations.input_macs + operations.bias_adds
-    carried = operations.recurrent_macs + operations.projection_macs + operations.peephole_products
-    return FLOAT_BYTES * int(entered), FLOAT_BYTES * int(carried)
+    size = WEIGHT_BYTES[complexity.weight_dtype]
+    entered = size * operations.input_macs + FLOAT_BYTES * operations.bias_adds
+    matrices = operations.recurrent_macs + operations.projection_macs
+    return int(entered), int(size * matrices + FLOAT_BYTES * operations.peephole_products)
 
 
 def forward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:
@@ -192,7 +193,7 @@ def forward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:
     for part in row.work.parts:
         runs = -(-steps // part.period)
         chain = max(chain, runs)
-        into, around = _weight_bytes(part.operations)
+        into, around = _weight_bytes(complexity, part.operations)
         entered.append((1, into))
         carried.append((runs, around))
         flops = int(2 * part.operations.input_macs + part.operations.bias_adds)
@@ -212,7 +213,7 @@ def backward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:
     learnt = int(2 * executed.macs + gradient.bias_adds)
     entered = int(2 * executed.input_macs) * (row.layer > 0 or complexity.want_x)
     runs = [-(-complexity.steps // part.period) for part in row.work.parts]
-    sizes = [_weight_bytes(part.operations) for part in row.work.parts]
+    sizes = [_weight_bytes(complexity, part.operations) for part in row.work.parts]
     size = complexity.architecture
     products = 2 if size.proj_size or size.table.after_first_product else 1
 

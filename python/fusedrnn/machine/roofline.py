@@ -52,7 +52,7 @@ ASSUMPTIONS = {
     "whole": "When a call begins, caches hold at most their size of its weights, x and y, from the call before.",
     "latency": "T times the chain from h to h': h through memory to all units, and one activation after the other "
     "as the equations demand, each as the kernels compute it. Sums over k count as one FMA.",
-    "weights": "float32, unpadded.",
+    "weights": "unpadded; matrices in weight_dtype, without the scales of int8, all else in float32.",
     "training": "Of a training step, after all forward parts: for each layer and direction, from the last, first its "
     "backward part, which reads R, P and peepholes in each of the T steps, and the tape once; then the gradients of its "
     "weights, and of x where they are wanted, as products over all T * B rows at once, which move the weights' bytes once. "
@@ -345,7 +345,8 @@ def roofline(
     want_x
         Of a training step: the gradient of the input of layer 0 too.
     **sizes
-        With a cell's name, the fields of :class:`~fusedrnn.architecture.Architecture`.
+        With a cell's name, the fields of :class:`~fusedrnn.architecture.Architecture`; and ``weight_dtype``, as in
+        :func:`~fusedrnn.count`.
 
     Returns
     -------
@@ -363,10 +364,10 @@ def roofline(
     >>> roofline.limited_by, roofline.seconds_per_step                               # doctest: +SKIP
     ('L2', 1.74e-06)
     """
-    for name in ("lengths", "weight_dtype", "backward", "want_state"):
+    for name in ("lengths", "backward", "want_state"):
         if name in sizes:
             raise TypeError(
-                f"{name} is not in the model: it is of equal lengths in float32, of a training step with training=True"
+                f"{name} is not in the model: it is of equal lengths, of a training step with training=True"
             )
     for name, value in {"training": training, "want_x": want_x}.items():
         if not isinstance(value, bool):
@@ -376,6 +377,8 @@ def roofline(
     complexity = count(
         model, steps=steps, batch=batch, rate=rate, backward=training, want_x=want_x, **sizes
     )
+    if training and complexity.weight_dtype != "float32":
+        raise ValueError(f"training is of float32 weights, got {complexity.weight_dtype!r}")
     if machine is None:
         machine = this_machine()
     elif not isinstance(machine, Machine):
