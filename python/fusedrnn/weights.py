@@ -48,7 +48,7 @@ def _never_read(
     architecture: Architecture, arrays: Weights
 ) -> Iterator[tuple[Array, slice, slice]]:
     """The blocks of recurrent matrices that no module of a Clockwork RNN reads."""
-    for weight in architecture.weights():
+    for weight in architecture.weights() if architecture.periods else ():
         if weight.kind == "recurrent":
             for module in range(len(architecture.periods)):
                 rows = slice(
@@ -141,8 +141,8 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     """
     weights = under("", weights)
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
-    if difference := unmatched(wanted, weights):
-        raise ValueError(f"weights: {difference}")
+    if weights.keys() != wanted.keys():
+        raise ValueError(f"weights: {unmatched(wanted, weights)}")
     copies = {}
     for name, shape in wanted.items():
         array = check_is_array(f"weights: {name!r}", weights[name], dtype)

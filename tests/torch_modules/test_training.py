@@ -220,7 +220,7 @@ def test_resets_beside_packed_sequences_are_in_the_order_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
-def test_cells_have_pytorchs_gradients(kind: str) -> None:
+def test_cells_train_by_pytorchs_own_forward(kind: str) -> None:
     own = getattr(nn, kind)(4, 5)
     converted = ft.convert(copy.deepcopy(own))
     x = torch.randn(6, 3, 4, requires_grad=True)
@@ -232,8 +232,11 @@ def test_cells_have_pytorchs_gradients(kind: str) -> None:
         (state[0] if kind == "LSTMCell" else state).square().sum().backward()
         results.append([x.grad, *(each.grad for each in cell.parameters())])
         x.grad = None
-    for one, other in zip(*results, strict=True):
-        close(one, other)
+    assert all(map(torch.equal, *results))
+    assert not used(converted)
+    with torch.no_grad():
+        close(flat(converted(x[0]))[0], flat(own(x[0]))[0])
+    assert used(converted)
 
 
 # ---- training ---------------------------------------------------------------------------------------------

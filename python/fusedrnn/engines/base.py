@@ -16,6 +16,9 @@ from fusedrnn.weights import Weights
 
 __all__ = ["Call", "Engine", "Lengths", "Recording", "Resets", "by_direction", "by_name"]
 
+#: Of weights.
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
 Lengths = npt.NDArray[np.int64]
 Resets = npt.NDArray[np.bool_]
 
@@ -143,7 +146,7 @@ class Engine(ABC):
 def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str, list[Array]]]:
     """The weights of each layer and direction, in the order of the state, grouped by kind."""
     groups: list[dict[str, list[Array]]] = [
-        {kind: [] for kind in get_args(Kind)}
+        {kind: [] for kind in KINDS}
         for _ in range(architecture.num_layers * architecture.directions)
     ]
     for weight in architecture.weights():

@@ -196,6 +196,11 @@ class _CompiledRecording(Recording):
         self._unequal = bind_unequal(memory.q, call.lengths, call.resets)
         lib.fr_run(self._plan, memory.q)
 
+    def __del__(self) -> None:
+        memory = getattr(self, "_memory", None)  # what was not made whole has none
+        if memory is not None:  # there was no backward pass
+            self._recorder.take_back(memory)
+
     def backward(
         self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
     ) -> dict[str, Array]:

@@ -15,6 +15,7 @@ from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.torch_modules import CLASSES
 from fusedrnn.layers import LAYERS
+from fusedrnn.torch.autograd import wants_gradient
 from fusedrnn.torch.calls import STATE, obstacle, run
 from fusedrnn.torch.packing import Choices, State
 
@@ -27,6 +28,8 @@ class _Converted:
     """What all converted modules share; PyTorch's class stands behind it."""
 
     _cell: str
+    #: Whether calls whose gradients are asked for are computed here.
+    _trains = True
 
     # Of PyTorch's modules.
     training: bool
@@ -39,11 +42,15 @@ class _Converted:
         return state
 
     def _choices(self) -> Choices:
-        nonlinearity = getattr(self, "nonlinearity", "")
+        own, state = (
+            self.__dict__,
+            self._fused_state(),
+        )  # getattr takes a microsecond for what is not there
+        nonlinearity = own.get("nonlinearity", "")
         options = f'{{"activation": "{nonlinearity}"}}' if nonlinearity else "{}"
-        state = self._fused_state()
-        batch_first = getattr(self, "batch_first", False)
-        return Choices(self._cell, options, batch_first, state.threads, state.backend)
+        return Choices(
+            self._cell, options, own.get("batch_first", False), state.threads, state.backend
+        )
 
     def _weights(self) -> dict[str, Any]:
         """The weights as they are now, by canonical name."""
@@ -62,21 +69,31 @@ class _Converted:
         packed = isinstance(input, PackedSequence)
         given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
         inputs = (input.data if packed else input, *given)
-        if (packed and traced) or obstacle(inputs, weights.values(), traced):
+        # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
+        inference = traced and not self.training and torch.compiler.is_exporting()
+        if (
+            (packed and traced)
+            or obstacle(inputs, weights.values(), traced)
+            or not (self._trains or inference or not wants_gradient(*weights.values(), *inputs))
+        ):
             return super().forward(input, hx)  # type: ignore[misc]
         run: Callable[..., Any] = self._run
         if not traced and get_eval_frame_callback() is not None:
             # At a break of the graph where a model is compiled: this is not to be compiled piece by piece.
             run = torch.compiler.disable(run)
-        return run(input, hx, given, weights)
+        return run(input, hx, given, weights, inference)
 
-    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+    def _run(
+        self,
+        input: Any,
+        hx: Any,
+        given: tuple[Tensor, ...],
+        weights: dict[str, Any],
+        inference: bool,
+    ) -> Any:
         """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
-        traced = torch.compiler.is_compiling()
-        if not traced and isinstance(input, Tensor) and not input.numel():
+        if isinstance(input, Tensor) and not torch.compiler.is_compiling() and not input.numel():
             return super().forward(input, hx)  # type: ignore[misc]
-        # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
-        inference = traced and not self.training and torch.compiler.is_exporting()
         try:
             return self._computed(input, given, weights, inference)
         except UnsupportedError:
@@ -121,7 +138,13 @@ class _Sequences(_Converted):
 
 
 class _Steps(_Converted):
-    """A module that runs one step: RNNCell, LSTMCell or GRUCell."""
+    """A module that runs one step: RNNCell, LSTMCell or GRUCell.
+
+    With gradients PyTorch computes: a record and a backward pass of this package for every single step take longer
+    than its few operators, 1.1 to 3 times as long at H = 32 to 256.
+    """
+
+    _trains = False
 
     # Of PyTorch's modules.
     _parameters: dict[str, Any]

@@ -50,9 +50,11 @@ def _layer(names: str, weights: Sequence[Tensor], choices: str) -> Layer[Any]:
     key = (choices, names, *(weight.data_ptr() for weight in weights))
     with _kept_lock:
         packed = _kept.get(key)
-        if packed is None or not packed.fits(packed.weights):
+        if packed is not None and packed.watched.same(packed.watched.tensors):
+            named = packed.watched.tensors
+        else:
             named = dict(zip(names.split(), weights, strict=True))
-            packed = _kept[key] = pack(Choices.of(choices), named, packed)
+        packed = _kept[key] = pack(Choices.of(choices), named, packed)
         _kept.move_to_end(key)
         while len(_kept) > MAX_KEPT:
             _kept.popitem(last=False)
