@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
-from fusedrnn.training.tape import Tape
+from fusedrnn.training.tape import Tape, TapeKind, checked_tape
 from fusedrnn.weights import Weights, checked, in_canonical_order, infer, initialise, under
 
 if TYPE_CHECKING:
@@ -428,7 +428,7 @@ class Layer(Generic[StateT]):
         lengths: Sequence[int] | None = None,
         *,
         resets: npt.NDArray[np.bool_] | None = None,
-        tape: Literal["full", "segments"] = "full",
+        tape: TapeKind = "full",
     ) -> tuple[Array, StateT, Tape]:
         """Run over whole sequences, and remember what the gradients need.
 
@@ -455,11 +455,10 @@ class Layer(Generic[StateT]):
         TypeError, ValueError, UnsupportedError
             As for a call of the layer.
         """
-        if not isinstance(tape, str) or tape not in ("full", "segments"):
-            raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+        segments = checked_tape(tape) == "segments"
         call, sequences = self._signature.call(x, state, lengths, None, resets)
         call.x = np.array(call.x, order="C")
-        recording = self._engine.record(call, tape == "segments")
+        recording = self._engine.record(call, segments)
         sequences.result.flags.writeable = False
         shown = Tape(recording, self._signature, sequences, self.state_type)
         return sequences.result, self._state(call, sequences), shown

@@ -382,6 +382,87 @@ def test_under_checkpoint_the_gradients_have_the_same_bits() -> None:
     assert all(map(torch.equal, torch.autograd.grad(y, module.parameters()), expected))
 
 
+class Tapes:
+    """Which kinds of tape calls ask for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kinds: list[str] = []
+        real = fr.Layer.record
+
+        def noted(layer: Any, *arguments: Any, **named: Any) -> Any:
+            self.kinds.append(named["tape"])
+            return real(layer, *arguments, **named)
+
+        monkeypatch.setattr(fr.Layer, "record", noted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tape: ft.convert(nn.GRU(4, 5, 2), tape=tape),
+        lambda tape: ft.convert(nn.LSTM(4, 5, 2, dropout=0.5), tape=tape),
+        lambda tape: copy.deepcopy(ft.convert(nn.RNN(4, 5), tape=tape)),
+        lambda tape: ft.LSTM(4, 5, peephole=True, tape=tape),
+        lambda tape: ft.GRU(4, 5, reset="before", tape=tape),
+        lambda tape: ft.RNN(4, 5, tape=tape),
+        lambda tape: ft.ClockworkRNN(4, 6, periods=(1, 2), tape=tape),
+    ],
+)
+def test_a_tape_of_segments_gives_the_same_bits(
+    make: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tapes, found = Tapes(monkeypatch), []
+    x = torch.randn(9, 3, 4, requires_grad=True)
+    for tape in ("full", "segments"):
+        torch.manual_seed(4)
+        module = make(tape)
+        tapes.kinds.clear()
+        found.append(gradients(module, x, None, 4))
+        assert set(tapes.kinds) == {tape}
+    assert all(map(torch.equal, *found))
+
+
+def test_a_compiled_module_has_a_tape_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    tapes, module = Tapes(monkeypatch), ft.GRU(4, 5, tape="segments")
+    x = torch.randn(9, 3, 4, requires_grad=True)
+    expected = gradients(module, x, None, 4)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    (found,) = torch.autograd.grad((compiled(x)[0] * expected[0]).sum(), x)
+    (again,) = torch.autograd.grad((module(x)[0] * expected[0]).sum(), x)
+    assert torch.equal(found, again)
+    assert set(tapes.kinds) == {"segments"}
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("tape", ["half", True, None])
+def test_a_wrong_tape_is_refused_and_nothing_converted(tape: Any) -> None:
+    module = nn.GRU(4, 5)
+    with pytest.raises(ValueError, match="tape"):
+        ft.convert(module, tape=tape)
+    assert type(module) is nn.GRU
+    with pytest.raises(ValueError, match="tape"):
+        ft.GRU(4, 5, tape=tape)
+
+
+def test_a_graph_without_backward_pass_gives_its_memory_back() -> None:
+    module, x = ft.convert(nn.LSTM(4, 5)), torch.randn(5, 3, 4)
+
+    def memory(*outputs: Any) -> list[int]:
+        """Where the tapes of these calls are."""
+        tokens = [each.grad_fn.saved_tensors[-1] for each in outputs]
+        tapes = importlib.import_module("fusedrnn.torch.autograd")._tapes
+        return [id(tapes[int(token)]._recording._memory) for token in tokens]
+
+    first = module(x)[0]
+    (place,) = memory(first)
+    second = module(x)[0]
+    assert memory(second) != [place]  # negative control: the first one still has its own
+    del first
+    assert memory(module(x)[0]) == [place]
+    second.sum().backward()
+
+
 def test_autocast_trains_in_float32() -> None:
     torch.manual_seed(0)
     model = ft.convert(Tagger(16))
@@ -484,7 +565,16 @@ def test_the_operator_of_training_is_what_it_declares() -> None:
     module = ft.LSTM(4, 5, bidirectional=True)
     weights = [each.detach().requires_grad_() for each in module.parameters()]
     names = " ".join(name for name, _ in module.named_parameters())
-    arguments = (torch.randn(5, 3, 4), None, None, None, None, weights, names, "lstm 0 1 auto {}")
+    arguments = (
+        torch.randn(5, 3, 4),
+        None,
+        None,
+        None,
+        None,
+        weights,
+        names,
+        "lstm 0 1 auto full {}",
+    )
     torch.library.opcheck(
         torch.ops.fusedrnn.record.default,
         arguments,

@@ -18,6 +18,7 @@ from fusedrnn.layers import LAYERS
 from fusedrnn.torch.autograd import wants_gradient
 from fusedrnn.torch.calls import STATE, obstacle, run
 from fusedrnn.torch.packing import Choices, State
+from fusedrnn.training.tape import TapeKind, checked_tape
 
 __all__ = ["CONVERTED", "convert", "left_alone", "revert"]
 
@@ -49,7 +50,12 @@ class _Converted:
         nonlinearity = own.get("nonlinearity", "")
         options = f'{{"activation": "{nonlinearity}"}}' if nonlinearity else "{}"
         return Choices(
-            self._cell, options, own.get("batch_first", False), state.threads, state.backend
+            self._cell,
+            options,
+            own.get("batch_first", False),
+            state.threads,
+            state.backend,
+            state.tape,
         )
 
     def _weights(self) -> dict[str, Any]:
@@ -209,7 +215,9 @@ assert set(CLASSES) == {each.__name__ for each in CONVERTED}
 # ---- conversion ----------------------------------------------------------------------------------------
 
 
-def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> ModuleT:
+def convert(
+    module: ModuleT, *, threads: Threads = 1, backend: str = "auto", tape: TapeKind = "full"
+) -> ModuleT:
     """Let this package run the recurrent modules of a model, in place.
 
     Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell of them stays the same object, with the same parameters, names,
@@ -224,6 +232,9 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
         How many threads may compute a call, as in :class:`fusedrnn.Layer`: 1 unless asked for more.
     backend
         "c", "numba", "numpy" or "auto".
+    tape
+        What a call remembers for its gradients, as in :meth:`fusedrnn.Layer.record`: "segments" takes less memory and
+        more time, and gives the same bits.
 
     Returns
     -------
@@ -241,16 +252,16 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
         If there is nothing to convert.
     """
     _check_module(module)
-    LAYERS["rnn"](
-        1, 1, threads=threads, backend=backend
-    )  # refuses what cannot be, before anything is converted
+    # Refuses what cannot be, before anything is converted.
+    LAYERS["rnn"](1, 1, threads=threads, backend=backend)
+    checked_tape(tape)
     found = 0
     for each in module.modules():
         if type(each) in CONVERTED and not _obstacle(each):
             each.__class__ = CONVERTED[type(each)]
         if isinstance(each, _Converted):
             found += 1
-            each.__dict__[STATE] = State(threads, backend)
+            each.__dict__[STATE] = State(threads, backend, tape)
     if not found:
         left = "; ".join(
             f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()

@@ -18,6 +18,7 @@ from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
 from fusedrnn.torch.calls import STATE, obstacle, run
 from fusedrnn.torch.packing import Choices, State, pack
+from fusedrnn.training.tape import TapeKind
 
 __all__ = ["GRU", "LSTM", "RNN", "ClockworkRNN"]
 
@@ -40,6 +41,7 @@ class _Module(nn.Module):
         dtype: Any,
         threads: Threads,
         backend: str,
+        tape: TapeKind,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class _Module(nn.Module):
         # What cannot be is refused here, not at the first call.
         LAYERS[self._cell](1, len(a.periods) or 2, threads=threads, backend=backend, **a.untold())
         self._options = json.dumps(a.untold())
-        self.__dict__[STATE] = State(threads, backend)
+        self.__dict__[STATE] = State(threads, backend, tape)
         self._names = [weight.name for weight in a.weights()]
         for weight in a.weights():
             values = torch.empty(weight.shape, device=device, dtype=dtype)
@@ -108,7 +110,14 @@ class _Module(nn.Module):
 
     def _choices(self) -> Choices:
         state: State = self.__dict__[STATE]
-        return Choices(self._cell, self._options, self.batch_first, state.threads, state.backend)
+        return Choices(
+            self._cell,
+            self._options,
+            self.batch_first,
+            state.threads,
+            state.backend,
+            state.tape,
+        )
 
     def _weights(self) -> dict[str, Any]:
         """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
@@ -193,6 +202,8 @@ class RNN(_Module):
         As in :class:`fusedrnn.RNN`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "rnn"
@@ -213,6 +224,7 @@ class RNN(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -226,6 +238,7 @@ class RNN(_Module):
             dtype,
             threads,
             backend,
+            tape,
             activation=nonlinearity,
             clip=clip,
         )
@@ -243,6 +256,8 @@ class LSTM(_Module):
         As in :class:`fusedrnn.LSTM`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "lstm"
@@ -269,6 +284,7 @@ class LSTM(_Module):
         cell_clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -282,6 +298,7 @@ class LSTM(_Module):
             dtype,
             threads,
             backend,
+            tape,
             proj_size=proj_size,
             peephole=peephole,
             coupled=coupled,
@@ -304,6 +321,8 @@ class GRU(_Module):
         As in :class:`fusedrnn.GRU`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "gru"
@@ -326,6 +345,7 @@ class GRU(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -339,6 +359,7 @@ class GRU(_Module):
             dtype,
             threads,
             backend,
+            tape,
             reset=reset,
             gate_activation=gate_activation,
             activation=activation,
@@ -359,6 +380,8 @@ class ClockworkRNN(_Module):
         As in :class:`fusedrnn.ClockworkRNN`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "clockwork"
@@ -380,6 +403,7 @@ class ClockworkRNN(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -393,6 +417,7 @@ class ClockworkRNN(_Module):
             dtype,
             threads,
             backend,
+            tape,
             periods=periods,
             activation=activation,
             clip=clip,

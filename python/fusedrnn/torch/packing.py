@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedrnn.engines.threads import Threads
 from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
+from fusedrnn.training.tape import TapeKind, checked_tape
 
 __all__ = ["Choices", "Packed", "State", "array_of", "pack"]
 
@@ -32,6 +33,8 @@ class Choices(NamedTuple):
         Whether sequences are (B, T, ·).
     threads, backend
         As in :class:`fusedrnn.Layer`.
+    tape
+        As in :meth:`fusedrnn.Layer.record`.
     """
 
     cell: str
@@ -39,17 +42,18 @@ class Choices(NamedTuple):
     batch_first: bool
     threads: Threads
     backend: str
+    tape: TapeKind
 
     def text(self) -> str:
         """For a compiled graph, whose operators have no tuples of this kind."""
-        return f"{self.cell} {self.batch_first:d} {self.threads} {self.backend} {self.options}"
+        return f"{self.cell} {self.batch_first:d} {self.threads} {self.backend} {self.tape} {self.options}"
 
     @classmethod
     def of(cls, text: str) -> Choices:
         """From its text."""
-        cell, batch_first, threads, backend, options = text.split(" ", 4)
+        cell, batch_first, threads, backend, tape, options = text.split(" ", 5)
         number: Threads = "auto" if threads == "auto" else int(threads)
-        return cls(cell, options, batch_first == "1", number, backend)
+        return cls(cell, options, batch_first == "1", number, backend, checked_tape(tape))
 
 
 class Watched:
@@ -142,19 +146,21 @@ class State:
         That of each layer of the stack, once these have been run one by one.
     """
 
-    __slots__ = ("backend", "layers", "packed", "threads")
+    __slots__ = ("backend", "layers", "packed", "tape", "threads")
 
-    def __init__(self, threads: Threads = 1, backend: str = "auto") -> None:
-        self.threads, self.backend = threads, backend
+    def __init__(
+        self, threads: Threads = 1, backend: str = "auto", tape: TapeKind = "full"
+    ) -> None:
+        self.threads, self.backend, self.tape = threads, backend, checked_tape(tape)
         self.packed: Packed | None = None
         self.layers: dict[int, State] = {}
 
-    def __reduce__(self) -> tuple[type[State], tuple[Threads, str]]:
-        return State, (self.threads, self.backend)
+    def __reduce__(self) -> tuple[type[State], tuple[Threads, str, TapeKind]]:
+        return State, (self.threads, self.backend, self.tape)
 
     def of_layer(self, number: int) -> State:
         """The state of one layer of the stack."""
-        return self.layers.setdefault(number, State(self.threads, self.backend))
+        return self.layers.setdefault(number, State(self.threads, self.backend, self.tape))
 
     def current(self, choices: Choices, weights: Mapping[str, Tensor]) -> Layer[Any]:
         """The fused layer with the weights as they are now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -13,7 +13,17 @@ from fusedrnn.arrays import Array
 from fusedrnn.engines.base import Recording
 from fusedrnn.signature import Sequences, Signature
 
-__all__ = ["Gradients", "Tape"]
+__all__ = ["Gradients", "Tape", "TapeKind", "checked_tape"]
+
+#: What a tape remembers: all sums of gates, or what they are computed again from.
+TapeKind = Literal["full", "segments"]
+
+
+def checked_tape(tape: Any) -> TapeKind:
+    """A kind of tape."""
+    if not isinstance(tape, str) or tape not in get_args(TapeKind):
+        raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+    return cast(TapeKind, tape)
 
 
 class Gradients(NamedTuple):
