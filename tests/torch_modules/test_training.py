@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FAMILY, oracle
-from drawn_modules import module_of, options_of_modules
+from drawn_modules import module_of, options_of_modules, own_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -141,18 +141,6 @@ def test_negative_control_other_weights_have_other_gradients(kind: str) -> None:
     x = torch.randn(5, 3, 4, requires_grad=True)
     with pytest.raises(AssertionError):
         close(gradients(converted, x, None, 1)[2], gradients(own, x, None, 1)[2])
-
-
-OWN = {fr.RNN: "RNN", fr.LSTM: "LSTM", fr.GRU: "GRU", fr.ClockworkRNN: "ClockworkRNN"}
-
-
-def own_module(name: str, **more: Any) -> Any:
-    """This package's module for a member of the family."""
-    cell, options = FAMILY[name]
-    options = dict(options)
-    if cell is fr.RNN and "activation" in options:
-        options["nonlinearity"] = options.pop("activation")
-    return getattr(ft, OWN[cell])(3, 6, **options, **more)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.formats.torch_modules import CLASSES
+from fusedrnn.formats.torch_modules import CLASSES, own_architecture
 from fusedrnn.layers import LAYERS
 from fusedrnn.torch.autograd import wants_gradient
 from fusedrnn.torch.calls import STATE, obstacle, run
@@ -221,7 +221,7 @@ def convert(
     """Let this package run the recurrent modules of a model, in place.
 
     Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell of them stays the same object, with the same parameters, names,
-    hooks and ``state_dict``. Results are equal to rounding. See :func:`left_alone` for modules that were not converted,
+    hooks and ``state_dict``. Results are equal to rounding. Modules of this package stay as they are. See :func:`left_alone` for modules that were not converted,
     and :func:`revert` for the way back.
 
     Parameters
@@ -249,7 +249,7 @@ def convert(
     Warns
     -----
     UserWarning
-        If there is nothing to convert.
+        If there is nothing to convert, and nothing that this package runs.
     """
     _check_module(module)
     # Refuses what cannot be, before anything is converted.
@@ -260,8 +260,8 @@ def convert(
         if type(each) in CONVERTED and not _obstacle(each):
             each.__class__ = CONVERTED[type(each)]
         if isinstance(each, _Converted):
-            found += 1
             each.__dict__[STATE] = State(threads, backend, tape)
+        found += _runs_here(each)
     if not found:
         left = "; ".join(
             f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()
@@ -315,12 +315,16 @@ def _left_alone(module: nn.Module) -> Iterator[tuple[str, str]]:
         kind = getattr(each, "original_name", type(each).__name__)
         if type(each) in CONVERTED:
             yield name, _obstacle(each) or "not converted"
-        elif isinstance(each, _Converted):
+        elif _runs_here(each):
             continue
         elif isinstance(each, recurrent):
             yield name, f"{kind} is a class of its own, whose forward may do more than PyTorch's"
         elif kind in CLASSES:
             yield name, f"{type(each).__module__}.{kind} is not PyTorch's own float module"
+
+
+def _runs_here(module: nn.Module) -> bool:
+    return isinstance(module, _Converted) or own_architecture(module) is not None
 
 
 def _obstacle(module: nn.Module) -> str:

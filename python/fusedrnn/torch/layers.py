@@ -24,7 +24,13 @@ __all__ = ["GRU", "LSTM", "RNN", "ClockworkRNN"]
 
 
 class _Module(nn.Module):
-    """What all of them share. Parameters have the names, shapes and order of PyTorch's, and then what PyTorch lacks."""
+    """What all of them share. Parameters have the names, shapes and order of PyTorch's, and then what PyTorch lacks.
+
+    Attributes
+    ----------
+    architecture
+        The cell, its sizes and its options.
+    """
 
     _cell: ClassVar[str]
 
@@ -51,7 +57,7 @@ class _Module(nn.Module):
             raise TypeError(f"dropout must be a number, not {type(dropout).__name__}")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
-        self._architecture = a = Architecture(
+        self.architecture = a = Architecture(
             self._cell,
             input_size,
             hidden_size,
@@ -84,7 +90,7 @@ class _Module(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters uniformly on ±1/sqrt(H), as PyTorch; what no module of a Clockwork RNN reads is 0."""
-        a = self._architecture
+        a = self.architecture
         bound = a.hidden_size**-0.5
         with torch.no_grad():
             for weight in a.weights():
@@ -101,7 +107,7 @@ class _Module(nn.Module):
     def extra_repr(self) -> str:
         """Sizes and options, as in the constructor."""
         said = [str(self.input_size), str(self.hidden_size)]
-        chosen = self._architecture.chosen()
+        chosen = self.architecture.chosen()
         chosen.pop("bias", None)
         chosen |= {"bias": False} if not self.bias else {}
         chosen |= {"batch_first": True} if self.batch_first else {}
@@ -167,6 +173,8 @@ class _Module(nn.Module):
         reason = obstacle((data, *given[: 1 if counted else None]), weights.values(), traced, kind)
         if reason:
             self._refuse(reason)
+        if resets is not None and not isinstance(resets, Tensor):
+            raise TypeError(f"resets must be a tensor of bools, not {type(resets).__name__}")
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         inference = traced and not self.training and torch.compiler.is_exporting()
         y, after = run(
