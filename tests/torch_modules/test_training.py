@@ -227,6 +227,34 @@ def test_cells_train_by_pytorchs_own_forward(kind: str) -> None:
     assert used(converted)
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("first", [False, True])
+def test_one_step_trains_by_pytorchs_own_forward(kind: str, first: bool) -> None:
+    own = getattr(nn, kind)(4, 5, 2, batch_first=first)
+    converted, two_way = (
+        ft.convert(copy.deepcopy(own)),
+        ft.convert(getattr(nn, kind)(4, 5, bidirectional=True)),
+    )
+    x = torch.randn(3, 1, 4) if first else torch.randn(1, 3, 4)
+    assert all(map(torch.equal, gradients(converted, x, None, 1), gradients(own, x, None, 1)))
+    assert not used(converted)
+    with torch.no_grad():
+        close(converted(x)[0], own(x)[0])
+    assert used(converted)
+    assert not used(two_way)
+    two_way(torch.randn(1, 3, 4))
+    assert used(two_way)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_several_steps_of_a_batch_of_one_are_trained_here(kind: str) -> None:
+    """Negative control: whichever axis is the batch."""
+    for first, shape in ((False, (3, 1, 4)), (True, (1, 3, 4)), (True, (3, 4))):
+        module = ft.convert(getattr(nn, kind)(4, 5, batch_first=first))
+        module(torch.randn(shape))
+        assert used(module)
+
+
 # ---- training ---------------------------------------------------------------------------------------------
 
 
@@ -264,13 +292,15 @@ def losses(model: Any, steps: int, clip: float = 0.0, parts: int = 1) -> list[fl
     return found
 
 
-def test_an_ordinary_loop_has_the_losses_of_pytorch() -> None:
+@pytest.mark.parametrize(("kind", "units"), [("GRU", 64), ("LSTM", 16)])
+def test_an_ordinary_loop_has_the_losses_of_pytorch(kind: str, units: int) -> None:
     torch.manual_seed(0)
-    own = Tagger()
+    own = Tagger(units)
+    own.gru = getattr(nn, kind)(units, units, batch_first=True)
     converted = ft.convert(copy.deepcopy(own))
     expected = losses(own, 200)
     found = losses(converted, 200)
-    assert expected[-1] < 0.9 * expected[0]
+    assert expected[-1] < 0.97 * expected[0]
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     assert used(converted.gru)
 

@@ -29,8 +29,6 @@ class _Converted:
     """What all converted modules share; PyTorch's class stands behind it."""
 
     _cell: str
-    #: Whether calls whose gradients are asked for are computed here.
-    _trains = True
 
     # Of PyTorch's modules.
     training: bool
@@ -62,6 +60,14 @@ class _Converted:
         """The weights as they are now, by canonical name."""
         raise NotImplementedError
 
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        """Whether a call is one step of one direction.
+
+        With gradients PyTorch computes such a call: a record and a backward pass of this package for every single step
+        take longer than its few operators, up to twice as long at H = 32.
+        """
+        raise NotImplementedError
+
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
     ) -> Any:
@@ -80,7 +86,11 @@ class _Converted:
         if (
             (packed and traced)
             or obstacle(inputs, weights.values(), traced)
-            or not (self._trains or inference or not wants_gradient(*weights.values(), *inputs))
+            or (
+                not inference
+                and self._one_step(input, traced)
+                and wants_gradient(*weights.values(), *inputs)
+            )
         ):
             return super().forward(input, hx)  # type: ignore[misc]
         run: Callable[..., Any] = self._run
@@ -127,6 +137,11 @@ class _Sequences(_Converted):
             for name in self._flat_weights_names
         }
 
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        if traced or self.bidirectional or not isinstance(input, Tensor) or not input.dim():
+            return False  # a compiled graph may serve any number of steps
+        return input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 1
+
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
     ) -> Any:
@@ -144,19 +159,16 @@ class _Sequences(_Converted):
 
 
 class _Steps(_Converted):
-    """A module that runs one step: RNNCell, LSTMCell or GRUCell.
-
-    With gradients PyTorch computes: a record and a backward pass of this package for every single step take longer
-    than its few operators, 1.1 to 3 times as long at H = 32 to 256.
-    """
-
-    _trains = False
+    """A module that runs one step: RNNCell, LSTMCell or GRUCell."""
 
     # Of PyTorch's modules.
     _parameters: dict[str, Any]
 
     def _weights(self) -> dict[str, Any]:
         return {f"{name}_l0": each for name, each in self._parameters.items() if each is not None}
+
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        return True
 
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
