@@ -195,6 +195,15 @@ def activations(session: nox.Session) -> None:
 
 
 @nox.session
+def inductor(session: nox.Session) -> None:
+    """Converted models under torch.compile with Inductor, which needs a C++ compiler: a minute."""
+    session.install(".[test,torch]")
+    session.run(
+        "pytest", "-n0", "tests/torch_modules/test_inductor.py", env={"FUSEDRNN_INDUCTOR": "1"}
+    )
+
+
+@nox.session
 def next_numba(session: nox.Session) -> None:
     """The Numba kernels with the newest version of Numba there is, also one that pyproject.toml does not allow yet."""
     session.install(".[test]")

@@ -140,7 +140,8 @@ class _Sequences(_Converted):
     def _one_step(self, input: Any, traced: bool) -> bool:
         if traced or self.bidirectional or not isinstance(input, Tensor) or not input.dim():
             return False  # a compiled graph may serve any number of steps
-        return input.shape[1 if self.batch_first and input.dim() == 3 else 0] == 1
+        steps: int = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
+        return steps == 1
 
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
