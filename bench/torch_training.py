@@ -97,6 +97,10 @@ CASES = (
         "unequal lengths: embedding, two-way LSTM 64, packed, dense, T=10 to 50, B=16",
         lambda: _tagger("LSTM", 64, 16, bidirectional=True, packed=True),
     ),
+    Case(
+        "few steps: embedding, LSTM 32, dense, T=5, B=1",
+        lambda: _tagger("LSTM", 32, 1, steps=5),
+    ),
     Case("step by step: LSTMCell 32, dense, T=20, B=1", lambda: _control(32, 20)),
 )
 

@@ -222,9 +222,17 @@ def test_cells_train_by_pytorchs_own_forward(kind: str) -> None:
         x.grad = None
     assert all(map(torch.equal, *results))
     assert not used(converted)
+    for each in (own, converted):
+        each.requires_grad_(False)
+    assert all(map(torch.equal, flat(converted(x[0])), flat(own(x[0]))))  # of the input alone
+    assert not used(converted)
     with torch.no_grad():
         close(flat(converted(x[0]))[0], flat(own(x[0]))[0])
     assert used(converted)
+    with pytest.raises(Exception) as expected:
+        own([1.0])
+    with pytest.raises(type(expected.value)):
+        converted([1.0])
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])

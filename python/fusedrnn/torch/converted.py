@@ -83,14 +83,12 @@ class _Converted:
         inputs = (input.data if packed else input, *given)
         # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
         inference = traced and not self.training and torch.compiler.is_exporting()
+        single = not inference and self._one_step(input, traced)
         if (
             (packed and traced)
+            or (single and wants_gradient(*weights.values()))
             or obstacle(inputs, weights.values(), traced)
-            or (
-                not inference
-                and self._one_step(input, traced)
-                and wants_gradient(*weights.values(), *inputs)
-            )
+            or (single and wants_gradient(*inputs))
         ):
             return super().forward(input, hx)  # type: ignore[misc]
         run: Callable[..., Any] = self._run
