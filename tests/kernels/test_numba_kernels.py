@@ -33,7 +33,7 @@ import numba
 from numba import types
 
 from fusedrnn.engines.base import Call
-from fusedrnn.kernels import memory, policy, product, simd
+from fusedrnn.kernels import memory, policy, product, simd, tiles
 from fusedrnn.kernels.memory import floats
 
 ISAS = list(isas())
@@ -94,6 +94,25 @@ def test_operations_of_two(isa: str, name: str, draw: Any) -> None:
     if name in ("minimum", "maximum"):
         run(b, a, y)
         assert y[0] == a[0]
+
+
+def test_less_is_zero_where_it_is_not(isa: str, draw: Any) -> None:
+    vf = simd.vocabulary(isa)
+
+    def function(a, b, v, y):
+        vf.store(y, vf.less(vf.load(a), vf.load(b), vf.load(v)))
+
+    run = compile_c(function, "void (*)(float *, float *, float *, float *)", *[floats] * 4)
+    a, b, v, y = (draw(vf.LANES) for _ in range(4))
+    a[:3], b[:3] = [np.nan, 1, 2], [1, np.nan, 2]
+    v[3] = np.nan
+    a[3], b[3] = 1, 2
+    run(a, b, v, y)
+    np.testing.assert_array_equal(y, np.where(a < b, v, 0))
+    assert np.isnan(y[3])
+    a[3] = 2
+    run(a, b, v, y)
+    assert y[3] == 0
 
 
 def test_fma_rounds_once_where_there_is_fma(isa: str, draw: Any) -> None:
@@ -238,7 +257,7 @@ def test_every_field_has_the_type_of_c() -> None:
             return memory.struct(declared.cname.removeprefix("struct ")).item
         return types.int64 if declared.kind == "function" else kinds[declared.cname]
 
-    for name in ("fr_panels", "fr_span", "fr_module"):
+    for name in memory.STRUCTS:
         fields = dict(ffi.typeof(name).fields)
         assert {field: expected(layout.type) for field, layout in fields.items()} == (
             memory.struct(name).item.types
@@ -293,35 +312,35 @@ def tiles_of(isa: str, gates: int) -> Any:
     made = numba.cfunc(types.void(*arguments), **policy.OPTIONS)(function)
     run = ffi.cast("void (*)(fr_span *, int64_t, int64_t, int64_t, int64_t *)", made.address)
 
-    def tiles(span: Any, count: int, all_blocks: int, t: int = 0) -> list[product.Tile]:
+    def all_tiles(span: Any, count: int, all_blocks: int, t: int = 0) -> list[product.Tile]:
         found = np.zeros((all_blocks * count, 6), np.int64)
         run(span, count, all_blocks, t, ffi.from_buffer("int64_t *", found))
         return [product.Tile(*tile) for tile in found[found[:, 5] > 0].tolist()]
 
-    tiles.owner = made
-    return tiles
+    all_tiles.owner = made
+    return all_tiles
 
 
-@pytest.mark.parametrize("gates", product.GATES)
+@pytest.mark.parametrize("gates", tiles.GATES)
 def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     """A shape without one would be undefined behaviour."""
-    tiles = tiles_of(isa, gates)
-    shapes = product.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
+    all_tiles = tiles_of(isa, gates)
+    shapes = tiles.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
     span = ffi.new("fr_span *", {"shares": 1})
     seen = set()
     for count in range(1, 50):
         for all_blocks in range(1, 20):
             done = np.zeros((all_blocks, count), int)
-            for at in tiles(span, count, all_blocks):
+            for at in all_tiles(span, count, all_blocks):
                 seen.add((at.rows, at.blocks, gates))
                 done[at.block : at.block + at.blocks, at.row : at.row + at.rows] += 1
             assert np.all(done == 1)
     assert seen == set(shapes)
-    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= product.MAX_SUMS
-    assert max(rows for rows, _, _ in shapes) <= product.MAX_ROWS
+    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= tiles.MAX_SUMS
+    assert max(rows for rows, _, _ in shapes) <= tiles.MAX_ROWS
 
 
-@pytest.mark.parametrize("gates", product.GATES)
+@pytest.mark.parametrize("gates", tiles.GATES)
 def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
     """The bits do not depend on the tiles, the speed does: no other test would notice a difference."""
     functions = product.functions(isa)
@@ -343,12 +362,12 @@ def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 7])
 def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> None:
-    tiles = tiles_of(isa, 1)
+    all_tiles = tiles_of(isa, 1)
     for all_blocks in range(1, 20):
         covered = []
         for share in range(shares):
             span = ffi.new("fr_span *", {"share": share, "shares": shares})
-            upward, downward = (tiles(span, 1, all_blocks, t) for t in (0, 1))
+            upward, downward = (all_tiles(span, 1, all_blocks, t) for t in (0, 1))
             first = all_blocks * share // shares
             last = all_blocks * (share + 1) // shares
             assert [at.block for at in upward] == sorted(at.block for at in upward)
@@ -358,7 +377,7 @@ def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> 
                 swept = {at.block + k for at in sweep for k in range(at.blocks)}
                 assert swept == set(range(first, last))
             span.downward = 1
-            assert tiles(span, 1, all_blocks, 0) == downward
+            assert all_tiles(span, 1, all_blocks, 0) == downward
             covered += [at.block + k for at in upward for k in range(at.blocks)]
         assert covered == list(range(all_blocks))
 
