@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 import numpy as np
+import numpy.typing as npt
 from numpy import empty, ndarray, zeros
 
 from fusedrnn.architecture import Architecture, Bias, checked_bool, is_bool
@@ -20,6 +21,7 @@ from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
+from fusedrnn.training.tape import Tape
 from fusedrnn.weights import Weights, checked, in_canonical_order, infer, initialise, under
 
 if TYPE_CHECKING:
@@ -183,6 +185,32 @@ class Layer(Generic[StateT]):
         )
         return layer
 
+    def with_weights(self, weights: Weights) -> Self:
+        """A layer of the same architecture and options with other weights: as after a step of training.
+
+        Parameters
+        ----------
+        weights
+            All weights of the layer, by the names and of the shapes of :attr:`weights`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For missing, left-over, misshapen or non-float32 arrays; the message names them.
+        """
+        layer = type(self).__new__(type(self))
+        layer._build(
+            self._architecture,
+            checked(self._architecture, weights, self.dtype),
+            batch_first=self.batch_first,
+            weight_dtype="float32",
+            backend=self._backend,
+            threads=self._threads,
+            initial_state=self.initial_state,
+            dtype=self.dtype,
+        )
+        return layer
+
     @classmethod
     def _options(cls, given: dict[str, Any]) -> dict[str, Any]:
         has = CELLS[cls.cell][0].options
@@ -337,6 +365,7 @@ class Layer(Generic[StateT]):
         state: Sequence[Array] | None = None,
         lengths: Sequence[int] | None = None,
         *,
+        resets: npt.NDArray[np.bool_] | None = None,
         out: Array | None = None,
     ) -> tuple[Array, StateT]:
         """Run over whole sequences.
@@ -354,6 +383,10 @@ class Layer(Generic[StateT]):
             (B,) ints from 0 to T: how long each sequence is; None: all are T long. Steps past a sequence's
             end cost nothing; its outputs there are 0, and its state is that of its own last step. The
             reverse direction starts from there.
+        resets
+            (T, B) bools, or (B, T) if ``batch_first``, or (T,) without a batch axis: where one is True, a new
+            sequence begins, so that row's state is zero before that step (in every layer; of a Clockwork RNN, its
+            counter, too). None: nowhere. Not for a bidirectional or a reverse layer.
         out
             Where to write y: C-contiguous, not overlapping x; None for a new array.
 
@@ -369,23 +402,73 @@ class Layer(Generic[StateT]):
         ------
         TypeError, ValueError
             If an argument is not as described; nothing has been computed or written.
+        UnsupportedError
+            For resets where a direction runs backward.
         """
-        if lengths is None and type(x) is ndarray and (state is not None or self._from_zeros):
+        plainly = lengths is None and resets is None
+        if plainly and type(x) is ndarray and (state is not None or self._from_zeros):
             pool = self._plain.get(x.shape)
             if pool:
                 plain = self._run_plain(pool, x, state, out)
                 if plain is not None:
                     return plain
-        call, sequences = self._signature.call(x, state, lengths, out)
+        call, sequences = self._signature.call(x, state, lengths, out, resets)
         self._engine.run(call)
-        if lengths is None:
+        if plainly:
             if sequences.shape == self._last_shape and sequences.shape not in self._plain:
                 self._prepare(call, sequences)
             self._last_shape = sequences.shape
+        return sequences.result, self._state(call, sequences)
+
+    def _state(self, call: Call, sequences: Sequences) -> StateT:
+        """The state after a call, as the caller gets it."""
         values = call.state
         if not sequences.batched:
             values = [array[:, 0] for array in values]
-        return sequences.result, cast(StateT, self.state_type(*values))
+        return cast(StateT, self.state_type(*values))
+
+    def record(
+        self,
+        x: Array,
+        state: Sequence[Array] | None = None,
+        lengths: Sequence[int] | None = None,
+        *,
+        resets: npt.NDArray[np.bool_] | None = None,
+        tape: Literal["full", "segments"] = "full",
+    ) -> tuple[Array, StateT, Tape]:
+        """Run over whole sequences, and remember what the gradients need.
+
+        Parameters
+        ----------
+        x, state, lengths, resets
+            As for a call of the layer. The tape keeps a copy of x.
+        tape
+            "full": all sums of gates are remembered; "segments": they are computed again, a segment of the sequence
+            at a time, with the same bits: less memory, and the work of about one more forward pass.
+
+        Returns
+        -------
+        y : numpy.ndarray
+            The bits of a call. Read-only, because the tape reads it, too: copy it to write to it.
+        state : tuple
+            As of a call: plain arrays, so that gradients end at the first step of the next call that is given them
+            (truncated backpropagation through time).
+        tape : Tape
+            ``tape.backward(dy, dstate)`` gives the gradients of x, of the state before, and of every weight.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedError
+            As for a call of the layer.
+        """
+        if not isinstance(tape, str) or tape not in ("full", "segments"):
+            raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+        call, sequences = self._signature.call(x, state, lengths, None, resets)
+        call.x = np.array(call.x, order="C")
+        recording = self._engine.record(call, tape == "segments")
+        sequences.result.flags.writeable = False
+        shown = Tape(recording, self._signature, sequences, self.state_type)
+        return sequences.result, self._state(call, sequences), shown
 
     def _run_plain(
         self, pool: list[Any], x: Array, state: Sequence[Array] | None, out: Array | None

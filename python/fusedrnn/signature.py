@@ -10,7 +10,8 @@ import numpy as np
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import Array, check_array, check_is_array, check_lengths, check_size
 from fusedrnn.cells import State
-from fusedrnn.engines.base import Call
+from fusedrnn.engines.base import Call, Resets
+from fusedrnn.errors import UnsupportedError
 
 __all__ = ["Sequences", "Signature", "Zeros"]
 
@@ -89,6 +90,7 @@ class Signature:
         self.output_size = architecture.output_size
         self.dtype = dtype
         self.batch_first = batch_first
+        self._runs_backward = architecture.bidirectional or architecture.reverse
         self.states = tuple(
             Zeros(each.name, architecture.state_shape(each, 1), self.state_dtype(each))
             for each in architecture.table.states
@@ -104,21 +106,69 @@ class Signature:
         """The dtype of a state: int64 for a counter."""
         return np.dtype(np.int64) if state.kind == "counter" else self.dtype
 
-    def call(self, x: Any, state: Any, lengths: Any, out: Any) -> tuple[Call, Sequences]:
+    def call(
+        self, x: Any, state: Any, lengths: Any, out: Any, resets: Any = None
+    ) -> tuple[Call, Sequences]:
         """Check all arguments of a layer's call, before anything is computed or written."""
         sequences = self.sequences(x, out)
         steps, batch, _ = sequences.x.shape
-        if lengths is None:
-            values = self.check_state(state, batch, batched=sequences.batched)
-            return Call(sequences.x, sequences.y, values), sequences
-        if not sequences.batched:
-            raise ValueError(
-                "lengths must be None for one sequence without a batch axis: leave out its last steps instead"
+        given = None
+        if lengths is not None:
+            if not sequences.batched:
+                raise ValueError(
+                    "lengths must be None for one sequence without a batch axis: leave out its last steps instead"
+                )
+            given = check_lengths(lengths, steps, batch)
+        where = None if resets is None else self.check_resets(resets, sequences)
+        values = self.check_state(state, batch, batched=sequences.batched)
+        if lengths is not None:
+            sequences.y[...] = 0
+        return Call(sequences.x, sequences.y, values, given, where), sequences
+
+    def check_resets(self, resets: Any, sequences: Sequences) -> Resets:
+        """A private copy of the mask of resets, (T, B)."""
+        if self._runs_backward:
+            raise UnsupportedError(
+                "resets must be None for a bidirectional or a reverse layer: a direction that runs backward has no "
+                "state before a step"
             )
-        given = check_lengths(lengths, steps, batch)
-        values = self.check_state(state, batch)
-        sequences.y[...] = 0
-        return Call(sequences.x, sequences.y, values, given), sequences
+        mask: Any = check_array("resets", resets, sequences.shape[:-1], np.dtype(np.bool_))
+        return np.array(self.time_major(mask, sequences.batched), order="C")
+
+    def check_output_gradient(self, dy: Any, shape: tuple[int, ...], batched: bool) -> Array:
+        """The gradient of y as engines take it, of a call whose x had that shape: a view of it, or zeros for None."""
+        wanted = (*shape[:-1], self.output_size)
+        dy = (
+            np.zeros(wanted, self.dtype)
+            if dy is None
+            else check_array("dy", dy, wanted, self.dtype)
+        )
+        view: Array = self.time_major(dy, batched)
+        return view
+
+    def check_state_gradient(self, dstate: Any, batch: int, *, batched: bool) -> list[Array | None]:
+        """Private copies of the gradient of a state, or zeros for None; always None in the place of a counter."""
+        given = [None] * len(self.states) if dstate is None else self.fields("dstate", dstate)
+        checked: list[Array | None] = []
+        for each, value in zip(self.states, given, strict=True):
+            shape = each.for_batch(batch)
+            if each.dtype.kind == "i":
+                if value is not None:
+                    raise TypeError(
+                        f"dstate.{each.name} must be None, not {type(value).__name__}: a counter has no gradient"
+                    )
+                checked.append(None)
+            elif value is None:
+                checked.append(np.zeros(shape, each.dtype))
+            else:
+                checked.append(self._copied(f"dstate.{each.name}", value, each, batch, batched))
+        return checked
+
+    def time_major(self, array: Any, batched: bool) -> Any:
+        """A view (T, B, ·) of a sequence as callers have it."""
+        if not batched:
+            return array[:, None]
+        return array.swapaxes(0, 1) if self.batch_first else array
 
     def sequences(
         self, x: Any, out: Any = None, batch: int | str = "batch", *, unbatched: bool = True
@@ -140,10 +190,7 @@ class Signature:
             y, result = check_array("out", out, shape, self.dtype, written=True), out
             if np.may_share_memory(y, x):
                 raise ValueError("out must not overlap x in memory; leave it out, or copy x")
-        if not batched:
-            x, y = x[:, None], y[:, None]
-        elif self.batch_first:
-            x, y = x.transpose(1, 0, 2), y.transpose(1, 0, 2)
+        x, y = self.time_major(x, batched), self.time_major(y, batched)
         return Sequences(x, y, result, given, batched)
 
     def start_state(self, batch: int) -> list[Array]:
@@ -169,19 +216,9 @@ class Signature:
         """
         if state is None:
             return self.start_state(batch)
-        names = [each.name for each in self.states]
-        kind = type(state).__name__
-        values = tuple(state) if isinstance(state, (tuple, list)) else None
-        if values is None or len(values) != len(names):
-            given = kind if values is None else f"{len(values)} of them"
-            wanted = ", ".join(names) + ("," if len(names) == 1 else "")
-            raise TypeError(f"{name} must be a tuple ({wanted}) of arrays, got {given}")
         checked = []
-        for each, value in zip(self.states, values, strict=True):
-            shape = each.for_batch(batch)
-            wanted_shape = shape if batched else (shape[0], *shape[2:])
-            array = check_array(f"{name}.{each.name}", value, wanted_shape, each.dtype)
-            array = np.array(array, order="C").reshape(shape)
+        for each, value in zip(self.states, self.fields(name, state), strict=True):
+            array = self._copied(f"{name}.{each.name}", value, each, batch, batched)
             if each.dtype.kind == "i" and array.size:
                 low, high = array.min(), array.max()
                 if not 0 <= low <= high < MAX_COUNT:
@@ -190,3 +227,20 @@ class Signature:
                     )
             checked.append(array)
         return checked
+
+    def fields(self, name: str, state: Any) -> tuple[Any, ...]:
+        """The values of a tuple with one for each state."""
+        names = [each.name for each in self.states]
+        values = tuple(state) if isinstance(state, (tuple, list)) else None
+        if values is None or len(values) != len(names):
+            given = type(state).__name__ if values is None else f"{len(values)} of them"
+            wanted = ", ".join(names) + ("," if len(names) == 1 else "")
+            raise TypeError(f"{name} must be a tuple ({wanted}) of arrays, got {given}")
+        return values
+
+    @staticmethod
+    def _copied(name: str, value: Any, state: Zeros, batch: int, batched: bool) -> Array:
+        """A private copy (L * D, B, ·), without gaps, of an array for a state."""
+        shape = state.for_batch(batch)
+        wanted = shape if batched else (shape[0], *shape[2:])
+        return np.array(check_array(name, value, wanted, state.dtype), order="C").reshape(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -14,9 +14,10 @@ from fusedrnn.architecture import Architecture, Kind
 from fusedrnn.arrays import Array
 from fusedrnn.weights import Weights
 
-__all__ = ["Call", "Engine", "Lengths", "by_direction"]
+__all__ = ["Call", "Engine", "Lengths", "Recording", "Resets", "by_direction", "by_name"]
 
 Lengths = npt.NDArray[np.int64]
+Resets = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -34,12 +35,46 @@ class Call:
     lengths
         (B,), if sequences have lengths of their own: y is not written past a sequence's end, and its state is that
         of its own last step.
+    resets
+        (T, B), C-contiguous and private, or None: where it is True, all states of that row are zero before that step.
+        Only for layers whose every direction runs forward.
     """
 
     x: Array
     y: Array
     state: Sequence[Array]
     lengths: Lengths | None = None
+    resets: Resets | None = None
+
+
+class Recording(ABC):
+    """What an engine remembers of a call, for its gradients. It refers to no layer."""
+
+    @abstractmethod
+    def backward(
+        self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
+    ) -> dict[str, Array]:
+        """Compute the gradients of the recorded call.
+
+        Parameters
+        ----------
+        dy
+            (T, B, D * R), without gaps in the last axis: the gradient of y. It is not read past a sequence's end.
+        dstate
+            Each (L * D, B, ·), without gaps, and private: the gradient of the state after the call, and after this
+            one that of the state before the call. None in the place of a counter.
+        dx
+            (T, B, X), zeros, without gaps in the last axis: the engine writes the gradient of x, not past a
+            sequence's end. None if that is not wanted.
+        keep
+            Whether there will be another backward pass; otherwise the recording may be used up.
+
+        Returns
+        -------
+        dict
+            The gradient of each weight by its canonical name, of its shape, in the order of
+            :meth:`Architecture.weights`. New arrays.
+        """
 
 
 class Engine(ABC):
@@ -61,6 +96,19 @@ class Engine(ABC):
         """Compute a call: from its x and state to its y and the state after it.
 
         After an exception, an interrupt among them, y and the state hold nothing of use.
+        """
+
+    @abstractmethod
+    def record(self, call: Call, segments: bool) -> Recording:
+        """As :meth:`run`, with the same bits, and remember what a backward pass needs.
+
+        Parameters
+        ----------
+        call
+            Its x is C-contiguous and nobody else's, its y is not written by anybody else from now on: the recording may keep both. Its
+            state is the caller's afterwards.
+        segments
+            Whether to remember less, and to compute the rest again when it is needed.
         """
 
     def plain(
@@ -98,3 +146,16 @@ def by_direction(architecture: Architecture, weights: Weights) -> list[dict[str,
         index = weight.layer * architecture.directions + weight.direction
         groups[index][weight.kind].append(weights[weight.name])
     return groups
+
+
+def by_name(
+    architecture: Architecture, groups: Sequence[Mapping[str, list[Array]]]
+) -> dict[str, Array]:
+    """Arrays by canonical name, in canonical order, from groups as :func:`by_direction` makes them."""
+    left = [{kind: iter(arrays) for kind, arrays in group.items()} for group in groups]
+    return {
+        weight.name: next(
+            left[weight.layer * architecture.directions + weight.direction][weight.kind]
+        )
+        for weight in architecture.weights()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from threading import Lock
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,8 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.cells import COMPILED_ACTIVATIONS
-from fusedrnn.engines.base import Call, Engine, Lengths, by_direction
+from fusedrnn.engines.base import Call, Engine, Lengths, Recording, Resets, by_direction
+from fusedrnn.engines.binding import bind, bind_unequal
 from fusedrnn.engines.native import (
     active_isa,
     address,
@@ -23,10 +25,11 @@ from fusedrnn.engines.native import (
     isas,
     pointer,
     reads_arrays,
-    strided,
 )
 from fusedrnn.engines.packing import aligned, packed
+from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
+from fusedrnn.errors import UnsupportedError
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
@@ -59,7 +62,8 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._lanes = lib.fr_isa_lanes(isas()[isa])
+        self._isa = isas()[isa]
+        self._lanes = lib.fr_isa_lanes(self._isa)
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         groups = by_direction(architecture, weights)
@@ -87,6 +91,10 @@ class Compiled(Engine):
         # A long sequence is run in pieces, with the same bits: what goes from layer to layer is then no longer than
         # a piece, and an interrupt is heard between two of them. The reverse direction cannot be cut.
         self._in_pieces = not (architecture.bidirectional or architecture.reverse)
+        self._zeros = np.zeros(max(architecture.hidden_size, architecture.fed_back), FLOAT32)
+        self._training = Lock()
+        self._groups = groups
+        self._recorder = Recorder(self.plan, architecture)
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -115,6 +123,7 @@ class Compiled(Engine):
         panel.inputs = w.W.shape[1]
         panel.hidden = units
         panel.outputs = a.fed_back
+        panel.recorded = len(a.table.recorded)
         panel.block_floats = gates * self._lanes
         if a.periods:
             self._fill_modules(panel, w)
@@ -163,6 +172,37 @@ class Compiled(Engine):
             np.concatenate([part.ravel() for part in parts], out=joined)
             setattr(panel, field, self._held(joined))
 
+    def record(self, call: Call, segments: bool) -> Recording:
+        """See :class:`Engine`. The GIL is released inside."""
+        if self.backend != "c":
+            raise UnsupportedError(
+                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
+            )
+        with self._training:
+            if self.plan.panels.back_kernel == ffi.NULL:
+                self._fill_back_panels()
+        return self._recorder.record(call, self.threads(*call.x.shape[:2]))
+
+    def _fill_back_panels(self) -> None:
+        """Transposed panels, for the backward pass: of each matrix, as many columns as it has inputs."""
+        a = self._architecture
+        name, waiting = a.table.kernel, len(a.table.after_first_product)
+        late = len(a.table.own_recurrent_bias)
+        kernel = lib.fr_find_back_kernel(self._isa, name.encode())
+        for index in reversed(range(len(self._groups))):  # the first one tells that all are filled
+            panel, w = self.plan.panels[index], parameters(a, self._groups[index])
+            first = len(w.W) - late * a.hidden_size
+            panel.back_x_panels = self._packed(w.W[:first].T, 1)
+            if late:
+                panel.back_late_panels = self._packed(w.W[first:].T, 1)
+            first = len(w.R) - waiting * a.hidden_size
+            panel.back_h_panels = self._packed(w.R[:first].T, 1)
+            if waiting:
+                panel.back_dependent_panels = self._packed(w.R[first:].T, 1)
+            if w.P is not None:
+                panel.back_dependent_panels = self._packed(w.P.T, 1)
+            panel.back_kernel = kernel
+
     def _packed(self, matrix: Array, gates: int) -> Any:
         return self._held(packed(matrix, gates, self._lanes))
 
@@ -204,7 +244,7 @@ class Compiled(Engine):
             np.zeros(a.state_shape(each, batch), np.int64 if each.kind == "counter" else FLOAT32)
             for each in a.table.states
         ]
-        call = self._bound(x, y, state, None, 1)
+        call = self._bound(x, y, state, None, None, 1)
         seconds = []
         for _ in range(3):  # the first one fills the caches
             start = perf_counter()
@@ -215,13 +255,24 @@ class Compiled(Engine):
         return min(seconds)
 
     def bound(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None = None
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None = None,
+        resets: Resets | None = None,
     ) -> _Call:
         """A call over these arrays, to be run as often as wanted, while they live."""
-        return self._bound(x, y, state, lengths, self.threads(*x.shape[:2]))
+        return self._bound(x, y, state, lengths, resets, self.threads(*x.shape[:2]))
 
     def _bound(
-        self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None, threads: int
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None,
+        resets: Resets | None,
+        threads: int,
     ) -> _Call:
         steps, batch, _ = x.shape
         try:
@@ -239,19 +290,11 @@ class Compiled(Engine):
             if call.workspace.size < floats:
                 call.workspace = np.empty(floats, FLOAT32)
                 q.workspace = pointer(call.workspace)
-        _bind(q, x, y, state, self._second)
-        if lengths is None:
-            if call.ragged:
-                q.order = q.lengths = q.active = ffi.NULL
-                call.ragged = []
-            return call
-        order = np.argsort(-lengths, kind="stable")
-        ordered = lengths[order]
-        active = np.searchsorted(-ordered, -np.arange(steps))  # how many are longer than t
-        call.ragged = [np.ascontiguousarray(array, np.int64) for array in (order, ordered, active)]
-        q.order, q.lengths, q.active = (
-            ffi.from_buffer("int64_t *", array) for array in call.ragged
-        )
+        bind(q, x, y, state, self._second)
+        if lengths is not None or resets is not None or call.unequal:
+            call.unequal = bind_unequal(q, lengths, resets)
+            if resets is not None:
+                q.zeros = pointer(self._zeros)
         return call
 
     def _steps_at_once(self, call: Call) -> int:
@@ -262,15 +305,15 @@ class Compiled(Engine):
 
     def run(self, call: Call) -> None:
         """See :class:`Engine`. The GIL is released inside."""
-        x, y, state, lengths = call.x, call.y, call.state, call.lengths
+        x, y, state, resets = call.x, call.y, call.state, call.resets
         length = len(x)
         steps = self._steps_at_once(call)
         if length <= steps:
-            self._run(x, y, state, lengths)
+            self._run(x, y, state, call.lengths, resets)
             return
         for start in range(0, length, steps):
             piece = slice(start, start + steps)
-            self._run(x[piece], y[piece], state, None)
+            self._run(x[piece], y[piece], state, None, None if resets is None else resets[piece])
 
     def plain(
         self,
@@ -298,8 +341,15 @@ class Compiled(Engine):
             steps = min(steps, max(PIECE_FLOATS // max(batch * outputs, 1), 64))
         return steps
 
-    def _run(self, x: Array, y: Array, state: Sequence[Array], lengths: Lengths | None) -> None:
-        call = self.bound(x, y, state, lengths)
+    def _run(
+        self,
+        x: Array,
+        y: Array,
+        state: Sequence[Array],
+        lengths: Lengths | None,
+        resets: Resets | None,
+    ) -> None:
+        call = self.bound(x, y, state, lengths, resets)
         lib.fr_run(self.plan, call.q)
         if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
@@ -313,13 +363,13 @@ MAX_IDLE_FLOATS = 2**20
 class _Call:
     """An ``fr_sequence`` and what it points to besides the arrays of its caller. Used by one thread at a time."""
 
-    __slots__ = ("batch", "q", "ragged", "steps", "threads", "workspace")
+    __slots__ = ("batch", "q", "steps", "threads", "unequal", "workspace")
 
     def __init__(self) -> None:
         self.q: Any = ffi.new("fr_sequence *")
         self.steps = self.batch = self.threads = -1
         self.workspace: Array = np.empty(0, FLOAT32)
-        self.ragged: list[npt.NDArray[np.int64]] = []
+        self.unequal: list[npt.NDArray[np.int64]] = []
 
 
 class PlainCall:
@@ -360,20 +410,3 @@ class PlainCall:
             last[0] if self.last else (),
             last[1].kind == "i",
         )
-
-
-def _bind(q: Any, x: Array, y: Array, state: Sequence[Array], second: str) -> None:
-    """Point a call to its arrays: checked ones, x and y with rows of any strides, states without any."""
-    # One call: eight from Python would take as long as a hundred steps of a small layer.
-    if reads_arrays():
-        last = state[1] if second else None
-        arrays.bind(address(q), x, y, state[0], last, second == "counter")
-        return
-    item = FLOAT32.itemsize
-    q.x, q.x_step, q.x_row = strided(x), x.strides[0] // item, x.strides[1] // item
-    q.y, q.y_step, q.y_row = strided(y), y.strides[0] // item, y.strides[1] // item
-    q.h = pointer(state[0])
-    if second == "counter":
-        q.t = ffi.from_buffer("int64_t *", state[1])
-    elif second:
-        q.c = pointer(state[1])
