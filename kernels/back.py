@@ -165,7 +165,9 @@ def functions(isa_name: str) -> ModuleType:
     @inlined
     def back_group(s, t, run_on):
         after = active_after(s, t)
-        return BackRows(0, after, True) if run_on else BackRows(after, fr.active(s, t) - after, False)
+        return (
+            BackRows(0, after, True) if run_on else BackRows(after, fr.active(s, t) - after, False)
+        )
 
     @inlined
     def fetch_records(w, b, t, z, first_row, tile):

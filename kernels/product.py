@@ -141,7 +141,8 @@ def functions(isa_name: str) -> ModuleType:
             row = 0
             for number in range(tiling.tiles):
                 rows = tiling.rows + (number < tiling.higher)
-                yield Tile(block, blocks, following, number, row, rows)
+                if rows > 0:
+                    yield Tile(block, blocks, following, number, row, rows)
                 row += rows
 
     @inlined

@@ -350,9 +350,7 @@ def product_of(isa: InstructionSet, gates: int) -> Any:
         def emit(inside: ir.IRBuilder, values: Any) -> None:
             emit_product(inside, isa, tile_shapes(isa, gates), values)
 
-        return own_function(
-            builder, f"fr_product_{gates}_{isa.name}", ProductModel.declared, emit
-        )
+        return own_function(builder, f"fr_product_{gates}_{isa.name}", ProductModel.declared, emit)
 
     return product
 

@@ -29,7 +29,6 @@ from fusedrnn.engines.native import (
 from fusedrnn.engines.packing import aligned, packed
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
-from fusedrnn.errors import UnsupportedError
 from fusedrnn.kernels.reference import Parameters, parameters
 from fusedrnn.weights import Weights
 
@@ -174,10 +173,6 @@ class Compiled(Engine):
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
-        if self.backend != "c":
-            raise UnsupportedError(
-                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
-            )
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
@@ -188,7 +183,7 @@ class Compiled(Engine):
         a = self._architecture
         name, waiting = a.table.kernel, len(a.table.after_first_product)
         late = len(a.table.own_recurrent_bias)
-        kernel = lib.fr_find_back_kernel(self._isa, name.encode())
+        kernel = find_kernel(self.backend, name, self.isa, "backward")
         for index in reversed(range(len(self._groups))):  # the first one tells that all are filled
             panel, w = self.plan.panels[index], parameters(a, self._groups[index])
             first = len(w.W) - late * a.hidden_size
