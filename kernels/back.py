@@ -42,10 +42,10 @@ from fusedrnn.kernels.tiles import (
     tile_shapes,
 )
 
-__all__ = ["FINISH", "INPUT", "STATE", "STEP", "functions"]
+__all__ = ["FINISH", "INPUT", "STATE", "STEP", "WEIGHTS", "functions"]
 
-STEP, FINISH, STATE, INPUT = (
-    constants()[f"FR_BACK_{name}"] for name in ("STEP", "FINISH", "STATE", "INPUT")
+STEP, FINISH, STATE, WEIGHTS, INPUT = (
+    constants()[f"FR_BACK_{name}"] for name in ("STEP", "FINISH", "STATE", "WEIGHTS", "INPUT")
 )
 
 # ---- products ------------------------------------------------------------------------------------
@@ -164,6 +164,7 @@ def functions(isa_name: str) -> ModuleType:
 
     @inlined
     def back_group(s, t, run_on):
+        """Rows that run on, or those that end. C has a copy of a step for each; here one copy is half to compile."""
         after = active_after(s, t)
         return (
             BackRows(0, after, True) if run_on else BackRows(after, fr.active(s, t) - after, False)

@@ -10,7 +10,7 @@ Layout, fusion and numerics are told in C.
 from __future__ import annotations
 
 from fusedrnn.kernels import back, simd
-from fusedrnn.kernels.back import FINISH, INPUT, STATE, STEP
+from fusedrnn.kernels.back import FINISH, INPUT, STATE, STEP, WEIGHTS
 from fusedrnn.kernels.policy import BackKernel, inlined
 from fusedrnn.kernels.tiles import Gates
 
@@ -59,10 +59,12 @@ def kernel(isa: str, form: str) -> BackKernel:
                 vf.store_n(b.dh[row] + unit, handed_on, rest)
 
     @inlined
-    def gru_back_step(one, after, defaults, w, b, t, z, group):
-        tiling = fr.tile_rows(group.count, 1)
-        for tile in fr.tiles(tiling, fr.share(b.s, w.blocks), fr.downward(b.s, t)):
-            gru_back_tile(one, after, defaults, w, b, t, z, tile, group)
+    def gru_back_step(one, after, defaults, w, b, t, z):
+        for run_on in (True, False):
+            group = fr.back_group(b.s, t, run_on)
+            tiling = fr.tile_rows(group.count, 1)
+            for tile in fr.tiles(tiling, fr.share(b.s, w.blocks), fr.downward(b.s, t)):
+                gru_back_tile(one, after, defaults, w, b, t, z, tile, group)
 
     @inlined
     def gru_back_finish(one, defaults, w, b, t, z):
@@ -114,34 +116,36 @@ def kernel(isa: str, form: str) -> BackKernel:
         fr.back_sum(b, b.dz, 3 * H, g.db)
 
     @inlined
-    def gru_back_phase(one, outer, after, defaults, w, b, phase, t, z):
+    def gru_back_chunk(one, after, w, b, phase, t):
+        """The phases that both forms have after the steps, but FR_BACK_WEIGHTS."""
         H = w.hidden
-        if phase == STEP:
-            gru_back_step(one, after, defaults, w, b, t, z, fr.back_group(b.s, t, True))
-            gru_back_step(one, after, defaults, w, b, t, z, fr.back_group(b.s, t, False))
-        elif phase == FINISH:
-            gru_back_finish(one, defaults, w, b, t, z)
-        elif phase == STATE:
+        if phase == STATE:
             fr.back_state(one, w, b, (3 if after else 2) * H)
         elif phase == INPUT:
             fr.back_input(one, w, b, t, (2 if after else 3) * H)
-        elif after:
-            gru_after_back_weights(outer, w, b, t)
-        else:
-            gru_before_back_weights(outer, w, b, t)
 
     def gru_after_back(w, b, phase, t, z):
         one, outer = Gates(1, fr.product_1()), fr.outer()
-        if w.default_activations:
-            gru_back_phase(one, outer, True, True, w, b, phase, t, z)
+        if phase == WEIGHTS:
+            gru_after_back_weights(outer, w, b, t)
+        elif phase != STEP:
+            gru_back_chunk(one, True, w, b, phase, t)
+        elif w.default_activations:
+            gru_back_step(one, True, True, w, b, t, z)
         else:
-            gru_back_phase(one, outer, True, False, w, b, phase, t, z)
+            gru_back_step(one, True, False, w, b, t, z)
 
     def gru_before_back(w, b, phase, t, z):
         one, outer = Gates(1, fr.product_1()), fr.outer()
-        if w.default_activations:
-            gru_back_phase(one, outer, False, True, w, b, phase, t, z)
+        if phase == WEIGHTS:
+            gru_before_back_weights(outer, w, b, t)
+        elif phase == FINISH:
+            gru_back_finish(one, w.default_activations, w, b, t, z)
+        elif phase != STEP:
+            gru_back_chunk(one, False, w, b, phase, t)
+        elif w.default_activations:
+            gru_back_step(one, False, True, w, b, t, z)
         else:
-            gru_back_phase(one, outer, False, False, w, b, phase, t, z)
+            gru_back_step(one, False, False, w, b, t, z)
 
     return {"after": gru_after_back, "before": gru_before_back}[form]

@@ -131,11 +131,13 @@ def kernel(isa: str, form: str) -> BackKernel:
             lstm_back_units(gates, defaults, w, b, t, z, group.first, tile, sums)
 
     @inlined
-    def lstm_back_step(one, gates, defaults, w, b, t, z, group):
-        tiling = fr.tile_rows(group.count, 1)
+    def lstm_back_step(one, gates, defaults, w, b, t, z):
         mine = fr.share(b.s, (w.outputs + vf.LANES - 1) // vf.LANES)
-        for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
-            lstm_back_tile(one, gates, defaults, w, b, t, z, tile, group)
+        for run_on in (True, False):
+            group = fr.back_group(b.s, t, run_on)
+            tiling = fr.tile_rows(group.count, 1)
+            for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
+                lstm_back_tile(one, gates, defaults, w, b, t, z, tile, group)
 
     @inlined
     def lstm_back_finish(one, gates, w, b, t, z):
@@ -177,12 +179,10 @@ def kernel(isa: str, form: str) -> BackKernel:
                 vf.store_n(to, vf.add(vf.load_n(to, H - unit), sum_), H - unit)
 
     @inlined
-    def lstm_back_phase(one, outer, gates, defaults, w, b, phase, t, z):
+    def lstm_back_rest(one, outer, gates, w, b, phase, t, z):
+        """Every phase but FR_BACK_STEP: one copy, whatever the activations are."""
         sums_count = gates * w.hidden
-        if phase == STEP:
-            lstm_back_step(one, gates, defaults, w, b, t, z, fr.back_group(b.s, t, True))
-            lstm_back_step(one, gates, defaults, w, b, t, z, fr.back_group(b.s, t, False))
-        elif phase == FINISH:
+        if phase == FINISH:
             lstm_back_finish(one, gates, w, b, t, z)
         elif phase == STATE:
             fr.back_state(one, w, b, sums_count)
@@ -190,21 +190,27 @@ def kernel(isa: str, form: str) -> BackKernel:
             fr.back_input(one, w, b, t, sums_count)
         else:
             fr.back_weights(outer, w, b, t)
-            if not defaults and w.back_dependent_panels:
+            if w.back_dependent_panels:
                 dh, m = b.dz + sums_count, fr.back_dz_rows(b, sums_count + w.outputs)
                 g = b.gradients
                 fr.back_outer(outer, b, dh, w.outputs, m, w.hidden, g.dP, g.dP_row)
-            if not defaults and w.peephole:
+            if w.peephole:
                 lstm_back_peepholes(gates, w, b, t, z)
 
     def lstm_back(w, b, phase, t, z):
         one, outer = Gates(1, fr.product_1()), fr.outer()
-        if w.default_activations:
-            lstm_back_phase(one, outer, 4, True, w, b, phase, t, z)
+        if phase != STEP:
+            lstm_back_rest(one, outer, 4, w, b, phase, t, z)
+        elif w.default_activations:
+            lstm_back_step(one, 4, True, w, b, t, z)
         else:
-            lstm_back_phase(one, outer, 4, False, w, b, phase, t, z)
+            lstm_back_step(one, 4, False, w, b, t, z)
 
     def lstm_coupled_back(w, b, phase, t, z):
-        lstm_back_phase(Gates(1, fr.product_1()), fr.outer(), 3, False, w, b, phase, t, z)
+        one, outer = Gates(1, fr.product_1()), fr.outer()
+        if phase == STEP:
+            lstm_back_step(one, 3, False, w, b, t, z)
+        else:
+            lstm_back_rest(one, outer, 3, w, b, phase, t, z)
 
     return {"": lstm_back, "coupled": lstm_coupled_back}[form]

@@ -44,18 +44,19 @@ def kernels(isa: str) -> dict[str, BackKernel]:
                 vf.store_n(b.dh[row] + unit, handed_on, H - unit)
 
     @inlined
-    def rnn_back_step(one, clockwork, w, b, t, z, group):
-        tiling = fr.tile_rows(group.count, 1)
+    def rnn_back_step(one, clockwork, w, b, t, z):
         mine = fr.share(b.s, (w.hidden + vf.LANES - 1) // vf.LANES)
-        for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
-            rnn_back_tile(one, clockwork, w, b, t, z, tile, group)
+        for run_on in (True, False):
+            group = fr.back_group(b.s, t, run_on)
+            tiling = fr.tile_rows(group.count, 1)
+            for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
+                rnn_back_tile(one, clockwork, w, b, t, z, tile, group)
 
     @inlined
     def rnn_back_phase(one, outer, clockwork, w, b, phase, t, z):
         H = w.hidden
         if phase == STEP:
-            rnn_back_step(one, clockwork, w, b, t, z, fr.back_group(b.s, t, True))
-            rnn_back_step(one, clockwork, w, b, t, z, fr.back_group(b.s, t, False))
+            rnn_back_step(one, clockwork, w, b, t, z)
         elif phase == STATE:
             fr.back_state(one, w, b, H)
         elif phase == INPUT:
