@@ -151,6 +151,9 @@ typedef struct fr_span {
                                     state is zeroed before the step, negative before the first reset. NULL: none */
     int64_t since_step;          /* the stride of since */
     const float *zeros;          /* [max(H, R)], where there are resets */
+    float *checkpoints;          /* c before the first segment, [B][H]; NULL if none are written */
+    int64_t checkpoint_step;     /* floats from segment to segment */
+    int64_t segment;             /* steps of a segment */
     float *tape; /* the records of all steps, [sum of active][N][recorded][L], or NULL: z is then in it, and keeps the
                     sums. A Clockwork RNN's records are [2][N * L]: the slope of the activation, 0 in idle units, and 1
                     in idle units */
@@ -244,8 +247,12 @@ typedef struct fr_sequence {
     const int64_t *active;  /* [T] numbers of sequences longer than t */
     const int64_t *since;   /* [T][B] steps since the last reset, as in fr_span; NULL without resets */
     const float *zeros;     /* [max(H, R)], where there are resets */
-    float *tape;            /* [layers * D][tape_floats], written; or NULL */
+    int64_t records;        /* 1: the call is remembered for a backward pass, by its tape or by its checkpoints */
+    float *tape;            /* [layers * D][tape_floats], written; NULL for checkpoints, and without records */
     int64_t tape_floats;    /* size of the tape of a layer and direction: a multiple of a cache line */
+    float *checkpoints;     /* [segments][layers * D][B][H], written: c before each segment, rows in the order of
+                               lengths; NULL for a tape, for cells without c, and without records */
+    int64_t segment;        /* number of steps of a segment, filled by fr_bind_shape for a call that records */
     int64_t threads;        /* number of threads that may compute, the caller's included: 1 to FR_MAX_THREADS */
     int64_t wakes;          /* 0 if the call is too short to wake sleeping threads for; one thread is faster then */
     float *workspace;       /* fr_bind_shape() floats; contents do not matter before or after a call */
@@ -260,18 +267,28 @@ typedef struct fr_sequence {
 int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q);
 
 /* The gradients of the weights of one direction of one layer, to which a backward pass adds. All are in the shapes of
- * the weights; rows of matrices begin at multiples of FR_LINE_FLOATS, and have room to the next one. */
+ * the weights; each array and each row of a matrix begins on a cache line, and has room to the next one. */
 typedef struct fr_weight_gradients {
     float *dW;      /* [G * H][X] */
     float *dR;      /* [G * H][R] */
-    float *dP;      /* [R][H]; NULL without a projection */
-    float *db;      /* [G * H], with room to the next cache line */
-    float *dd;      /* [H], of d_n of a GRU that resets after, with room to the next line; else NULL */
-    float *dp;      /* [3][H], for i, f and o, with room to the next line; NULL without peepholes */
+    float *dP;      /* [R][H], of a projection */
+    float *db;      /* [G * H] */
+    float *dd;      /* [H], of d_n of a GRU that resets after */
+    float *dp;      /* [3][H], of peepholes for i, f and o */
     int64_t dW_row; /* floats from row to row */
     int64_t dR_row;
     int64_t dP_row;
 } fr_weight_gradients;
+
+/* Where these arrays begin in an array of all gradients, in floats; 0 for those that a cell does not have. */
+typedef struct fr_gradient_layout {
+    int64_t dW;
+    int64_t dR;
+    int64_t dP;
+    int64_t db;
+    int64_t dd;
+    int64_t dp;
+} fr_gradient_layout;
 
 /*
  * What a backward kernel reads and writes. A row of gradients dz is [G * H] of the sums, in the order of the rows of
@@ -304,22 +321,28 @@ typedef struct fr_backward {
     const fr_sequence *forward; /* the recorded call, bound and run; not written */
     const float *h;             /* [layers * D][B][R]: before step 0 */
     const float *c;             /* [layers * D][B][H], or NULL */
+    const int64_t *t;           /* [layers * D][B], or NULL */
     const float *dy;            /* [T][B][D * R], with the strides that follow */
     int64_t dy_step;
     int64_t dy_row;
     float *dx; /* [T][B][X], with the strides that follow, written up to each sequence's length; NULL if not wanted */
     int64_t dx_step;
     int64_t dx_row;
-    float *dh;                            /* [layers * D][B][R]: in, of the state after; out, of the state before */
-    float *dc;                            /* [layers * D][B][H], likewise, or NULL */
-    const fr_weight_gradients *gradients; /* [layers * D] */
-    float *workspace;                     /* fr_bind_backward() floats; contents do not matter before or after */
-    int64_t chunk;                        /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
-    int64_t rows;                         /* largest number of rows of a chunk */
-    int64_t dz_row;                       /* floats of a row of gradients */
-    int64_t layer_gradient;               /* floats of the gradient of a layer's output */
-    int64_t thread_floats;                /* floats that each thread has */
+    float *dh;                         /* [layers * D][B][R]: in, of the state after; out, of the state before */
+    float *dc;                         /* [layers * D][B][H], likewise, or NULL */
+    const fr_gradient_layout *layouts; /* [layers * D] */
+    float *gradients;                  /* of all weights, as laid out, from a cache line on: added to */
+    float *workspace;                  /* fr_bind_backward() floats; contents do not matter before or after */
+    int64_t chunk;                     /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
+    int64_t rows;                      /* largest number of rows of a chunk */
+    int64_t dz_row;                    /* floats of a row of gradients */
+    int64_t layer_gradient;            /* floats of the gradient of a layer's output */
+    int64_t segment_floats;            /* floats of the records of a segment, and of what computes them again */
+    int64_t thread_floats;             /* floats that each thread has */
 } fr_backward;
+
+/* The number of steps of a segment: what a backward pass goes over at a time. */
+int64_t fr_segment_steps(int64_t steps, int64_t batch);
 
 /* The size of the tape of one layer and direction, in floats, for that many rows: steps of sequences. */
 int64_t fr_tape_floats(const fr_plan *plan, int64_t rows);
@@ -432,6 +455,21 @@ int64_t fr_isa_lanes(int64_t isa);  /* L */
  * name. */
 fr_kernel fr_find_kernel(int64_t isa, const char *name);
 fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name);
+
+/*
+ * Packs `gates` gate blocks of a canonical matrix, each of `units` rows of `depth` floats, into panels
+ * [ceil(units / lanes)][depth][gates][lanes]. `stride` is the number of floats from row to row; `lanes` is a multiple
+ * of 4. Lanes past the last unit are zero.
+ */
+void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
+             float *panels);
+
+/*
+ * Packs the transpose of a canonical matrix of `depth` rows of `columns` floats: its columns become the units of panels
+ * [ceil(columns / lanes)][depth][lanes]. Strides, lanes and zeros are as in fr_pack.
+ */
+void fr_pack_transposed(const float *rows, int64_t stride, int64_t depth, int64_t columns, int64_t lanes,
+                        float *panels);
 
 /*
  * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in

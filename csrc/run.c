@@ -31,6 +31,14 @@ static void keep_state(const fr_panels *w, const fr_span *s)
         }
 }
 
+/* c before step t, which one thread keeps while the others wait. */
+static void keep_checkpoint(const fr_panels *w, const fr_span *s, int64_t t)
+{
+    float *to = s->checkpoints + t / s->segment * s->checkpoint_step;
+    for (int64_t row = 0; s->share == 0 && row < active_rows(s, t); row++)
+        memcpy(to + row * w->hidden, s->c[row], (size_t)w->hidden * sizeof(float));
+}
+
 /* The steps of a chunk, from `first` on, whose records begin at `record`. Returns where those of the next one do. */
 static float *run_chunk(const fr_panels *w, const fr_span *s, const fr_role *role, fr_barrier_count *counts,
                         int64_t first, float *record)
@@ -41,6 +49,10 @@ static float *run_chunk(const fr_panels *w, const fr_span *s, const fr_role *rol
     if (ahead) /* each thread for its own units: no barrier */
         w->kernel(w, s, FR_INPUT, first, z);
     for (int64_t t = first; t < end && active_rows(s, t) > 0; t++) {
+        if (s->checkpoints && t % s->segment == 0) {
+            keep_checkpoint(w, s, t);
+            wait_for_units(s, role, counts);
+        }
         w->kernel(w, s, FR_STEP, t, z);
         if (w->dependent_panels) {
             wait_for_units(s, role, counts);

@@ -93,6 +93,21 @@ fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, in
     return schedule;
 }
 
+/*
+ * A segment is what one chain of additions to a gradient of weights goes over: depends on the shape alone, and so do
+ * the gradients' bits. More rows share more loads and stores of these gradients, and round more; what they pass on
+ * should stay in L2. Long sequences have eight segments or more, which bounds what is computed again from checkpoints.
+ */
+#define SEGMENT_ROWS 256
+#define MIN_SEGMENTS 8
+
+int64_t fr_segment_steps(int64_t steps, int64_t batch)
+{
+    const int64_t rows = at_least_one(SEGMENT_ROWS / at_least_one(batch));
+    const int64_t most = at_least_one(min(steps, rows));
+    return steps * batch > 2 * SEGMENT_ROWS ? min(most, at_least_one(steps / MIN_SEGMENTS)) : most;
+}
+
 fr_schedule fr_recorded_schedule(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
 {
     const fr_panels *w = plan->panels;

@@ -37,7 +37,7 @@ static fr_workspace layout_of(const fr_plan *plan, const fr_sequence *q)
     const bool pipeline = schedule->division & FR_LAYERS;
     const int64_t threads = schedule->threads, below = plan->layers - 1, all = plan->layers * plan->directions;
     fr_workspace at = {0};
-    at.layer_buffers = below < 2 || pipeline || q->tape ? below : 2; /* a tape's are read again */
+    at.layer_buffers = below < 2 || pipeline || q->records ? below : 2; /* a backward pass reads them again */
     at.layer_buffer = ALIGN(q->steps * q->batch * plan->directions * plan->outputs);
     at.barrier_counts = at.layer_buffers * at.layer_buffer;
     const int64_t alone = at.barrier_counts + (threads > 1 ? 2 * threads * COUNT : 0);
@@ -66,9 +66,10 @@ int64_t fr_tape_floats(const fr_plan *plan, int64_t rows)
 
 int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q)
 {
-    q->schedule = q->tape ? fr_recorded_schedule(plan, q->steps, q->batch, q->threads)
-                          : fr_schedule_of(plan, q->steps, q->batch, q->threads);
+    q->schedule = q->records ? fr_recorded_schedule(plan, q->steps, q->batch, q->threads)
+                             : fr_schedule_of(plan, q->steps, q->batch, q->threads);
     q->layout = (fr_workspace){0};
+    q->segment = q->records ? fr_segment_steps(q->steps, q->batch) : 0;
     if (q->steps > 0 && q->batch > 0)
         q->layout = layout_of(plan, q);
     return q->layout.size;
@@ -141,6 +142,9 @@ fr_span fr_sequences_of(const fr_plan *plan, const fr_sequence *q, const fr_role
         .since = q->since ? since_rows : NULL,
         .since_step = sign * B,
         .zeros = q->zeros,
+        .checkpoints = q->checkpoints ? q->checkpoints + index * B * plan->hidden : NULL,
+        .checkpoint_step = plan->layers * plan->directions * B * plan->hidden,
+        .segment = q->segment,
         .tape = q->tape ? q->tape + index * q->tape_floats : NULL,
         .z_block = q->tape ? plan->panels->recorded * plan->lanes : plan->panels->block_floats,
     };

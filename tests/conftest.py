@@ -45,6 +45,8 @@ class Target:
 
 COMPILED = [Target(backend, isa) for backend in ("c", "numba") for isa in isas()]
 ALL = [*COMPILED, Target("numpy", None)]
+#: Those whose layers record.
+RECORDING = [Target("numpy", None)]
 
 
 class Maker:
@@ -71,6 +73,11 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mak
 
 @pytest.fixture(params=COMPILED, ids=str)
 def make_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    return Maker(request.param, monkeypatch)
+
+
+@pytest.fixture(params=RECORDING, ids=str)
+def make_recording(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Maker:
     return Maker(request.param, monkeypatch)
 
 

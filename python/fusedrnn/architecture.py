@@ -327,10 +327,12 @@ class Architecture:
 
     def activation_of(self, role: str) -> Activation:
         """The activation that plays a role: "gate", "state" or "output"."""
-        name = {"gate": "gate_activation", "state": "activation", "output": "output_activation"}[
-            role
-        ]
-        return Activation.parse(name, getattr(self, name))
+        return self._activations[role]
+
+    @cached_property
+    def _activations(self) -> dict[str, Activation]:
+        names = {"gate": "gate_activation", "state": "activation", "output": "output_activation"}
+        return {role: Activation.parse(name, getattr(self, name)) for role, name in names.items()}
 
     def check_compiled(self, backend: str) -> None:
         """Raise :class:`UnsupportedError` for an activation that only the NumPy backend has."""
@@ -353,11 +355,18 @@ class Architecture:
         widths = {"hidden": (self.fed_back,), "cell": (self.hidden_size,), "counter": ()}
         return (rows, batch, *widths[state.kind])
 
-    def weights(self) -> Iterator[Weight]:
+    def weights(self) -> tuple[Weight, ...]:
         """Every canonical weight array, in PyTorch's order, what PyTorch does not have at the end."""
-        for layer in range(self.num_layers):
-            for direction in range(self.directions):
-                yield from self._weights_of(layer, direction)
+        return self._weights
+
+    @cached_property
+    def _weights(self) -> tuple[Weight, ...]:
+        return tuple(
+            weight
+            for layer in range(self.num_layers)
+            for direction in range(self.directions)
+            for weight in self._weights_of(layer, direction)
+        )
 
     def _weights_of(self, layer: int, direction: int) -> Iterator[Weight]:
         units = self.hidden_size

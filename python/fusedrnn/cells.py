@@ -164,6 +164,9 @@ class Cell:
     sums
         The elementwise additions and subtractions, one per hidden unit and step each; bias adds and
         those of the matrix products are not among them.
+    gradient_products, gradient_sums
+        The same of the backward pass, where dv is the gradient of v and tanh' the derivative of tanh;
+        peepholes are not among them.
     outputs
         What goes through the output activation: one per hidden unit and step each.
     own_recurrent_bias
@@ -186,6 +189,8 @@ class Cell:
     products: tuple[str, ...]
     sums: tuple[str, ...]
     recorded: tuple[str, ...]
+    gradient_products: tuple[str, ...]
+    gradient_sums: tuple[str, ...]
     equations: tuple[Equation, ...]
     options: frozenset[str]
     form: str = ""
@@ -232,6 +237,8 @@ _ROWS = (
         products=(),
         sums=(),
         recorded=("h",),
+        gradient_products=("dh * tanh'(h)",),
+        gradient_sums=(),
         equations=(Equation("h' = tanh(W_h x + R_h h + b_h)", "h'", role="state"),),
         options=frozenset({"activation", "clip"}),
     ),
@@ -242,6 +249,20 @@ _ROWS = (
         states=(_H, _C),
         products=("f * c", "i * g", "o * tanh(c')"),
         sums=("(f * c) + (i * g)",),
+        gradient_products=(
+            "dm * tanh(c')",
+            "(dm * tanh(c')) * sigmoid'(o)",
+            "dm * o",
+            "(dm * o) * tanh'(c')",
+            "dc * c",
+            "(dc * c) * sigmoid'(f)",
+            "dc * g",
+            "(dc * g) * sigmoid'(i)",
+            "dc * i",
+            "(dc * i) * tanh'(g)",
+            "dc * f",
+        ),
+        gradient_sums=("dc + ((dm * o) * tanh'(c'))",),
         outputs=("c'",),
         recorded=("i", "f", "g", "o", "c'"),
         equations=(
@@ -262,6 +283,18 @@ _ROWS = (
         states=(_H, _C),
         products=("f * c", "i * g", "o * tanh(c')"),
         sums=("1 - f", "(f * c) + (i * g)"),
+        gradient_products=(
+            "dm * tanh(c')",
+            "(dm * tanh(c')) * sigmoid'(o)",
+            "dm * o",
+            "(dm * o) * tanh'(c')",
+            "dc * (c - g)",
+            "(dc * (c - g)) * sigmoid'(f)",
+            "dc * i",
+            "(dc * i) * tanh'(g)",
+            "dc * f",
+        ),
+        gradient_sums=("dc + ((dm * o) * tanh'(c'))", "1 - f", "c - g"),
         outputs=("c'",),
         recorded=("f", "g", "o", "c'"),
         equations=(
@@ -282,6 +315,17 @@ _ROWS = (
         states=(_H,),
         products=("r * (R_n h + d_n)", "(1 - z) * n", "z * h"),
         sums=("(W_n x + b_n) + r * (R_n h + d_n)", "1 - z", "((1 - z) * n) + (z * h)"),
+        gradient_products=(
+            "dh * (h - n)",
+            "(dh * (h - n)) * sigmoid'(z)",
+            "dh * (1 - z)",
+            "(dh * (1 - z)) * tanh'(n)",
+            "dn * (R_n h + d_n)",
+            "(dn * (R_n h + d_n)) * sigmoid'(r)",
+            "r * dn",
+            "dh * z",
+        ),
+        gradient_sums=("h - n", "1 - z", "(dh * z) + R^T (dr, dz, r * dn)"),
         own_recurrent_bias=("n",),
         recorded=("r", "z", "n", "R_n h + d_n"),
         equations=(
@@ -300,6 +344,23 @@ _ROWS = (
         states=(_H,),
         products=("r * h", "(1 - z) * n", "z * h"),
         sums=("1 - z", "((1 - z) * n) + (z * h)"),
+        gradient_products=(
+            "dh * (h - n)",
+            "(dh * (h - n)) * sigmoid'(z)",
+            "dh * (1 - z)",
+            "(dh * (1 - z)) * tanh'(n)",
+            "(R_n^T dn) * h",
+            "((R_n^T dn) * h) * sigmoid'(r)",
+            "r * h",
+            "dh * z",
+            "r * (R_n^T dn)",
+        ),
+        gradient_sums=(
+            "h - n",
+            "1 - z",
+            "(dh * z) + (r * (R_n^T dn))",
+            "((dh * z) + (r * (R_n^T dn))) + R_rz^T (dr, dz)",
+        ),
         after_first_product=("n",),
         recorded=("r", "z", "n"),
         equations=(
@@ -318,6 +379,8 @@ _ROWS = (
         products=(),
         sums=(),
         recorded=("tanh'", "idle"),
+        gradient_products=("dh * tanh'(h)",),
+        gradient_sums=(),
         equations=(
             Equation("module m with period p_m, where t is divisible by p_m:"),
             Equation(

@@ -199,16 +199,10 @@ class Layer(Generic[StateT]):
             For missing, left-over, misshapen or non-float32 arrays; the message names them.
         """
         layer = type(self).__new__(type(self))
-        layer._build(
-            self._architecture,
-            checked(self._architecture, weights, self.dtype),
-            batch_first=self.batch_first,
-            weight_dtype="float32",
-            backend=self._backend,
-            threads=self._threads,
-            initial_state=self.initial_state,
-            dtype=self.dtype,
-        )
+        layer.__dict__.update(self.__dict__)
+        layer._weights = checked(self._architecture, weights, self.dtype)
+        layer._engine = self._engine.with_weights(layer._weights)
+        layer._plain, layer._last_shape = {}, ()
         return layer
 
     @classmethod

@@ -116,8 +116,9 @@ def from_shapes(
 def unmatched(wanted: Iterable[str], given: Iterable[str]) -> str:
     """Which names are missing and which are left over, in words; "" if all are there and no other."""
     wanted, given = list(wanted), list(given)
-    missing = [name for name in wanted if name not in set(given)]
-    left_over = [name for name in given if name not in set(wanted)]
+    has, wants = set(given), set(wanted)
+    missing = [name for name in wanted if name not in has]
+    left_over = [name for name in given if name not in wants]
     said = [f"missing: {listed(missing)}"] if missing else []
     said += [f"left over: {listed(left_over)}"] if left_over else []
     return "; ".join(said)

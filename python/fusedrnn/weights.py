@@ -41,7 +41,7 @@ def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any
     }
     for array, rows, columns in _never_read(architecture, drawn):
         array[rows, columns] = 0
-    return _frozen(drawn)
+    return MappingProxyType({name: _frozen(array) for name, array in drawn.items()})
 
 
 def _never_read(
@@ -143,19 +143,18 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
     if difference := unmatched(wanted, weights):
         raise ValueError(f"weights: {difference}")
-    accepted = {np.dtype(np.float32), dtype}
     copies = {}
     for name, shape in wanted.items():
         array = check_is_array(f"weights: {name!r}", weights[name], dtype)
-        if array.dtype not in accepted:
-            names = " or ".join(sorted(str(kind) for kind in accepted))
+        if array.dtype not in (dtype, FLOAT32):
+            names = " or ".join(sorted({str(FLOAT32), str(dtype)}))
             raise TypeError(
                 f"weights: {name!r} must be native-endian {names}, got {array.dtype.str!r} "
                 f"({array.dtype}); convert it with .astype('{dtype}')"
             )
         if array.shape != shape:
             raise ValueError(f"weights: {name!r} must have shape {shape}, got {array.shape}")
-        copies[name] = np.array(array, dtype=dtype, order="C", subok=False)
+        copies[name] = _frozen(array.astype(dtype, copy=False))
     for array, rows, columns in _never_read(architecture, copies):
         if array[rows, columns].any():
             name = next(name for name, copied in copies.items() if copied is array)
@@ -163,13 +162,10 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
                 f"weights: {name!r} must be zero in rows {rows.start}:{rows.stop}, columns "
                 f"0:{columns.stop}: that module does not read faster ones"
             )
-    return _frozen(copies)
+    return MappingProxyType(copies)
 
 
-def _frozen(arrays: dict[str, Array]) -> Weights:
-    # Over bytes, which nobody can make writable.
-    frozen = {
-        name: np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
-        for name, array in arrays.items()
-    }
-    return MappingProxyType(frozen)
+def _frozen(array: Array) -> Array:
+    """A copy over bytes, which nobody can make writable."""
+    copy: Array = np.frombuffer(array.tobytes(), array.dtype)
+    return copy.reshape(array.shape)

@@ -68,7 +68,7 @@ VALUES = [
 ]  # fmt: skip
 OPTIONS = [
     "--input", "--hidden", "--layers", "--steps", "--batch", "--bidirectional", "--bias", "--rate", "--lengths",
-    "--weight-dtype", "--backward", "--tied", "--explain", "--format", "--json", "-o", "--output", "--machine",
+    "--weight-dtype", "--backward", "--want-x", "--tied", "--explain", "--format", "--json", "-o", "--output", "--machine",
     "--layer", "--stream", "--batch-first", "--state-in", "--state-out", "--threads", "--backend",
     "--allow-external-data", "--tools", "--spec", "--hiden", *(flag for flag, _, _, _ in CELL_OPTIONS),
 ]  # fmt: skip

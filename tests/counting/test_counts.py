@@ -686,6 +686,9 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
         states=(State("h", "hidden"),),
         products=("z * n",),
         sums=("h + n", "h - n"),
+        recorded=("z", "n", "h + n"),
+        gradient_products=("dh * z", "dh * n", "dn * h"),
+        gradient_sums=("dh + dn",),
         outputs=("h",),
         equations=(Equation("n = tanh(W_n x + R_n (z * h))", "n", ("z",), "state"),),
         after_first_product=("n",),
@@ -698,6 +701,10 @@ def test_a_new_cell_is_counted_from_its_row(monkeypatch: pytest.MonkeyPatch) -> 
     assert done.activations == {"sigmoid": 5, "tanh": 10}
     assert (done.elementwise_multiplies, done.elementwise_adds, done.state_size) == (10, 15, 5)
     assert done.backward_macs == 2 * 80 - 2 * 15 - 25
+    assert done.backward_executed is not None
+    assert done.backward_executed.elementwise_multiplies == 5 * 3 + 3 * 5
+    assert done.backward_executed.elementwise_adds == 5 * 1 + 3 * 5 + 5
+    assert done.tape_size == 3 * 5 + 5
     assert "2*(5*(5+3)+5)+5+1*5 = 100" in done.explain()
     with pytest.raises(ValueError, match="proj_size is not an option of made_up"):
         count("made_up", input_size=3, hidden_size=5, proj_size=2)

@@ -21,6 +21,7 @@ from fusedrnn import cli
 from fusedrnn.architecture import Architecture
 from fusedrnn.cells import CELLS
 from fusedrnn.counting.counts import count
+from fusedrnn.machine import parts
 from fusedrnn.machine import roofline as module
 from fusedrnn.machine.limits import Limits, Machine, load
 from fusedrnn.machine.roofline import Roofline, roofline
@@ -135,7 +136,7 @@ def test_modules_by_hand() -> None:
     ],
 )
 def test_a_cache_keeps_what_is_read_most(held: int, beyond: int) -> None:
-    assert module._beyond([(3, 64), (5, 128)], held) == beyond
+    assert parts._beyond([(3, 64), (5, 128)], held) == beyond
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_cache_keeps_what_is_read_most(held: int, beyond: int) -> None:
 )
 def test_the_chain_from_h_to_h(cell: str, options: dict[str, Any], nanoseconds: int) -> None:
     architecture = Architecture(cell, 3, 8, **options)
-    seconds = module._step_latency(architecture, MACHINE.limits["avx2"])
+    seconds = parts.step_latency(architecture, MACHINE.limits["avx2"])
     assert seconds == near(nanoseconds * 1e-9)
 
 
@@ -252,6 +253,122 @@ def test_the_parts_are_the_whole_work(
     assert found.seconds >= max(part.seconds for part in found.parts)
     assert found.limited_by in {"compute", "latency", *machine.limits["avx2"].bandwidth}
     json.loads(found.to_json())
+
+
+# Of a training step
+
+
+def test_a_training_step_by_hand() -> None:
+    found = lstm(128, 128, steps=100, batch=2, training=True)
+    names = ["input", "recurrent", "backward", "weight gradients"]
+    assert [part.name for part in found.parts] == names
+    _, _, back, weights = found.parts
+    assert (back.weight_bytes, back.reads) == (262_144, 100)
+    # R^T dz but for the first step; 11 products and 1 sum per unit, and dy.
+    assert back.flops == 2 * 99 * 2 * 65_536 + 2 * 100 * (11 + 1 + 1) * 128
+    tape = 4 * 100 * 2 * 6 * 128
+    assert back.times["compute"] == near(back.flops / 100e9)
+    assert back.times["L1"] == near((100 * 262_144 + tape) / 200e9)
+    assert back.times["L2"] == near((100 * (262_144 - 32_768) + tape) / 100e9)
+    assert back.times["L3"] == near(0.0)
+    assert back.times["latency"] == near(99 * 5e-9)
+    assert back.limited_by == "compute"
+    assert (weights.weight_bytes, weights.reads) == (526_336, 1)
+    assert weights.flops == 2 * 100 * (2 * 131_072 + 512)
+    assert weights.limited_by == "compute"
+    assert found.seconds == near(found.forward_seconds + found.backward_seconds)
+    plain = lstm(128, 128, steps=100, batch=2)
+    assert found.forward_seconds == plain.seconds
+    assert (plain.training, plain.backward_seconds) == (False, 0)
+    # One row alone: what R^T takes from its cache, and no more.
+    alone = lstm(128, 128, steps=100, training=True).parts[2]
+    assert alone.limited_by == "L2"
+    assert alone.seconds == near((100 * (262_144 - 32_768) + tape // 2) / 100e9)
+
+
+def test_a_tape_beyond_all_caches() -> None:
+    # 36 bytes of R are read most often; caches hold the rest of their size of the tape's 24 MB, 6 floats a step.
+    found = roofline("rnn", MACHINE, input_size=1, hidden_size=3, steps=10**6, training=True)
+    back = found.parts[2]
+    held = 32_768 + 1_048_576 + 16_777_216 - 4 * 9
+    assert back.times["DRAM"] == near((4 * 10**6 * 6 - held) / 10e9)
+
+
+def test_gradients_of_x() -> None:
+    options: dict[str, Any] = {"num_layers": 2, "steps": 7, "batch": 3, "training": True}
+    found, wanted = (lstm(40, 64, want_x=want_x, **options) for want_x in (False, True))
+    places = [(part.name, part.layer) for part in wanted.parts[4:]]
+    every = ("backward", "weight gradients", "x gradient")
+    assert places == [(name, layer) for layer in (1, 0) for name in every]
+    assert [part.layer for part in found.parts if part.name == "x gradient"] == [1]
+    last = wanted.parts[-1]
+    assert last.flops == 2 * 7 * 3 * 4 * 64 * 40
+    assert wanted.backward_seconds == near(found.backward_seconds + last.seconds)
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "exchanges"),
+    [
+        ("lstm", {}, 1),
+        ("lstm", {"proj_size": 4}, 2),
+        ("gru", {}, 1),
+        ("gru", {"reset": "before"}, 2),
+        ("clockwork", {"periods": (1, 2)}, 1),
+    ],
+)
+def test_the_chain_from_dh_to_dh(cell: str, options: dict[str, Any], exchanges: int) -> None:
+    sizes: dict[str, Any] = {"input_size": 3, "hidden_size": 8, "steps": 5, "training": True}
+    (back,) = (p for p in roofline(cell, MACHINE, **sizes, **options).parts if p.name == "backward")
+    assert back.times["latency"] == near(4 * exchanges * 5e-9)
+
+
+def test_modules_that_rest_read_no_weights_backward() -> None:
+    sizes: dict[str, Any] = {"input_size": 4, "hidden_size": 8, "steps": 5, "training": True}
+    found = roofline("clockwork", MACHINE, periods=(1, 2), **sizes)
+    back = next(part for part in found.parts if part.name == "backward")
+    assert back.bytes_read == found.parts[1].bytes_read == 5 * 128 + 3 * 64
+
+
+@given(architectures(), machines(), st.integers(1, 50), st.integers(1, 20), st.booleans())
+def test_the_parts_of_a_training_step_are_the_whole_work(
+    architecture: Architecture, machine: Machine, steps: int, batch: int, want_x: bool
+) -> None:
+    sizes: dict[str, Any] = {"steps": steps, "batch": batch}
+    found = roofline(architecture, machine, **sizes, training=True, want_x=want_x)
+    counted = count(architecture, **sizes, backward=True, want_x=want_x)
+    assert counted.backward_executed is not None
+    every = counted.flops + counted.backward_executed.flops
+    assert sum(part.flops for part in found.parts) == every
+    assert all(part.flops >= 0 for part in found.parts)
+    plain = roofline(architecture, machine, **sizes)
+    assert found.seconds >= plain.seconds * (1 - 1e-9)
+    assert found.seconds >= every / machine.limits["avx2"].flops * (1 - 1e-9)
+    assert found.parts[: len(plain.parts)] == plain.parts
+
+
+def test_every_format_has_the_training_step() -> None:
+    found = lstm(40, 64, steps=7, batch=3, training=True)
+    data = found.to_dict()
+    assert (data["training"], data["want_x"]) == (True, False)
+    total = data["total"]
+    assert total["backward_seconds"] == found.backward_seconds
+    assert total["tape_bytes"] == 4 * 7 * 3 * 6 * 64
+    assert "backward_seconds" not in lstm(40, 64).to_dict()["total"]
+    *rows, total = csv.DictReader(io.StringIO(found.to_csv()))
+    assert [row["name"] for row in rows][2:] == ["backward", "weight gradients"]
+    assert all(row["limited_by"] for row in rows)
+    assert total["seconds"] == str(found.seconds)
+    text = str(found)
+    for words in ("forward and backward", "weight gradients", "tape bytes", "backward parts"):
+        assert words in text
+    assert all(len(line) <= 140 for line in text.splitlines())
+
+
+def test_bad_arguments_of_a_training_step() -> None:
+    with pytest.raises(ValueError, match="want_x is of a training step"):
+        lstm(3, 4, want_x=True)
+    with pytest.raises(TypeError, match="training must be True or False, not int"):
+        lstm(3, 4, training=1)
 
 
 # What it takes, and what it gives
@@ -352,11 +469,12 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Machine:
     ],
 )
 @pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("training", [False, True])
 def test_kernels_are_measured(
-    cell: str, options: dict[str, Any], steps: int, here: Machine
+    cell: str, options: dict[str, Any], training: bool, steps: int, here: Machine
 ) -> None:
     architecture = Architecture(cell, 3, 4, **options)
-    found = roofline(architecture, steps=steps, batch=2).measure(seconds=0.001)
+    found = roofline(architecture, steps=steps, batch=2, training=training).measure(seconds=0.001)
     assert found.measured is not None
     assert found.measured > 0
     assert found.fraction == found.seconds / found.measured
@@ -421,6 +539,10 @@ def test_every_option_reaches_the_model(capsys: Capture) -> None:
     )
     expected = roofline(architecture, MACHINE, steps=7, batch=3, rate=100)
     assert json.loads(capsys.readouterr().out) == expected.to_dict()
+    assert cli.main(command(f"gru {SIZES} --steps 7 --training --want-x --json")) == 0
+    sizes = {"input_size": 40, "hidden_size": 64, "steps": 7}
+    trained = roofline("gru", MACHINE, **sizes, training=True, want_x=True)
+    assert json.loads(capsys.readouterr().out) == trained.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -435,6 +557,7 @@ def test_every_option_reaches_the_model(capsys: Capture) -> None:
         ("lstm --input 3 --hidden 4 --machine /dev/null", "/dev/null: not JSON"),
         (f"lstm --input 3 --hidden 4 --machine {EXAMPLE} --again", "leave one out"),
         (f"lstm --input 3 --hidden 4 --machine {EXAMPLE} --measure", "only this machine"),
+        ("lstm --input 3 --hidden 4 --want-x", "--want-x goes with --training"),
     ],
 )
 def test_a_mistake_is_one_line(line: str, text: str, capsys: Capture) -> None:

@@ -77,7 +77,13 @@ ONLY_WITH_FILE = ("tied", "allow_external_data")
     default="float32",
     help="type of the matrix weights (default: float32)",
 )
-@click.option("--backward", is_flag=True, help="add the matrix products of the backward pass")
+@click.option("--backward", is_flag=True, help="add the backward pass and the bytes of its tape")
+@click.option(
+    "--want-x", is_flag=True, help="with --backward: the gradient of the first layer's input too"
+)
+@click.option(
+    "--want-state", is_flag=True, help="with --backward: the gradient of the initial states too"
+)
 @click.option(
     "--tied",
     type=OneOf(["once", "twice"]),
@@ -111,7 +117,7 @@ def count(
             **cell_network(context, network, given),
             lengths=given["lengths"],
             weight_dtype=given["weight_dtype"],
-            backward=given["backward"],
+            **{name: given[name] for name in ("backward", "want_x", "want_state")},
         )
     else:
         refuse_beside_file(context, network, WITH_FILE)

@@ -35,6 +35,7 @@ __all__ = ["info", "roofline"]
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn roofline gru --input 40 --hidden 64 --layers 2 --rate 16000",
         "fusedrnn roofline lstm --input 128 --hidden 256 --batch 8 --measure",
+        "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100 --batch 16 --training",
         "fusedrnn roofline model.onnx --steps 100",
     ],
 )
@@ -53,6 +54,10 @@ __all__ = ["info", "roofline"]
     is_flag=True,
     help="run this package's kernels too: adds the fraction of the limit that they reach",
 )
+@click.option("--training", is_flag=True, help="of a training step: forward and backward")
+@click.option(
+    "--want-x", is_flag=True, help="with --training: the gradient of the first layer's input too"
+)
 @output_options
 @click.pass_context
 def roofline(
@@ -65,6 +70,8 @@ def roofline(
     machine: Path | None,
     again: bool,
     measure: bool,
+    training: bool,
+    want_x: bool,
     output: Output,
     **given: Any,
 ) -> int:
@@ -83,11 +90,16 @@ def roofline(
         raise click.UsageError(
             "--again measures this machine, and --machine names another: leave one out", context
         )
+    if want_x and not training:
+        raise click.UsageError("--want-x goes with --training", context)
     models = _models(context, network, layer, allow_external_data, given)
     for model in models.values():
         count(**model)  # a mistake is found before anything is measured
     here = load(machine) if machine else this_machine(again=again)
-    bounds = {name: roofline_of(machine=here, **model) for name, model in models.items()}
+    bounds = {
+        name: roofline_of(machine=here, training=training, want_x=want_x, **model)
+        for name, model in models.items()
+    }
     if measure:
         bounds = {name: bound.measure() for name, bound in bounds.items()}
     bound = next(iter(bounds.values())) if len(bounds) == 1 else Rooflines(network, bounds)
@@ -106,7 +118,9 @@ def _models(
     if network in CELLS:
         refuse_beside_cell(context, network, ONLY_OF_MODEL)
         return {network: cell_network(context, network, given)}
-    refuse_beside_file(context, network, {*OF_MODEL, "machine", "again", "measure", "rate"})
+    refuse_beside_file(
+        context, network, {*OF_MODEL, "machine", "again", "measure", "training", "want_x", "rate"}
+    )
     from fusedrnn.formats.files import read
 
     contents = read(Path(network), external_data=allow_external_data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from functools import cached_property
 
@@ -50,8 +50,9 @@ class Cost:
         Type of the matrix weights, a key of :data:`WEIGHT_BYTES`.
     rate
         Steps per second, or None.
-    backward
-        Whether the backward pass is counted too.
+    backward, want_x, want_state
+        Whether the backward pass is counted too, and whether it gives the gradients of the input of layer 0 and
+        of the initial states beside those of the weights.
     layers
         One row per layer and direction.
     """
@@ -63,6 +64,8 @@ class Cost:
     weight_dtype: str
     rate: int | float | None
     backward: bool
+    want_x: bool
+    want_state: bool
     layers: tuple[LayerCounts, ...]
 
     @cached_property
@@ -162,14 +165,39 @@ class Cost:
         return int(self.executed.flops)
 
     @cached_property
+    def backward_executed(self) -> Operations | None:
+        """The backward pass of all steps of all sequences in all layers and directions; None unless asked for."""
+        if not self.backward:
+            return None
+        times = Counter(map(_kind, self.layers))
+        return sum_operations((many, self._backward_by[kind]) for kind, many in times.items())
+
+    @cached_property
+    def backward_average(self) -> Operations | None:
+        """The backward pass of one step of one sequence that is not its first, on average; None unless asked for."""
+        if not self.backward:
+            return None
+        return sum_operations((1, self.backward_step(row)) for row in self.layers)
+
+    @property
     def backward_macs(self) -> int | None:
         """Multiply-adds of the backward pass, all steps and sequences; None unless asked for."""
-        return sum(map(self._backward, self.layers)) if self.backward else None
+        return None if self.backward_executed is None else int(self.backward_executed.macs)
 
     @property
     def training_macs(self) -> int | None:
         """Multiply-adds of both passes, all steps and sequences; None unless asked for."""
         return None if self.backward_macs is None else self.macs + self.backward_macs
+
+    @property
+    def tape_size(self) -> int:
+        """Floats that a forward pass stores for the backward pass, of one step of one sequence."""
+        return sum(row.tape_size for row in self.layers)
+
+    @property
+    def tape_bytes(self) -> int:
+        """Bytes that a forward pass stores for the backward pass, of all steps and sequences."""
+        return FLOAT_BYTES * self.sequence_steps * self.tape_size
 
     @property
     def state_size(self) -> int:
@@ -269,12 +297,30 @@ class Cost:
         """All steps of all sequences, by the counts of a layer."""
         return {row.counts: row.work.executed(self.runs) for row, _ in self._kinds}
 
-    def _backward(self, row: LayerCounts) -> int:
-        executed = self.executed_by[row.counts]
-        unwanted = self.batch * self.products_of_h(row.counts)
-        if row.layer == 0:
-            unwanted += int(executed.input_macs)
-        return 2 * int(executed.macs) - unwanted
+    @cached_property
+    def _backward_by(self) -> dict[tuple[Counts, bool], Operations]:
+        """The backward pass of a row: all steps and sequences, by its counts and whether it is of layer 0."""
+        first = {_kind(row): row for row in reversed(self.layers)}
+        return {kind: self._backward(row) for kind, row in first.items()}
+
+    def _backward(self, row: LayerCounts) -> Operations:
+        done = self._wanted(row, row.backward.executed(self.runs), self.executed_by[row.counts])
+        unwanted = 0 if self.want_state else self.batch * self.products_of_h(row.counts)
+        return replace(done, recurrent_macs=done.recurrent_macs - unwanted)
+
+    def backward_of(self, row: LayerCounts) -> Operations:
+        """The backward pass of a layer and direction, all steps and sequences."""
+        return self._backward_by[_kind(row)]
+
+    def backward_step(self, row: LayerCounts) -> Operations:
+        """The backward pass of one step of one sequence that is not its first, on average."""
+        return self._wanted(row, row.backward.average, row.work.average)
+
+    def _wanted(self, row: LayerCounts, backward: Operations, forward: Operations) -> Operations:
+        """The backward pass without the gradient of x where nobody wants it."""
+        if row.layer > 0 or self.want_x:
+            return backward
+        return replace(backward, input_macs=whole(backward.input_macs - forward.input_macs))
 
     def products_of_h(self, counts: Counts) -> int:
         """Multiply-adds of one step with h itself: in the first step nothing else needs their gradient.
@@ -305,10 +351,11 @@ class Cost:
     def figures(self, row: LayerCounts | None = None) -> dict[str, Figure | None]:
         """The figures of a row, or of all rows, by their names."""
         if row is None:
-            counts, backward = self.total, self.backward_macs
+            counts, backward, size = self.total, self.backward_executed, self.tape_size
             average, peak, executed = self.average, self.peak, self.executed
         else:
-            counts, backward = row.counts, self._backward(row) if self.backward else None
+            counts, backward = row.counts, self.backward_of(row) if self.backward else None
+            size = row.tape_size
             average, peak, executed = row.work.average, row.work.peak, self.executed_by[row.counts]
         read, moved = self._read_bytes(average), self.batch * _moved_bytes(counts)
         return {
@@ -323,8 +370,9 @@ class Cost:
             **{f"{name}_per_step": figure for name, figure in _operations(average)},
             **{f"peak_{name}_per_step": figure for name, figure in _operations(peak)},
             **dict(_operations(executed)),
-            "backward_macs": backward,
-            "training_macs": None if backward is None else executed.macs + backward,
+            "backward_macs": None if backward is None else backward.macs,
+            "training_macs": None if backward is None else executed.macs + backward.macs,
+            **dict(() if backward is None else self._backward_figures(backward, size)),
             "state_size": counts.state_size,
             "state_counters": counts.state_counters,
             "weight_bytes": self._weight_bytes(counts),
@@ -333,6 +381,18 @@ class Cost:
             "peak_bytes_per_step": self._weight_bytes(counts) + moved,
             "bytes_per_step_cached": moved,
         }
+
+    def _backward_figures(self, backward: Operations, size: int) -> Iterator[tuple[str, Figure]]:
+        """The figures that only a count with the backward pass has."""
+        for name, figure in _operations(backward):
+            yield f"backward_{name}".replace("'", "_derivative"), figure
+        yield "tape_size", size
+        yield "tape_bytes", FLOAT_BYTES * self.sequence_steps * size
+
+
+def _kind(row: LayerCounts) -> tuple[Counts, bool]:
+    """What the cost of a row's backward pass depends on."""
+    return row.counts, row.layer == 0
 
 
 def _operations(operations: Operations) -> Iterator[tuple[str, Figure]]:

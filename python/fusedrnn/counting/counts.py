@@ -16,9 +16,9 @@ from typing import Any, Protocol
 
 from fusedrnn.architecture import Architecture, checked_size
 from fusedrnn.cells import CELLS
-from fusedrnn.counting.cost import WEIGHT_BYTES, Cost
+from fusedrnn.counting.cost import FLOAT_BYTES, WEIGHT_BYTES, Cost
 from fusedrnn.counting.explain import explain
-from fusedrnn.counting.operations import LayerCounts, Work, count_layers
+from fusedrnn.counting.operations import LayerCounts, Operations, Work, count_layers
 from fusedrnn.counting.result import Result, Table, figure_text
 
 __all__ = ["CONVENTIONS", "DIRECTIONS", "MAX_RATE", "Complexity", "HasArchitecture", "count"]
@@ -64,8 +64,17 @@ CONVENTIONS = {
     "state_size": "Floats carried from one step to the next, per sequence; state_counters: integers.",
     "backward_macs": "Multiply-adds of the matrix products of the backward pass, for all steps "
     "and the whole batch: one for the gradient of the weight and one for that of what it is "
-    "multiplied with, per MAC, without those that only the gradients of the input of layer 0 and "
-    "of the initial states need. Nothing else of the backward pass is counted. null unless asked.",
+    "multiplied with, per MAC; without want_x and want_state, without those that only the gradients of "
+    "the input of layer 0 and of the initial states need. null unless asked.",
+    "backward": "Further figures of the backward pass, there if it is asked for. Elementwise: as its equations are "
+    "written, in every step; three of each per peephole and unit: the gate's sum, the gradient of the peephole, and that "
+    "of c; one multiplication per projected unit, which is computed again; one addition per element of h: dy to what the "
+    "step after hands back. Bias adds: one per bias. Activations: each again, from the stored sum of its gate, and its "
+    "derivative; clip_derivative says whether a value is within its limit. Where a sum of products begins with a value, "
+    "no addition is counted for that.",
+    "tape_size": "Floats that a forward pass stores for the backward pass, in one step of one sequence: for each "
+    "unit the sums of its gates and c' of an LSTM, R_n h + d_n of a GRU that resets after the product; and h'. Padding to "
+    "whole vectors, x, the initial states and the weights are not among them. tape_bytes: those of all steps and sequences.",
     "training_macs": "macs + backward_macs.",
 }
 
@@ -107,6 +116,7 @@ class Complexity(Cost, Result):
             "lengths": self.lengths,
             "cycle": self.cycle,
             "weight_dtype": self.weight_dtype,
+            **({"want_x": self.want_x, "want_state": self.want_state} if self.backward else {}),
             "rate": self.rate,
             "layers": [_row(row) | self.figures(row) for row in self.layers],
             "total": self.figures() | sequences,
@@ -153,6 +163,9 @@ class Complexity(Cost, Result):
             yield self._operation_table(f"{caption}, at the peak", average=False)
         else:
             yield self._operation_table(caption, average=False)
+        if self.backward:
+            average = ", on average" * bool(self.architecture.periods)
+            yield self._backward_table(f"Backward pass of one step of one sequence{average}")
         yield self._summary()
 
     def _notes(self) -> Iterator[str]:
@@ -188,6 +201,14 @@ class Complexity(Cost, Result):
     def _operation_table(self, caption: str, *, average: bool) -> Table:
         works: list[Work | Complexity] = [*(row.work for row in self.layers), self]
         every = [work.average if average else work.peak for work in works]
+        return self._operations(caption, every)
+
+    def _backward_table(self, caption: str) -> Table:
+        every = [self.backward_step(row) for row in self.layers]
+        return self._operations(caption, [*every, self.backward_average or every[0]])
+
+    def _operations(self, caption: str, every: list[Operations]) -> Table:
+        """A line for each layer and direction, and one for all."""
         functions = [name for name, _ in every[-1].activations]
         header = ["layer", "direction", "MACs", "multiplies", "adds", "bias adds", "FLOPs"]
         header += functions
@@ -224,12 +245,17 @@ class Complexity(Cost, Result):
             [f"MACs, {all_steps}", figure_text(self.macs)],
             [f"FLOPs, {all_steps}", figure_text(self.flops)],
         ]
-        if self.backward_macs is not None and self.training_macs is not None:
+        if self.backward_executed is not None and self.training_macs is not None:
             rows += [
                 [f"MACs of the backward pass, {all_steps}", figure_text(self.backward_macs)],
+                ["FLOPs of the backward pass", figure_text(self.backward_executed.flops)],
                 ["MACs, forward and backward", figure_text(self.training_macs)],
                 ["FLOPs of those MACs, forward", figure_text(2 * self.macs)],
                 ["FLOPs of those MACs, forward and backward", figure_text(2 * self.training_macs)],
+            ]
+            rows += [
+                ["tape bytes per step of one sequence", figure_text(FLOAT_BYTES * self.tape_size)],
+                [f"tape bytes, {all_steps}", figure_text(self.tape_bytes)],
             ]
         rows += [
             [f"state bytes, {batch}", figure_text(self.state_bytes)],
@@ -275,6 +301,8 @@ def count(
     weight_dtype: str = "float32",
     rate: float | None = None,
     backward: bool = False,
+    want_x: bool = False,
+    want_state: bool = False,
     **sizes: Any,
 ) -> Complexity:
     """Count what a recurrent network costs.
@@ -295,7 +323,10 @@ def count(
     rate
         Steps per second, for the figures per second: above 0, at most :data:`MAX_RATE`.
     backward
-        Count the matrix products of the backward pass too: ``backward_macs``, ``training_macs``.
+        Count the backward pass and its tape too: ``backward_macs``, ``training_macs``, ``backward_executed``,
+        ``tape_bytes``.
+    want_x, want_state
+        Count, in the backward pass, also what only the gradients of the input of layer 0 and of the initial states need.
     **sizes
         With a cell's name, the fields of :class:`~fusedrnn.architecture.Architecture`: ``input_size``,
         ``hidden_size``, ``num_layers``, ``bidirectional``, ``proj_size``, ``bias``, ...
@@ -318,8 +349,12 @@ def count(
     if not isinstance(weight_dtype, str) or weight_dtype not in WEIGHT_BYTES:
         known = ", ".join(WEIGHT_BYTES)
         raise ValueError(f"weight_dtype must be one of {known}, got {weight_dtype!r}")
-    if not isinstance(backward, bool):
-        raise TypeError(f"backward must be True or False, not {type(backward).__name__}")
+    switches = {"backward": backward, "want_x": want_x, "want_state": want_state}
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
+        if value and not backward:
+            raise ValueError(f"{name} is of the backward pass: it needs backward=True")
     steps, batch = checked_size("steps", steps, 1), checked_size("batch", batch, 1)
     unequal = _lengths(lengths)
     if unequal is not None:
@@ -333,7 +368,7 @@ def count(
         lengths=unequal,
         weight_dtype=weight_dtype,
         rate=_rate(rate),
-        backward=backward,
+        **switches,
         layers=tuple(count_layers(architecture)),
     )
 

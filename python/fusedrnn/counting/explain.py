@@ -86,10 +86,37 @@ def _formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
     for name, times in work.activations:
         yield _line(row, name, f"{times // row.D_n}*D_n", times)
     yield _flops("FLOPs per step", work)
+    if cost.backward:
+        yield from _backward_formulas(cost, row)
     states = {"hidden": "D_h", "cell": "D_n"}
     state = "+".join(states[state.kind] for state in table.states)
     yield _line(row, "state", state, counts.state_size)
     yield _line(row, "values moved", f"D_x+D_h+2*({state})", counts.values_moved)
+
+
+def _backward_formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
+    table, work = cost.architecture.table, row.backward.peak
+    seen = [f"3 for the peephole of {gate}" for gate in cost.architecture.peephole_gates]
+    projected = ["what is projected"] * len(table.outputs) * (row.counts.projection_weights > 0)
+    terms = len(table.gradient_products) + 3 * len(seen) + len(projected)
+    every = "; ".join([*table.gradient_products, *seen, *projected])
+    yield _line(
+        row, "backward multiplies", f"{terms}*D_n", work.elementwise_multiplies, f": {every}"
+    )
+    terms = len(table.gradient_sums) + 3 * len(seen)
+    every = "; ".join([*table.gradient_sums, *seen, "dy"])
+    yield _line(row, "backward adds", f"{terms}*D_n+D_h", work.elementwise_adds, f": {every}")
+    for name, times in work.activations:
+        yield _line(row, f"backward {name}", f"{times // row.D_n}*D_n", times)
+    yield _tape(cost, row)
+
+
+def _tape(cost: Cost, row: LayerCounts) -> list[str]:
+    recorded = cost.architecture.table.recorded
+    gates = {gate.name for gate in cost.architecture.table.gates}
+    every = [f"sum of {name}" if name in gates else name for name in recorded]
+    note = f": {', '.join(every)}, h'"
+    return _line(row, "tape", f"{len(recorded)}*D_n+D_h", row.tape_size, note)
 
 
 def _clockwork_formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
@@ -142,6 +169,16 @@ def _clockwork_formulas(cost: Cost, row: LayerCounts) -> Iterator[list[str]]:
             yield _line(row, f"peak {name}", f"{peak // row.D_n}*D_n", peak)
     yield _flops("average FLOPs", work.average)
     yield _flops("peak FLOPs", work.peak)
+    if cost.backward:
+        value = row.backward.average.elementwise_multiplies
+        note = ", ".join(cost.architecture.table.gradient_products)
+        label, text = line(
+            "backward multiplies", "k*(sum of 1/period)", f"{units}*({shares})", value
+        )
+        yield [label, f"{text}: {note}"]
+        adds = row.backward.peak.elementwise_adds
+        yield _line(row, "backward adds", "D_n", adds, ": dy")
+        yield _tape(cost, row)
     yield _line(row, "state", "D_n", counts.state_size, " and the step counter t")
     yield _line(row, "values moved", "D_x+D_h+2*(D_n)", counts.values_moved)
 
@@ -186,15 +223,21 @@ def _sums(cost: Cost) -> Iterator[list[str]]:
             numbers = f"{many}*{of(cost.peak)}"
         yield line(label, formula, numbers, of(cost.executed))
     if cost.backward_macs is not None:
-        inputs = sum(
-            int(cost.executed_by[row.counts].input_macs) for row in cost.layers if row.layer == 0
-        )
-        of_h = sum(cost.products_of_h(row.counts) for row in cost.layers)
+        formula, numbers = "2*MACs", f"2*{cost.macs}"
+        if not cost.want_x:
+            first = [row for row in cost.layers if row.layer == 0]
+            inputs = sum(int(cost.executed_by[row.counts].input_macs) for row in first)
+            formula, numbers = f"{formula}-those of x in layer 0", f"{numbers}-{inputs}"
+        if not cost.want_state:
+            of_h = sum(cost.products_of_h(row.counts) for row in cost.layers)
+            formula += "-batch*those of h in a first step"
+            numbers += f"-{cost.batch}*{of_h}"
+        yield line("backward MACs", formula, numbers, cost.backward_macs)
         yield line(
-            "backward MACs",
-            "2*MACs-those of x in layer 0-batch*those of h in a first step",
-            f"2*{cost.macs}-{inputs}-{cost.batch}*{of_h}",
-            cost.backward_macs,
+            "tape bytes",
+            f"float32*{which}*floats of the tape",
+            f"{FLOAT_BYTES}*{many}*{cost.tape_size}",
+            cost.tape_bytes,
         )
     yield line(
         "weight bytes",

@@ -97,7 +97,8 @@ class Operations:
     bias_adds
         Additions of biases: one per effective bias.
     activations
-        Pairs of a function's name and how often it is evaluated; ``clip`` is among them.
+        Pairs of a function's name and how often it is evaluated; ``clip`` is among them, and tanh' is the
+        derivative of tanh.
     """
 
     input_macs: Figure
@@ -152,7 +153,19 @@ class Work:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """One layer in one direction (0 forward, 1 reverse): its sizes, its counts and its work."""
+    """One layer in one direction: its sizes, what it holds and what it costs.
+
+    Attributes
+    ----------
+    direction
+        0 forward, 1 reverse.
+    D_x, D_h, D_n
+        Widths of an input row and of the h that is fed back; number of units.
+    work, backward
+        Operations of the forward pass, and of the backward pass with every gradient that it can give.
+    tape_size
+        Floats that a forward pass stores for the backward pass, of one step of one sequence.
+    """
 
     layer: int
     direction: int
@@ -161,6 +174,8 @@ class LayerCounts:
     D_n: int
     counts: Counts
     work: Work
+    backward: Work
+    tape_size: int
 
 
 def whole(figure: Figure) -> Figure:
@@ -203,7 +218,7 @@ def count_layers(architecture: Architecture) -> Iterator[LayerCounts]:
     widths = {"hidden": architecture.fed_back, "cell": units, "counter": 0}
     state = sum(widths[state.kind] for state in table.states)
     counters = sum(state.kind == "counter" for state in table.states)
-    works: dict[Counts, Work] = {}
+    works: dict[Counts, tuple[Work, Work]] = {}
     for (layer, direction), elements in stored.items():
         width = architecture.layer_input(layer)
         counts = Counts(
@@ -219,7 +234,9 @@ def count_layers(architecture: Architecture) -> Iterator[LayerCounts]:
             values_moved=width + architecture.fed_back + 2 * state,
         )
         if counts not in works:
-            works[counts] = Work(tuple(_parts(architecture, counts)))
+            forward = Work(tuple(_parts(architecture, counts)))
+            works[counts] = forward, Work(tuple(_backward_parts(architecture, forward)))
+        work, backward = works[counts]
         yield LayerCounts(
             layer=layer,
             direction=1 if architecture.reverse else direction,
@@ -227,7 +244,9 @@ def count_layers(architecture: Architecture) -> Iterator[LayerCounts]:
             D_h=architecture.fed_back,
             D_n=units,
             counts=counts,
-            work=works[counts],
+            work=work,
+            backward=backward,
+            tape_size=units * len(table.recorded) + architecture.fed_back,
         )
 
 
@@ -261,5 +280,48 @@ def _step(architecture: Architecture, counts: Counts, active: int, recurrent: in
         elementwise_multiplies=active * len(table.products) + peepholes,
         elementwise_adds=active * len(table.sums) + peepholes,
         bias_adds=counts.biases * active // units,
+        activations=tuple((name, active * times) for name, times in functions.items()),
+    )
+
+
+def _backward_parts(architecture: Architecture, forward: Work) -> Iterator[Part]:
+    """What the backward pass executes for each part of the forward pass, and in every step."""
+    active = architecture.hidden_size // len(forward.parts)
+    for part in forward.parts:
+        yield Part(part.period, _backward_step(architecture, part.operations, active))
+    # dh of a step: dy and what the step after hands back, for units at rest too.
+    yield Part(1, replace(sum_operations(()), elementwise_adds=architecture.fed_back))
+
+
+def _backward_step(architecture: Architecture, forward: Operations, active: int) -> Operations:
+    """What the backward pass executes for a step of ``active`` units."""
+    table = architecture.table
+    made = {equation.result for equation in table.equations}
+    functions: Counter[str] = Counter()
+    for gate in table.gates:
+        name = architecture.activation_of(gate.role).name
+        if f"{gate.name}'" not in made:  # otherwise h' is its value, which is stored
+            functions[name] += 1
+        functions[f"{name}'"] += 1
+    for _ in table.outputs:
+        name = architecture.activation_of("output").name
+        functions.update((name, f"{name}'"))
+    if architecture.clip is not None:
+        functions.update({"clip": len(table.gates), "clip'": len(table.gates)})
+    if architecture.cell_clip is not None:
+        functions["clip'"] += 1
+    # Of the sum, which is recorded without the peephole, and of the gradients of the peephole and of c.
+    peepholes = 3 * forward.peephole_products
+    # What is projected is computed again, for the gradient of the projection.
+    projected = active * len(table.outputs) * (forward.projection_macs > 0)
+    return Operations(
+        # Likewise: for the gradients of the weight and of what it multiplies.
+        input_macs=2 * forward.input_macs,
+        recurrent_macs=2 * forward.recurrent_macs,
+        projection_macs=2 * forward.projection_macs,
+        peephole_products=peepholes,
+        elementwise_multiplies=active * len(table.gradient_products) + peepholes + projected,
+        elementwise_adds=active * len(table.gradient_sums) + peepholes,
+        bias_adds=forward.bias_adds,
         activations=tuple((name, active * times) for name, times in functions.items()),
     )

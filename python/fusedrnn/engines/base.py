@@ -99,6 +99,10 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def with_weights(self, weights: Weights) -> Engine:
+        """An engine like this one over other checked weights of its architecture; it shares whatever does not depend on them."""
+
+    @abstractmethod
     def record(self, call: Call, segments: bool) -> Recording:
         """As :meth:`run`, with the same bits, and remember what a backward pass needs.
 

@@ -26,7 +26,7 @@ from fusedrnn.engines.native import (
     pointer,
     reads_arrays,
 )
-from fusedrnn.engines.packing import aligned, packed
+from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.kernels.reference import Parameters, parameters
@@ -61,18 +61,15 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._isa = isas()[isa]
-        self._lanes = lib.fr_isa_lanes(self._isa)
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
-        groups = by_direction(architecture, weights)
-        panels = ffi.new("fr_panels[]", len(groups))
-        # The structs hold bare pointers: what they point to lives as long as this engine.
-        self._alive: list[Any] = [panels]
-        for panel, group in zip(panels, groups, strict=True):
+        panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
+        self._modules: list[Any] = []
+        for index, panel in enumerate(panels):
             panel.kernel = kernel
             self._fill_options(panel)
-            self._fill_panels(panel, parameters(architecture, group))
+            self._fill_sizes(panel, architecture.layer_input(index // architecture.directions))
         self.plan = ffi.new("fr_plan *")
         self.plan.layers = architecture.num_layers
         self.plan.directions = architecture.directions
@@ -80,7 +77,7 @@ class Compiled(Engine):
         self.plan.lanes = self._lanes
         self.plan.hidden = architecture.hidden_size
         self.plan.outputs = architecture.fed_back
-        self.plan.panels = panels
+        self._fill_panels(panels, weights)
         self._multiply_adds = sum(weight.size for weight in weights.values() if weight.ndim == 2)
         self._threads = threads
         self._step_time: dict[int, float] = {}
@@ -92,8 +89,7 @@ class Compiled(Engine):
         self._in_pieces = not (architecture.bidirectional or architecture.reverse)
         self._zeros = np.zeros(max(architecture.hidden_size, architecture.fed_back), FLOAT32)
         self._training = Lock()
-        self._groups = groups
-        self._recorder = Recorder(self.plan, architecture)
+        self._recorder = Recorder(architecture)
 
     def _fill_options(self, panel: Any) -> None:
         a = self._architecture
@@ -116,94 +112,121 @@ class Compiled(Engine):
             asked == usual and limits == (None, None) and not a.peephole and not a.proj_size
         )
 
-    def _fill_panels(self, panel: Any, w: Parameters) -> None:
+    def _fill_sizes(self, panel: Any, inputs: int) -> None:
+        a = self._architecture
+        panel.inputs = inputs
+        panel.hidden = a.hidden_size
+        panel.outputs = a.fed_back
+        panel.block_floats = len(a.table.gates) * self._lanes
+        panel.recorded = len(a.table.recorded)
+        panel.blocks = -(-a.hidden_size // self._lanes)
+        if a.periods:
+            self._fill_modules(panel)
+
+    def _fill_modules(self, panel: Any) -> None:
+        """Modules of a Clockwork RNN: the panels of each, as deep as what it reads, lie behind those of the one before."""
+        a = self._architecture
+        modules = ffi.new("fr_module[]", len(a.periods))
+        self._modules.append(modules)
+        blocks = -(-a.module_size // self._lanes)
+        h_start = 0
+        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
+            module.period, module.units = period, a.module_size
+            module.first = number * a.module_size
+            module.reads = a.module_reads(number)
+            module.block = number * blocks
+            module.x_start = module.block * self._lanes * panel.inputs
+            module.h_start = h_start
+            h_start += blocks * self._lanes * (a.hidden_size - module.reads)
+        panel.modules, panel.module_count = modules, len(modules)
+        panel.blocks = len(modules) * blocks
+
+    def _fill_panels(self, panels: Any, weights: Weights) -> None:
+        """Pack weights, and point panels that have their options and sizes to what is packed."""
+        packing = Packing(self._lanes)
+        groups = by_direction(self._architecture, weights)
+        for panel, group in zip(panels, groups, strict=True):
+            self._add_panels(packing, panel, parameters(self._architecture, group))
+        self._weights = weights
+        self._alive = [panels, packing.packed()]
+        self.plan.panels = panels
+
+    def _add_panels(self, packing: Packing, panel: Any, w: Parameters) -> None:
         a = self._architecture
         gates, units = len(a.table.gates), a.hidden_size
-        panel.inputs = w.W.shape[1]
-        panel.hidden = units
-        panel.outputs = a.fed_back
-        panel.recorded = len(a.table.recorded)
-        panel.block_floats = gates * self._lanes
         if a.periods:
-            self._fill_modules(panel, w)
+            units_of = [
+                slice(m.first, m.first + m.units) for m in panel.modules[0 : panel.module_count]
+            ]
+            reads = [slice(m.reads, None) for m in panel.modules[0 : panel.module_count]]
+            packing.add(panel, "x_panels", *(w.W[units] for units in units_of))
+            packing.add(
+                panel, "h_panels", *(w.R[each] for each in zip(units_of, reads, strict=True))
+            )
+            packing.add(panel, "bias", *(w.b[units] for units in units_of))
             return
-        panel.x_panels = self._packed(w.W, gates)
-        panel.bias = self._packed(w.b[:, None], gates)
-        panel.blocks = -(-units // self._lanes)
+        packing.add(panel, "x_panels", w.W, gates=gates)
+        packing.add(panel, "bias", w.b, gates=gates)
         waiting = len(a.table.after_first_product)
         first = (gates - waiting) * units
-        panel.h_panels = self._packed(w.R[:first], gates - waiting)
+        packing.add(panel, "h_panels", w.R[:first], gates=gates - waiting)
         if waiting:
-            panel.dependent_panels = self._packed(w.R[first:], waiting)
+            packing.add(panel, "dependent_panels", w.R[first:], gates=waiting)
         if w.P is not None:
-            panel.dependent_panels = self._packed(w.P, 1)
+            packing.add(panel, "dependent_panels", w.P)
         if w.d:
             (own,) = w.d.values()
-            panel.recurrent_bias = self._packed(own[:, None], 1)
+            packing.add(panel, "recurrent_bias", own)
         if w.p:
             zero = np.zeros(units, FLOAT32)
             stacked = np.concatenate([w.p.get(letter, zero) for letter in PEEPHOLES])
-            panel.peepholes = self._packed(stacked[:, None], len(PEEPHOLES))
+            packing.add(panel, "peepholes", stacked, gates=len(PEEPHOLES))
 
-    def _fill_modules(self, panel: Any, w: Parameters) -> None:
-        """Panels of a Clockwork RNN: of each module, as deep as what it reads."""
-        a = self._architecture
-        modules = ffi.new("fr_module[]", len(a.periods))
-        self._alive.append(modules)
-        x_parts: list[Array] = []
-        h_parts: list[Array] = []
-        biases: list[Array] = []
-        for number, (module, period) in enumerate(zip(modules, a.periods, strict=True)):
-            units = slice(number * a.module_size, (number + 1) * a.module_size)
-            reads = a.module_reads(number)
-            module.period, module.first, module.units = period, units.start, a.module_size
-            module.reads = reads
-            module.x_start = sum(part.size for part in x_parts)
-            module.h_start = sum(part.size for part in h_parts)
-            module.block = sum(len(part) for part in biases)
-            x_parts.append(packed(w.W[units], 1, self._lanes))
-            h_parts.append(packed(w.R[units, reads:], 1, self._lanes))
-            biases.append(packed(w.b[units, None], 1, self._lanes))
-        panel.modules, panel.module_count = modules, len(modules)
-        panel.blocks = sum(len(part) for part in biases)
-        for field, parts in (("x_panels", x_parts), ("h_panels", h_parts), ("bias", biases)):
-            joined = aligned((sum(part.size for part in parts),))
-            np.concatenate([part.ravel() for part in parts], out=joined)
-            setattr(panel, field, self._held(joined))
+    def with_weights(self, weights: Weights) -> Compiled:
+        """See :class:`Engine`. Choices of threads and idle memory are shared: they are the same for all weights."""
+        engine = Compiled.__new__(Compiled)
+        engine.__dict__.update(self.__dict__)
+        engine.plan = ffi.new("fr_plan *", self.plan[0])
+        count = self.plan.layers * self.plan.directions
+        panels = ffi.new("fr_panels[]", count)
+        ffi.memmove(panels, self.plan.panels, ffi.sizeof(panels))
+        for panel in panels:
+            panel.back_kernel = ffi.NULL  # its panels are those of the other weights
+        engine._fill_panels(panels, weights)
+        return engine
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
-        return self._recorder.record(call, self.threads(*call.x.shape[:2]))
+        return self._recorder.record(
+            self.plan, self._alive, call, self.threads(*call.x.shape[:2]), segments
+        )
 
     def _fill_back_panels(self) -> None:
-        """Transposed panels, for the backward pass: of each matrix, as many columns as it has inputs."""
+        """Pack the transposed matrices, which the backward pass reads."""
         a = self._architecture
-        name, waiting = a.table.kernel, len(a.table.after_first_product)
-        late = len(a.table.own_recurrent_bias)
-        kernel = find_kernel(self.backend, name, self.isa, "backward")
-        for index in reversed(range(len(self._groups))):  # the first one tells that all are filled
-            panel, w = self.plan.panels[index], parameters(a, self._groups[index])
+        packing = Packing(self._lanes)
+        late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
+        groups = by_direction(a, self._weights)
+        panels = self.plan.panels[0 : len(groups)]
+        for panel, group in zip(panels, groups, strict=True):
+            w = parameters(a, group)
             first = len(w.W) - late * a.hidden_size
-            panel.back_x_panels = self._packed(w.W[:first].T, 1)
+            packing.add_transposed(panel, "back_x_panels", w.W[:first])
             if late:
-                panel.back_late_panels = self._packed(w.W[first:].T, 1)
+                packing.add_transposed(panel, "back_late_panels", w.W[first:])
             first = len(w.R) - waiting * a.hidden_size
-            panel.back_h_panels = self._packed(w.R[:first].T, 1)
+            packing.add_transposed(panel, "back_h_panels", w.R[:first])
             if waiting:
-                panel.back_dependent_panels = self._packed(w.R[first:].T, 1)
+                packing.add_transposed(panel, "back_dependent_panels", w.R[first:])
             if w.P is not None:
-                panel.back_dependent_panels = self._packed(w.P.T, 1)
+                packing.add_transposed(panel, "back_dependent_panels", w.P)
+        self._alive.append(packing.packed())
+        kernel = find_kernel(self.backend, a.table.kernel, self.isa, "backward")
+        for panel in panels:
             panel.back_kernel = kernel
-
-    def _packed(self, matrix: Array, gates: int) -> Any:
-        return self._held(packed(matrix, gates, self._lanes))
-
-    def _held(self, array: Array) -> Any:
-        self._alive.append(array)
-        return pointer(array)
 
     def threads(self, steps: int, batch: int) -> int:
         """How many threads compute a call of that shape; for "auto" it is measured the first time."""

@@ -50,6 +50,10 @@ class Reference(Engine):
             parameters(architecture, arrays) for arrays in by_direction(architecture, weights)
         ]
 
+    def with_weights(self, weights: Weights) -> Reference:
+        """See :class:`Engine`."""
+        return Reference(self._architecture, weights)
+
     def run(self, call: Call) -> None:
         """See :class:`Engine`."""
         self._run(call, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.engines.base import Call, Recording
 from fusedrnn.engines.binding import bind, bind_unequal
 from fusedrnn.engines.native import pointer, strided
+from fusedrnn.engines.packing import LINE, aligned
 
 __all__ = ["Recorder"]
 
@@ -21,130 +21,91 @@ __all__ = ["Recorder"]
 MAX_IDLE = 4
 MAX_IDLE_FLOATS = 2**26
 
-LINE = 16  # FR_LINE_FLOATS
-
 
 def lines(floats: int) -> int:
     """A number of floats, rounded up to whole cache lines."""
-    return -(-floats // LINE) * LINE
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One array among the gradients: where it begins, and its rows, which begin on cache lines."""
-
-    start: int
-    rows: int
-    columns: int
-
-    @property
-    def width(self) -> int:
-        return lines(self.columns)
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.rows * self.width
-
-    def of(self, memory: Array) -> Array:
-        """The (rows, columns) of it, without gaps."""
-        array = memory[self.start : self.stop].reshape(self.rows, self.width)
-        return (
-            array if self.columns == self.width else np.ascontiguousarray(array[:, : self.columns])
-        )
+    return int(-(-floats // LINE) * LINE)
 
 
 class _GradientLayout:
-    """Where a backward pass adds the gradients of an architecture's weights: parts of one array.
+    """Where a backward pass adds the gradients of an architecture's weights: in one array.
 
     Attributes
     ----------
     floats
         The size of that array.
+    structs
+        ``fr_gradient_layout`` of each layer and direction.
     """
 
     def __init__(self, architecture: Architecture) -> None:
-        a = architecture
-        self._architecture = a
-        self._weights = tuple(a.weights())
-        self.floats = 0
-        self._parts: list[dict[str, _Part]] = []
+        a = self._architecture = architecture
         gates, units, fed_back = len(a.table.gates), a.hidden_size, a.fed_back
-        for index in range(a.num_layers * a.directions):
-            inputs = a.input_size if index < a.directions else a.directions * fed_back
-            shapes = {"dW": (gates * units, inputs), "dR": (gates * units, fed_back)}
-            if a.proj_size:
-                shapes["dP"] = (fed_back, units)
-            shapes["db"] = (1, gates * units)
-            if a.table.own_recurrent_bias:
-                shapes["dd"] = (1, units)
-            if a.peephole_gates:
-                shapes["dp"] = (1, 3 * units)
-            parts = {}
-            for field, (rows, columns) in shapes.items():
-                parts[field] = _Part(self.floats, rows, columns)
-                self.floats = parts[field].stop
-            self._parts.append(parts)
+        self.structs: Any = ffi.new("fr_gradient_layout[]", a.num_layers * a.directions)
+        self.floats = 0
+        for index, struct in enumerate(self.structs):
+            sizes = {
+                "dW": gates * units * lines(a.layer_input(index // a.directions)),
+                "dR": gates * units * lines(fed_back),
+                "dP": fed_back * lines(units) if a.proj_size else 0,
+                "db": lines(gates * units),
+                "dd": lines(units) if a.table.own_recurrent_bias else 0,
+                "dp": lines(3 * units) if a.peephole_gates else 0,
+            }
+            for field, floats in sizes.items():
+                if floats:
+                    setattr(struct, field, self.floats)
+                    self.floats += floats
+        self._weights = [
+            (weight, weight.layer * a.directions + weight.direction) for weight in a.weights()
+        ]
 
-    def structs(self, memory: Array) -> Any:
-        """``fr_weight_gradients`` of each layer and direction, pointing into memory, which must live as long."""
-        structs = ffi.new("fr_weight_gradients[]", len(self._parts))
-        start = ffi.cast("float *", memory.ctypes.data)
-        for struct, parts in zip(structs, self._parts, strict=True):
-            for field, part in parts.items():
-                setattr(struct, field, start + part.start)
-            for field in ("dW", "dR", "dP"):
-                if field in parts:
-                    setattr(struct, f"{field}_row", parts[field].width)
-        return structs
-
-    def by_name(self, memory: Array) -> dict[str, Array]:
-        """The gradient of each weight, by its canonical name: views of memory where rows have no gaps."""
-        a = self._architecture
-        gradients: dict[str, Array] = {}
+    def by_name(self, gradients: Array) -> dict[str, Array]:
+        """The gradient of each weight by its canonical name, without gaps: a view wherever it has none."""
+        a, found = self._architecture, {}
         biased = -1
-        for weight in self._weights:
-            index = weight.layer * a.directions + weight.direction
-            parts = self._parts[index]
+        for weight, index in self._weights:
+            at, shape = self.structs[index], weight.shape
             if weight.kind == "input":
-                gradient = parts["dW"].of(memory)
+                gradient = _matrix(gradients, at.dW, shape)
             elif weight.kind == "recurrent":
-                gradient = parts["dR"].of(memory)
+                gradient = _matrix(gradients, at.dR, shape)
                 for module in range(len(a.periods)):  # what no module reads
                     units = slice(module * a.module_size, (module + 1) * a.module_size)
                     gradient[units, : a.module_reads(module)] = 0
             elif weight.kind == "projection":
-                gradient = parts["dP"].of(memory)
+                gradient = _matrix(gradients, at.dP, shape)
             elif weight.kind == "peephole":
-                of_gates = dict(zip("ifo", np.split(parts["dp"].of(memory)[0], 3), strict=True))
-                gradient = np.concatenate([of_gates[letter] for letter in a.peephole_gates])
+                each = dict(
+                    zip("ifo", _matrix(gradients, at.dp, (3, a.hidden_size), 1), strict=True)
+                )
+                gradient = np.concatenate([each[letter] for letter in a.peephole_gates])
             elif biased != index:
                 biased = index
-                gradient = parts["db"].of(memory)[0]
+                gradient = gradients[at.db : at.db + shape[0]]
             else:
-                gradient = self._second_bias(parts, weight.shape, memory)
-            gradients[weight.name] = gradient
-        return gradients
+                gradient = self._second_bias(gradients, at, shape[0])
+            found[weight.name] = gradient
+        return found
 
-    def _second_bias(self, parts: dict[str, _Part], shape: tuple[int, ...], memory: Array) -> Array:
+    def _second_bias(self, gradients: Array, at: Any, size: int) -> Array:
         """Of the recurrent bias: that of the other one, but where a gate has a recurrent bias of its own."""
-        a = self._architecture
-        both: Array = parts["db"].of(memory)[0].copy()
-        if "dd" not in parts:
-            return both
-        own: Array = parts["dd"].of(memory)[0]
-        if shape[0] == a.hidden_size:
+        table, units = self._architecture.table, self._architecture.hidden_size
+        own = gradients[at.dd : at.dd + units]
+        if table.own_recurrent_bias and size == units:
             return own
-        (gate,) = a.table.own_recurrent_bias
-        first = [each.name for each in a.table.gates].index(gate) * a.hidden_size
-        both[first : first + a.hidden_size] = own
+        both = gradients[at.db : at.db + size].copy()
+        for gate in table.own_recurrent_bias:
+            first = [each.name for each in table.gates].index(gate) * units
+            both[first : first + units] = own
         return both
 
 
-def _aligned(floats: int) -> Array:
-    store = np.empty(floats + LINE, FLOAT32)
-    start = -store.ctypes.data // FLOAT32.itemsize % LINE
-    aligned: Array = store[start : start + floats]
-    return aligned
+def _matrix(gradients: Array, start: int, shape: tuple[int, ...], line: int = LINE) -> Array:
+    rows, columns = shape
+    width = -(-columns // line) * line
+    matrix = gradients[start : start + rows * width].reshape(rows, width)
+    return matrix if width == columns else np.ascontiguousarray(matrix[:, :columns])
 
 
 class _Memory:
@@ -152,14 +113,21 @@ class _Memory:
 
     __slots__ = ("backward", "key", "q", "scratch", "tape", "workspace", "zeros")
 
-    def __init__(self, plan: Any, key: tuple[int, ...], widest: int) -> None:
-        steps, batch, rows, threads = self.key = key
+    def __init__(self, plan: Any, key: tuple[int, ...], widest: int, *, has_cell: bool) -> None:
+        steps, batch, rows, threads, segments = self.key = key
         self.q: Any = ffi.new("fr_sequence *")
         q = self.q
-        q.steps, q.batch, q.threads, q.wakes = steps, batch, threads, 1
-        q.tape_floats = lib.fr_tape_floats(plan, rows)
-        self.tape = _aligned(q.tape_floats * plan.layers * plan.directions)
-        q.tape = pointer(self.tape)
+        q.steps, q.batch, q.threads, q.wakes, q.records = steps, batch, threads, 1, 1
+        layers = plan.layers * plan.directions
+        if segments:
+            q.segment = lib.fr_segment_steps(steps, batch)
+            count = -(-steps // q.segment)
+            self.tape = aligned((count * layers * batch * plan.hidden if has_cell else 0,))
+            q.checkpoints = pointer(self.tape) if has_cell else ffi.NULL
+        else:
+            q.tape_floats = lib.fr_tape_floats(plan, rows)
+            self.tape = aligned((q.tape_floats * layers,))
+            q.tape = pointer(self.tape)
         self.workspace = np.empty(lib.fr_bind_shape(plan, q), FLOAT32)
         q.workspace = pointer(self.workspace)
         self.zeros = np.zeros(widest, FLOAT32)
@@ -175,27 +143,30 @@ class _Memory:
 
 
 class Recorder:
-    """Records calls of a plan whose backward kernels and panels are filled.
+    """Records calls of the plans of one architecture.
 
     A recording has its memory until its backward pass is over; the next one of the same shape then takes it. New memory
     would cost as much as a short pass, in pages that the system has to clear.
     """
 
-    def __init__(self, plan: Any, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture) -> None:
         states = architecture.table.states
-        self.plan = plan
         self.gradients = _GradientLayout(architecture)
         self.second = "".join(each.kind for each in states[1:])
         self._widest = max(architecture.hidden_size, architecture.fed_back)
         self._idle: list[_Memory] = []
 
-    def record(self, call: Call, threads: int) -> Recording:
-        """Run a call, and remember it. The GIL is released inside."""
+    def record(self, plan: Any, alive: Any, call: Call, threads: int, segments: bool) -> Recording:
+        """Run a call, and remember it. The GIL is released inside.
+
+        The plan's backward kernels and panels are filled; it lives as long as ``alive``.
+        """
         steps, batch, _ = call.x.shape
         rows = steps * batch if call.lengths is None else int(call.lengths.sum())
-        return _CompiledRecording(self, call, self._memory((steps, batch, rows, threads)))
+        key = (steps, batch, rows, threads, segments)
+        return _CompiledRecording(self, plan, alive, call, self._memory(plan, key))
 
-    def _memory(self, key: tuple[int, ...]) -> _Memory:
+    def _memory(self, plan: Any, key: tuple[int, ...]) -> _Memory:
         for memory in list(self._idle):
             if memory.key == key:
                 try:
@@ -203,7 +174,7 @@ class Recorder:
                     return memory
                 except ValueError:  # another thread has just taken it
                     pass
-        return _Memory(self.plan, key, self._widest)
+        return _Memory(plan, key, self._widest, has_cell=self.second == "cell")
 
     def take_back(self, memory: _Memory) -> None:
         """Keep the memory of a recording whose backward pass is over for the next one."""
@@ -214,14 +185,16 @@ class Recorder:
 class _CompiledRecording(Recording):
     """A call of kernels, and the tape that they wrote."""
 
-    def __init__(self, recorder: Recorder, call: Call, memory: _Memory) -> None:
-        self._recorder = recorder
+    def __init__(
+        self, recorder: Recorder, plan: Any, alive: Any, call: Call, memory: _Memory
+    ) -> None:
+        self._recorder, self._plan, self._alive = recorder, plan, alive
         self._call = call
         self._before = [array.copy() for array in call.state]
         self._memory: _Memory | None = memory
         bind(memory.q, call.x, call.y, call.state, recorder.second)
         self._unequal = bind_unequal(memory.q, call.lengths, call.resets)
-        lib.fr_run(recorder.plan, memory.q)
+        lib.fr_run(self._plan, memory.q)
 
     def backward(
         self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
@@ -233,16 +206,17 @@ class _CompiledRecording(Recording):
         b.h, b.dh = pointer(self._before[0]), pointer(cast(Array, dstate[0]))
         if recorder.second == "cell":
             b.c, b.dc = pointer(self._before[1]), pointer(cast(Array, dstate[1]))
+        elif recorder.second == "counter":
+            b.t = ffi.from_buffer("int64_t *", self._before[1])
         b.dy, b.dy_step, b.dy_row = strided(dy), dy.strides[0] // item, dy.strides[1] // item
         b.dx = ffi.NULL
         if dx is not None:
             b.dx, b.dx_step, b.dx_row = strided(dx), dx.strides[0] // item, dx.strides[1] // item
-        sums = _aligned(recorder.gradients.floats)
-        sums[...] = 0
-        structs = b.gradients = recorder.gradients.structs(sums)
-        lib.fr_run_backward(recorder.plan, b)
-        del structs
+        gradients = aligned((recorder.gradients.floats,))
+        gradients.fill(0)
+        b.gradients, b.layouts = pointer(gradients), recorder.gradients.structs
+        lib.fr_run_backward(self._plan, b)
         if not keep:
             self._memory = None
             recorder.take_back(memory)
-        return recorder.gradients.by_name(sums)
+        return recorder.gradients.by_name(gradients)

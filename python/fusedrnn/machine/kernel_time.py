@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import thread_time
 
 import numpy as np
@@ -24,7 +25,7 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
     Parameters
     ----------
     complexity
-        What is run.
+        What is run; with a backward pass, as a layer records and its tape gives gradients.
     isa
         The instruction set that is to be measured.
     seconds
@@ -49,6 +50,15 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
     )
     random = np.random.default_rng(0)
     x = random.standard_normal((steps, batch, architecture.input_size)).astype(np.float32)
+    if complexity.backward:
+        dy = np.ones((steps, batch, architecture.output_size), np.float32)
+
+        def run(repeats: int) -> None:
+            for _ in range(repeats):
+                _, _, tape = layer.record(x)
+                tape.backward(dy, want_x=complexity.want_x)
+
+        return _fastest(run, seconds)
     # The modules of a Clockwork RNN rest in most steps of a stream: the step that is meant here is that of t = 0.
     if (
         steps == 1
@@ -67,6 +77,11 @@ def kernel_seconds(complexity: Complexity, isa: str, seconds: float) -> float:
             for _ in range(repeats):
                 layer(x, out=out)
 
+    return _fastest(run, seconds)
+
+
+def _fastest(run: Callable[[int], None], seconds: float) -> float:
+    """The least time of one of many repeats, in processor time of this thread."""
     best, repeats, spent = float("inf"), 1, 0.0
     while True:
         start = thread_time()

@@ -9,18 +9,28 @@ This module is plain Python: with a machine from a file it needs neither NumPy n
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from fusedrnn.architecture import Architecture
 from fusedrnn.counting.cost import FLOAT_BYTES
 from fusedrnn.counting.counts import DIRECTIONS, Complexity, count
-from fusedrnn.counting.operations import Counts, LayerCounts, Operations
+from fusedrnn.counting.operations import Counts, LayerCounts
 from fusedrnn.counting.result import Result, Table, figure_text
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.machine.limits import MEMORY, Limits, Machine
+from fusedrnn.machine.limits import Machine
+from fusedrnn.machine.parts import (
+    BACKWARD_PARTS,
+    Part,
+    Works,
+    backward,
+    forward,
+    holder,
+    nearer,
+    of_layer,
+    step_latency,
+)
 from fusedrnn.machine.probe import same_machine, this_machine
 
 __all__ = ["ASSUMPTIONS", "MAX_FRACTION", "Part", "Roofline", "roofline"]
@@ -43,6 +53,11 @@ ASSUMPTIONS = {
     "latency": "T times the chain from h to h': h through memory to all units, and one activation after the other "
     "as the equations demand, each as the kernels compute it. Sums over k count as one FMA.",
     "weights": "float32, unpadded.",
+    "training": "Of a training step, after all forward parts: for each layer and direction, from the last, first its "
+    "backward part, which reads R, P and peepholes in each of the T steps, and the tape once; then the gradients of its "
+    "weights, and of x where they are wanted, as products over all T * B rows at once, which move the weights' bytes once. "
+    "Its latency is T - 1 exchanges, and as many again where a step has a second product: derivatives wait for nothing. "
+    "Packing new weights and the optimiser are left out.",
 }
 
 FOOTNOTE = (
@@ -52,63 +67,10 @@ FOOTNOTE = (
     "latency: steps * the chain from h to h', with activations; activations cost nothing else.\n"
     "FLOPs/byte: of weights read. ridge: FMA rate / bandwidth of the level that holds them."
 )
-
-
-@dataclass(frozen=True)
-class Part:
-    """Work of one layer and direction that one resource limits.
-
-    Attributes
-    ----------
-    name
-        "input" or "recurrent".
-    layer, direction
-        The direction: 0 forward, 1 reverse.
-    reads
-        How often its weights are read; those of the fastest module, where modules differ.
-    weight_bytes
-        Of all its weights, once.
-    bytes_read
-        Of weights, in all steps.
-    flops
-        In all steps of the whole batch.
-    held_by
-        The nearest level that has room for all its weights.
-    intensity, ridge
-        FLOPs per byte read; and from how many on the level that holds the weights is no limit.
-    times
-        Seconds that each resource needs at least: "compute", each level, "latency".
-    """
-
-    name: str
-    layer: int
-    direction: int
-    reads: int
-    weight_bytes: int
-    bytes_read: int
-    flops: int
-    held_by: str
-    intensity: float
-    ridge: float
-    times: dict[str, float]
-
-    @property
-    def limited_by(self) -> str:
-        """The resource that the part waits for: "compute", a level, or "latency"."""
-        return max(self.times, key=self.times.__getitem__)
-
-    @property
-    def seconds(self) -> float:
-        """The least time that the part takes."""
-        return self.times[self.limited_by]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain, unrounded figures."""
-        return asdict(self) | {
-            "direction": DIRECTIONS[self.direction],
-            "limited_by": self.limited_by,
-            "seconds": self.seconds,
-        }
+FOOTNOTE_OF_TRAINING = (
+    "backward: R^T dz and the cell, R read every step, the tape once; its latency has no activations.\n"
+    "weight and x gradients: products over all steps and sequences. Packing and the optimiser: not in it."
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +80,7 @@ class Roofline(Result):
     Attributes
     ----------
     complexity
-        What is run: sizes, steps, batch, rate.
+        What is run: sizes, steps, batch, rate; of a training step, the backward pass too.
     machine, isa
         Where, and with which of its instruction sets.
     parts
@@ -154,6 +116,21 @@ class Roofline(Result):
     def seconds_per_step(self) -> float:
         """The floor of one step of the whole batch."""
         return self.seconds / self.complexity.steps
+
+    @property
+    def training(self) -> bool:
+        """Whether this is the floor of a training step: forward and backward."""
+        return self.complexity.backward
+
+    @property
+    def forward_seconds(self) -> float:
+        """The least time of all forward parts."""
+        return sum(part.seconds for part in self.parts if part.name not in BACKWARD_PARTS)
+
+    @property
+    def backward_seconds(self) -> float:
+        """The least time of all backward parts; 0 but for a training step."""
+        return sum(part.seconds for part in self.parts if part.name in BACKWARD_PARTS)
 
     @property
     def limited_by(self) -> str:
@@ -206,6 +183,8 @@ class Roofline(Result):
             "steps": work.steps,
             "batch": work.batch,
             "rate": work.rate,
+            "training": self.training,
+            "want_x": work.want_x,
             "isa": self.isa,
             "machine": self.machine.to_dict(),
             "parts": [part.to_dict() for part in self.parts],
@@ -215,6 +194,12 @@ class Roofline(Result):
 
     def _total(self) -> dict[str, Any]:
         work = self.complexity
+        training = {
+            "backward_flops": work.backward_executed.flops if work.backward_executed else None,
+            "tape_bytes": work.tape_bytes,
+            "forward_seconds": self.forward_seconds,
+            "backward_seconds": self.backward_seconds,
+        }
         return {
             "flops_per_step": float(work.flops_per_step),
             "bytes_per_step": float(work.bytes_per_step),
@@ -223,6 +208,7 @@ class Roofline(Result):
             "limited_by": self.limited_by,
             "seconds_per_step": self.seconds_per_step,
             "seconds": self.seconds,
+            **(training if self.training else {}),
             "real_time_factor": self.real_time_factor,
             "measured_seconds": self.measured,
             "fraction": self.fraction,
@@ -232,7 +218,7 @@ class Roofline(Result):
     @property
     def held_by(self) -> str:
         """The nearest level that has room for all weights of all layers."""
-        return _holder(self.machine, self.complexity.weight_bytes)
+        return holder(self.machine, self.complexity.weight_bytes)
 
     def _records(self) -> list[Mapping[str, Any]]:
         """A line for each part, then one whose ``name`` is ``total``."""
@@ -247,7 +233,7 @@ class Roofline(Result):
         return [*rows, total]
 
     def _title(self) -> str:
-        return self.complexity.title
+        return f"{self.complexity.title}{'; forward and backward' * self.training}"
 
     def _tables(self) -> Iterator[Table]:
         machine, limits = self.machine, self.machine.limits[self.isa]
@@ -258,7 +244,7 @@ class Roofline(Result):
             if held and held < machine.caches[level]:
                 size = f"{held:,} of {machine.caches[level]:,} bytes"
             rows.append([level, size, f"{speed / 1e9:,.1f} GB/s"])
-        step = _step_latency(self.complexity.architecture, limits)
+        step = step_latency(self.complexity.architecture, limits)
         rows.append(["step latency", "", f"{step * 1e9:,.1f} ns"])
         caption = f"Limits of one core: {machine.cpu}, {self.isa}"
         yield Table(caption, ["limit", "size", "at most"], rows, [1, 2])
@@ -291,6 +277,18 @@ class Roofline(Result):
             ["FLOPs per step of one sequence", figure_text(work.flops_per_step)],
             ["bytes per step, every weight read", figure_text(work.bytes_per_step)],
             ["weight bytes", f"{work.weight_bytes:,}"],
+        ]
+        if work.backward_executed is not None:
+            rows += [
+                [
+                    "FLOPs of the backward pass, all steps",
+                    figure_text(work.backward_executed.flops),
+                ],
+                ["tape bytes", f"{work.tape_bytes:,}"],
+                ["forward parts", f"{_microseconds(self.forward_seconds)} us"],
+                ["backward parts", f"{_microseconds(self.backward_seconds)} us"],
+            ]
+        rows += [
             ["held by", self.held_by],
             ["limited by", self.limited_by],
             ["floor per step", f"{_microseconds(self.seconds_per_step)} us"],
@@ -310,7 +308,7 @@ class Roofline(Result):
                 f"MODEL FAILURE: the kernel is faster than {MAX_FRACTION:.0%} of its limit, so the limit is "
                 "wrong.\nThe machine may have been slower when its limits were measured: try --again."
             )
-        yield FOOTNOTE
+        yield f"{FOOTNOTE}\n{FOOTNOTE_OF_TRAINING}" if self.training else FOOTNOTE
 
 
 _SUMS = ("flops", "bytes_read")
@@ -324,6 +322,8 @@ def roofline(
     batch: int = 1,
     rate: float | None = None,
     isa: str | None = None,
+    training: bool = False,
+    want_x: bool = False,
     **sizes: Any,
 ) -> Roofline:
     """The least time that a recurrent network takes on one core of a machine, and what limits it.
@@ -340,6 +340,10 @@ def roofline(
         Steps per second, for the real-time factor.
     isa
         An instruction set of the machine; None for the layer's, or else ``FUSEDRNN_ISA``, or else the best one.
+    training
+        The floor of a training step: the forward pass and the gradients of all weights.
+    want_x
+        Of a training step: the gradient of the input of layer 0 too.
     **sizes
         With a cell's name, the fields of :class:`~fusedrnn.architecture.Architecture`.
 
@@ -359,12 +363,19 @@ def roofline(
     >>> roofline.limited_by, roofline.seconds_per_step                               # doctest: +SKIP
     ('L2', 1.74e-06)
     """
-    for name in ("lengths", "weight_dtype", "backward"):
+    for name in ("lengths", "weight_dtype", "backward", "want_state"):
         if name in sizes:
             raise TypeError(
-                f"{name} is not in the model: it is of the forward pass of equal lengths in float32"
+                f"{name} is not in the model: it is of equal lengths in float32, of a training step with training=True"
             )
-    complexity = count(model, steps=steps, batch=batch, rate=rate, **sizes)
+    for name, value in {"training": training, "want_x": want_x}.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {type(value).__name__}")
+    if want_x and not training:
+        raise ValueError("want_x is of a training step: it needs training=True")
+    complexity = count(
+        model, steps=steps, batch=batch, rate=rate, backward=training, want_x=want_x, **sizes
+    )
     if machine is None:
         machine = this_machine()
     elif not isinstance(machine, Machine):
@@ -379,149 +390,36 @@ def roofline(
     return _model(complexity, machine, isa)
 
 
-# ---- the model -----------------------------------------------------------------------------------
-
-#: Weights that are read together: how often, and their bytes.
-_Reads = tuple[int, int]
-
-
-def _beyond(reads: Sequence[_Reads], held: int) -> int:
-    """Bytes that come from beyond a cache of `held` bytes, at best: it keeps what is read most often."""
-    total = 0
-    for times, size in sorted(reads, reverse=True):
-        nearer = min(size, held)
-        held -= nearer
-        total += times * (size - nearer)
-    return total
-
-
-def _nearer(machine: Machine) -> dict[str, int]:
-    """For each level, the bytes that all nearer ones hold together."""
-    sums, held = {}, 0
-    for level in (*machine.capacity, MEMORY):
-        sums[level] = held
-        held += machine.capacity.get(level, 0)
-    return sums
-
-
-def _holder(machine: Machine, size: int) -> str:
-    """The nearest level that has room for so many bytes, together with nearer ones."""
-    held = 0
-    for level, capacity in machine.capacity.items():
-        held += capacity
-        if size <= held:
-            return level
-    return MEMORY
-
-
 def _model(complexity: Complexity, machine: Machine, isa: str) -> Roofline:
-    limits, nearer = machine.limits[isa], _nearer(machine)
+    limits, levels = machine.limits[isa], nearer(machine)
     parts: list[Part] = []
-    kinds: dict[Counts, tuple[list[Part], dict[str, int]]] = {}
-    weights, again = 0, dict.fromkeys(nearer, 0)
-    for row in complexity.layers:
-        if row.counts not in kinds:  # layers with equal counts do the same work
-            kinds[row.counts] = (
-                list(_parts(complexity, row, machine, isa)),
-                {level: _reread(complexity, row, held) for level, held in nearer.items()},
-            )
-        alike, beyond = kinds[row.counts]
-        parts += [replace(part, layer=row.layer, direction=row.direction) for part in alike]
-        weights += sum(part.weight_bytes for part in alike)
-        for level, size in beyond.items():
-            again[level] += size
+    again = dict.fromkeys(levels, 0)
+    passes: list[tuple[Iterable[LayerCounts], Works]] = [(complexity.layers, forward)]
+    if complexity.backward:
+        passes.append((reversed(complexity.layers), backward))
+    for rows, works in passes:
+        kinds: dict[tuple[Counts, bool], tuple[list[Part], dict[str, int]]] = {}
+        for row in rows:
+            kind = row.counts, row.layer == 0
+            if kind not in kinds:  # layers with equal counts do the same work
+                kinds[kind] = of_layer(list(works(complexity, row)), machine, isa)
+            alike, beyond = kinds[kind]
+            parts += [replace(part, layer=row.layer, direction=row.direction) for part in alike]
+            for level, size in beyond.items():
+                again[level] += size
     architecture = complexity.architecture
-    rows = complexity.steps * complexity.batch
-    once = weights + FLOAT_BYTES * rows * (architecture.input_size + architecture.output_size)
+    # Gradients are as large as what they are of.
+    passed = FLOAT_BYTES * complexity.steps * complexity.batch
+    weights, ends = complexity.weight_bytes, architecture.input_size + architecture.output_size
+    once = weights + passed * ends
+    if complexity.backward:
+        wanted = ends if complexity.want_x else architecture.output_size
+        once += weights + passed * wanted
     whole = {
         level: (max(0, once - held) + again[level]) / limits.bandwidth[level]
-        for level, held in nearer.items()
+        for level, held in levels.items()
     }
     return Roofline(complexity, machine, isa, tuple(parts), whole)
-
-
-def _parts(complexity: Complexity, row: LayerCounts, machine: Machine, isa: str) -> Iterator[Part]:
-    limits = machine.limits[isa]
-    latency = _step_latency(complexity.architecture, limits)
-    for name, reads, flops, chain in _work(complexity, row):
-        times = {"compute": flops / limits.flops}
-        for level, held in _nearer(machine).items():
-            times[level] = _beyond(reads, held) / limits.bandwidth[level]
-        if chain:
-            times["latency"] = chain * latency
-        size = sum(size for _, size in reads)
-        read = sum(often * size for often, size in reads)
-        holder = _holder(machine, size)
-        yield Part(
-            name=name,
-            layer=row.layer,
-            direction=row.direction,
-            reads=max(often for often, _ in reads),
-            weight_bytes=size,
-            bytes_read=read,
-            flops=flops,
-            held_by=holder,
-            intensity=flops / read,
-            ridge=limits.flops / limits.bandwidth[holder],
-            times=times,
-        )
-
-
-def _reread(complexity: Complexity, row: LayerCounts, held: int) -> int:
-    """Bytes from beyond so large a cache, after each weight was read once."""
-    return sum(
-        _beyond([(often - 1, size) for often, size in reads], held)
-        for _, reads, _, _ in _work(complexity, row)
-    )
-
-
-def _weight_bytes(operations: Operations) -> tuple[int, int]:
-    """Of the input part and of the recurrent part: one multiply-add or product per weight."""
-    entered = operations.input_macs + operations.bias_adds
-    carried = operations.recurrent_macs + operations.projection_macs + operations.peephole_products
-    return FLOAT_BYTES * int(entered), FLOAT_BYTES * int(carried)
-
-
-def _work(complexity: Complexity, row: LayerCounts) -> Iterator[tuple[str, list[_Reads], int, int]]:
-    """Name, reads, FLOPs, and steps that wait for each other, of the parts of a layer and direction."""
-    steps, batch = complexity.steps, complexity.batch
-    entered: list[_Reads] = []
-    carried: list[_Reads] = []
-    entered_flops = carried_flops = chain = 0
-    for part in row.work.parts:
-        runs = -(-steps // part.period)
-        chain = max(chain, runs)
-        into, around = _weight_bytes(part.operations)
-        entered.append((1, into))
-        carried.append((runs, around))
-        flops = int(2 * part.operations.input_macs + part.operations.bias_adds)
-        entered_flops += batch * runs * flops
-        carried_flops += batch * runs * (int(part.operations.flops) - flops)
-    yield "input", entered, entered_flops, 0
-    yield "recurrent", carried, carried_flops, chain
-
-
-def _step_latency(architecture: Architecture, limits: Limits) -> float:
-    """Seconds from h to h': the longest chain through the equations of the cell's table.
-
-    Sums and products are left out, but for the one FMA by which h reaches the units.
-    """
-    table, exchange = architecture.table, limits.latency["exchange"]
-    ready: dict[str, float] = {}
-    last = 0.0
-    for equation in table.equations:
-        if not equation.result:  # a line of words
-            continue
-        last = max((ready[name] for name in equation.operands), default=0.0)
-        if (
-            equation.result in table.after_first_product
-        ):  # a product with what this step has computed: through memory again
-            last += exchange
-        if equation.role:
-            # An activation that is not measured is not waited for.
-            last += limits.latency.get(architecture.activation_of(equation.role).name, 0.0)
-        ready[equation.result] = last
-    return last + exchange * (2 if architecture.proj_size else 1)
 
 
 def _microseconds(seconds: float) -> str:

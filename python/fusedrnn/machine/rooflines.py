@@ -60,8 +60,8 @@ class Rooflines(Result):
         some = next(iter(self.layers.values()))
         work = some.complexity
         return (
-            f"{self.model}: {len(self.layers)} recurrent layers, steps {work.steps:,}, batch {work.batch:,}; "
-            f"{some.machine.cpu}, {some.isa}"
+            f"{self.model}: {len(self.layers)} recurrent layers, steps {work.steps:,}, batch {work.batch:,}"
+            f"{'; forward and backward' * some.training}; {some.machine.cpu}, {some.isa}"
         )
 
     def _document(self) -> Mapping[str, Any]:
