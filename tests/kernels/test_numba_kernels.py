@@ -17,6 +17,7 @@ from typing import Any
 import cffi
 import numpy as np
 import pytest
+from conftest import bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -428,13 +429,6 @@ def networks(draw: Any, cell: str) -> dict[str, Any]:
     }
 
 
-def bits(array: np.ndarray) -> np.ndarray:
-    """To be compared as integers; one NaN is as good as another."""
-    if array.dtype != np.float32:
-        return array
-    return np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
-
-
 @pytest.mark.parametrize("cell", CELLS)
 @given(data=st.data())
 @settings(
@@ -519,6 +513,8 @@ def test_unknown_names() -> None:
         ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"
     ):
         compiled.build("lstm", "nothing")
+    with pytest.raises(ValueError, match="role must be one of forward, backward.*'sideways'"):
+        compiled.build("lstm", "baseline", "sideways")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="activation must be one of sigmoid, .*tanh.*'nothing'"):
         compiled.activation("nothing", "baseline")
 
