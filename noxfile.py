@@ -151,7 +151,12 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
     # a number of threads has none; under both, memory and address space have other limits.
     left_out = "not numba and not numpy and not no_thread and not memory_is_bounded"
     left_out += " and not fork and not child and not best_of_all" * threads
-    files = ["engines", "layers/test_stream.py", "layers/test_promises.py"]
+    files = [
+        "engines",
+        "layers/test_stream.py",
+        "layers/test_promises.py",
+        "training/test_gradient_bits.py",
+    ]
     if not threads:
         files += [
             "layers/test_layers.py",
@@ -159,6 +164,7 @@ def sanitize(session: nox.Session, sanitizer: str) -> None:
             "kernels/test_activations.py",
             "kernels/test_dispatch.py",
             "layers/test_family.py",
+            "training/test_gradients.py",
         ]
     session.run(
         # The thread sanitizer of gcc 12 does not know the address layout that newer kernels randomise to.

@@ -6,7 +6,7 @@ from functools import cache
 
 from fusedrnn.bench.cases import Case
 from fusedrnn.bench.measure import Benchmark, Problem, make_problem
-from fusedrnn.bench.peers import make
+from fusedrnn.bench.peers import Peer, make
 from fusedrnn.demo import held_out_text, load_model
 
 __all__ = ["QUICK_CHARACTERS", "bits_per_character", "demo_benchmark", "demo_problem"]
@@ -27,13 +27,13 @@ def demo_problem(characters: int | None) -> Problem:
 
 
 @cache
-def demo_benchmark(engine: str, characters: int | None) -> Benchmark:
+def demo_benchmark(engine: str, characters: int | None) -> Benchmark[Peer]:
     """An engine on that problem."""
     problem = demo_problem(characters)
     return Benchmark(problem, engine, make(engine, problem.setup()))
 
 
-def bits_per_character(benchmark: Benchmark) -> float:
+def bits_per_character(benchmark: Benchmark[Peer]) -> float:
     """How badly the model guesses the next character with this engine's outputs: less is better."""
     following = held_out_text()[1 : len(benchmark.problem.x)]
     benchmark.peer.reset()

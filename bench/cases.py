@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fusedrnn.architecture import Architecture
 
@@ -19,6 +19,7 @@ __all__ = [
     "GROUPS",
     "SINGLE_STEPS",
     "SUMMARY_LIBRARIES",
+    "TRAINING",
     "Case",
     "Group",
     "Run",
@@ -29,18 +30,43 @@ __all__ = [
 ]
 
 #: What is timed: a step of a stream; a step of a layer, whose state goes in and comes out; a step of several streams at
-#: once; one sequence; a batch of sequences; a batch of sequences of unequal lengths.
-Group = Literal["step", "call", "streams", "sequence", "batch", "ragged"]
+#: once; one sequence; a batch of sequences; a batch of sequences of unequal lengths. And forward and backward: of
+#: sequences; of unequal lengths; of unequal lengths where the loss is one of the outputs alone, not of the last state.
+Group = Literal[
+    "step",
+    "call",
+    "streams",
+    "sequence",
+    "batch",
+    "ragged",
+    "training",
+    "ragged training",
+    "outputs training",
+]
 
 #: In the order of the list.
-GROUPS: tuple[Group, ...] = ("step", "call", "streams", "sequence", "batch", "ragged")
+GROUPS: tuple[Group, ...] = get_args(Group)
 
 #: Which runs measure a case: `fusedrnn bench run` and its --quick, `fusedrnn bench peers`, its --quick and its --summary,
-#: --threads of either, and --long of either.
-Run = Literal["quick", "default", "peers", "quick peers", "summary", "threads", "long"]
+#: --threads of either, and --long of either; the same with --training.
+Run = Literal[
+    "quick",
+    "default",
+    "peers",
+    "quick peers",
+    "summary",
+    "threads",
+    "long",
+    "training",
+    "quick training",
+    "training threads",
+]
 
 #: Groups that are about one step.
 SINGLE_STEPS = ("step", "call", "streams")
+
+#: Groups that are about a forward pass and the gradients.
+TRAINING = ("training", "ragged training", "outputs training")
 
 #: Of a cell, as keywords; a tuple, so that a case can be a key.
 Options = tuple[tuple[str, Any], ...]
@@ -88,7 +114,9 @@ class Case:
     def id(self) -> str:
         """The name in results and on the command line of pytest."""
         words = [self.cell, *(_word(name, value) for name, value in self.options)]
-        if self.lengths is not None:
+        if self.group in TRAINING:
+            words += reversed(self.group.split())
+        elif self.lengths is not None:
             words.append("ragged")
         elif self.group == "streams":
             words.append("streams")
@@ -121,7 +149,8 @@ class Case:
         )
         longest = "T≤" if self.lengths else "T="
         times = [] if self.group in SINGLE_STEPS else [f"{longest}{self.steps}"]
-        rows = [f"B={self.batch}"] if self.group in ("streams", "batch", "ragged") else []
+        several = ("streams", "batch", "ragged", *TRAINING)
+        rows = [f"B={self.batch}"] if self.group in several else []
         return ", ".join([units, *times, *rows])
 
 
@@ -330,12 +359,72 @@ def _deepbench() -> Iterator[Case]:
         yield _sequences(1500, batch, 1024, 1024, ("long",), "gru", after)
 
 
+# ---- forward and backward ------------------------------------------------------------------------
+
+
+_AFTER: Options = (("reset", "after"),)
+
+#: What the short runs have of it, and every other run too; and what is trained with several threads.
+_SHORT_TRAINING = (
+    "lstm-training-T100-B16-X128-H128",
+    "gru-reset-after-training-T100-B16-X64-H64",
+    "lstm-training-ragged-T100-B16-X64-H64",
+    "lstm-training-outputs-T100-B16-X64-H64",
+)
+_THREADED_TRAINING = (
+    "lstm-training-T100-B16-X128-H128",
+    "lstm-training-T50-B16-X256-H256",
+    "gru-reset-after-training-T100-B16-X128-H128",
+)
+
+
+def _training() -> Iterator[Case]:
+    """The shapes that the figures to reach are about, and each cell that PyTorch lacks."""
+    equal: tuple[tuple[str, Options, tuple[tuple[int, int, int], ...]], ...] = (
+        ("lstm", (), ((100, 1, 32), (100, 1, 64), (100, 1, 128))),
+        ("lstm", (), ((100, 16, 32), (100, 16, 64), (100, 16, 128), (250, 16, 128))),
+        ("lstm", (), ((50, 16, 256), (25, 16, 512), (50, 64, 128), (25, 64, 256))),
+        ("gru", _AFTER, ((100, 1, 32), (100, 16, 64), (100, 16, 128), (50, 16, 256))),
+        ("gru", _AFTER, ((50, 64, 128),)),
+        ("rnn", (), ((100, 1, 32), (100, 16, 64), (100, 16, 128), (50, 64, 128))),
+        *((cell, options, ((100, 16, 64),)) for cell, options in networks(64)),
+        ("lstm", (("proj_size", 16),), ((100, 1, 32),)),
+        ("lstm", (("proj_size", 64),), ((100, 16, 128), (50, 64, 128))),
+    )
+    for cell, options, shapes in equal:
+        for steps, batch, hidden in shapes:
+            yield _trained("training", steps, batch, hidden, cell, options)
+    unequal: tuple[tuple[str, Options, int], ...] = (
+        *(("lstm", (), 64), ("lstm", (), 128), ("lstm", (("proj_size", 32),), 64)),
+        *(("gru", _AFTER, 64), ("rnn", (), 64)),
+    )
+    for cell, options, hidden in unequal:
+        yield _trained("ragged training", 100, 16, hidden, cell, options)
+        yield _trained("outputs training", 100, 16, hidden, cell, options)
+    # Padded, its reverse direction would begin in the padding.
+    yield _trained("ragged training", 100, 16, 64, "lstm", (("bidirectional", True),))
+
+
+def _trained(
+    group: Group, steps: int, batch: int, hidden: int, cell: str, options: Options
+) -> Case:
+    """A case of forward and backward, in its runs."""
+    lengths = None if group == "training" else _unequal(steps, batch)
+    case = Case(group, steps, batch, hidden, hidden, frozenset(), cell, options, lengths)
+    runs: set[Run] = {"training"}
+    if case.id in _SHORT_TRAINING:
+        runs |= {"quick training", *_EVERYWHERE}
+    if case.id in _THREADED_TRAINING:
+        runs.add("training threads")
+    return replace(case, runs=frozenset(runs))
+
+
 def _once() -> Iterator[Case]:
     """Every case once, in all its runs; the smaller shape of a network before the larger."""
     cases: dict[str, Case] = {}
     for several in (
         *(_lstm, _family, _calls, _summary),
-        *(_versus_peers, _threads, _audio, _odd, _deepbench),
+        *(_versus_peers, _threads, _audio, _odd, _deepbench, _training),
     ):
         for case in several():
             known = cases.get(case.id, case)

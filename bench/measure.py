@@ -11,14 +11,27 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from math import lcm
 from statistics import median
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
 import fusedrnn as fr
 from fusedrnn.arrays import FLOAT32
-from fusedrnn.bench.cases import SINGLE_STEPS, Case, find
-from fusedrnn.bench.peers import LIBRARIES, Array, Fused, Peer, Setup, layer, variants
+from fusedrnn.bench.cases import SINGLE_STEPS, TRAINING, Case, find
+from fusedrnn.bench.peers import (
+    LIBRARIES,
+    Array,
+    Fused,
+    Loss,
+    Peer,
+    Setup,
+    Trained,
+    Trainer,
+    gradients_of,
+    layer,
+    trainers,
+    variants,
+)
 from fusedrnn.bench.timing import (
     Clock,
     Timer,
@@ -40,6 +53,7 @@ __all__ = [
     "WrongResultError",
     "benchmark",
     "check",
+    "check_gradients",
     "computes_here",
     "fastest",
     "free",
@@ -49,7 +63,8 @@ __all__ = [
 ]
 
 #: The largest error of an h, which is in [-1, 1], that a timed engine may have against float64: above what rounding
-#: does to the trained model over its whole text (3e-5 in C, 1.4e-5 in NumPy), far below what a wrong gate does.
+#: does to the trained model over its whole text (3e-5 in C, 1.4e-5 in NumPy), far below what a wrong gate does. Of a
+#: gradient it is the norm of the error by that of the gradient.
 MAX_ERROR = 1e-4
 
 #: A step is checked over this many, each with an input of its own.
@@ -67,6 +82,10 @@ MAX_ROUNDS = 15
 REST_SECONDS = 0.02
 
 
+#: What is measured on a problem: what runs it, or what trains on it.
+Engine = TypeVar("Engine", bound="Peer | Trainer")
+
+
 class WrongResultError(AssertionError):
     """An engine does not compute what the specification says; it is not timed."""
 
@@ -81,8 +100,10 @@ class Problem:
         (T, B, X); for a step, one input for each step of the check.
     expected
         What the specification makes of x in float64, from a state of zeros.
+    gradients
+        Where the case is trained: those of its loss, by canonical names, from the specification in float64.
     cost
-        What it costs, counted.
+        What it costs, counted: with the backward pass, where the case is trained.
     """
 
     case: Case
@@ -90,13 +111,19 @@ class Problem:
     weights: Mapping[str, Array]
     x: Array
     expected: Array
+    gradients: Mapping[str, Array] | None = None
 
     @cached_property
     def cost(self) -> fr.Complexity:
         case = self.case
-        if case.lengths is not None:
-            return fr.count(case.architecture, lengths=case.lengths)
-        return fr.count(case.architecture, steps=case.steps, batch=case.batch)
+        options: dict[str, Any] = (
+            {"steps": case.steps, "batch": case.batch}
+            if case.lengths is None
+            else {"lengths": case.lengths}
+        )
+        if case.group in TRAINING:
+            options |= {"backward": True, "want_x": True, "want_state": True}
+        return fr.count(case.architecture, **options)
 
     def setup(self, threads: int = 1) -> Setup:
         """What an engine is made for."""
@@ -110,8 +137,11 @@ class Problem:
         machine, case = limits(), self.case
         if isa is None or machine is None or case.lengths is not None:
             return None
-        steps = case.steps * self.cycle
-        return fr.roofline(case.architecture, machine, steps=steps, batch=case.batch, isa=isa)
+        shape = {"steps": case.steps * self.cycle, "batch": case.batch}
+        training = case.group in TRAINING
+        return fr.roofline(
+            case.architecture, machine, **shape, isa=isa, training=training, want_x=training
+        )
 
     @property
     def cycle(self) -> int:
@@ -132,8 +162,11 @@ def make_problem(case: Case, title: str, weights: Mapping[str, Array], x: Array)
     """A problem, with its solution."""
     exact = {name: array.astype(np.float64) for name, array in weights.items()}
     oracle = layer(case.architecture, exact, backend="numpy", dtype="float64")
-    y, _ = oracle(x.astype(np.float64), lengths=case.lengths)
-    return Problem(case, title, weights, x, y)
+    wide = x.astype(np.float64)
+    if case.group not in TRAINING:
+        return Problem(case, title, weights, x, oracle(wide, lengths=case.lengths)[0])
+    y, _, tape = oracle.record(wide, None, case.lengths)
+    return Problem(case, title, weights, x, y, gradients_of(tape, Loss.of(case, np.float64)))
 
 
 @cache
@@ -143,6 +176,26 @@ def problem(case: Case) -> Problem:
     random = np.random.default_rng(1)
     x = random.standard_normal((steps, case.batch, case.input), np.float32)
     return make_problem(case, case.title, initialise(case.architecture, 0, FLOAT32), x)
+
+
+def check_gradients(what: str, trainer: Trainer, problem: Problem) -> float:
+    """The largest relative error of a gradient: the norm of the difference by that of the gradient in float64.
+
+    Raises
+    ------
+    WrongResultError
+        If it is above :data:`MAX_ERROR`, or not a number; or if there are other gradients than there should be.
+    """
+    assert problem.gradients is not None
+    expected, found = trainer.laid_out(problem.gradients), trainer.run(problem.x)
+    if set(found) != set(expected):
+        differ = ", ".join(sorted(set(found) ^ set(expected)))
+        raise WrongResultError(f"{what} has other gradients and was not timed: {differ}")
+    errors = [
+        float(np.linalg.norm(found[name] - wanted) / (np.linalg.norm(wanted) or 1))
+        for name, wanted in expected.items()
+    ]
+    return checked(what, float(np.max(errors)))
 
 
 def check(what: str, peer: Peer, problem: Problem) -> float:
@@ -172,7 +225,17 @@ def checked_error(what: str, y: Array, expected: Array) -> float:
     WrongResultError
         If it is above :data:`MAX_ERROR`, or not a number.
     """
-    error = float(np.max(np.abs(y - expected)))
+    return checked(what, float(np.max(np.abs(y - expected))))
+
+
+def checked(what: str, error: float) -> float:
+    """An error, if it is small enough.
+
+    Raises
+    ------
+    WrongResultError
+        As above.
+    """
     if not error <= MAX_ERROR:
         raise WrongResultError(
             f"{what} is wrong and was not timed: max error {error:.3g} against float64, "
@@ -182,7 +245,7 @@ def checked_error(what: str, y: Array, expected: Array) -> float:
 
 
 @dataclass(eq=False)
-class Benchmark:
+class Benchmark(Generic[Engine]):
     """An engine on a problem, made once and kept for all passes.
 
     Attributes
@@ -196,7 +259,7 @@ class Benchmark:
 
     problem: Problem
     engine: str
-    peer: Peer
+    peer: Engine
     threads: int | None = None
     plan: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -218,7 +281,16 @@ class Benchmark:
             fixture.extra_info.update(
                 self._facts(), max_error=error, repeats=repeats, empty_loop=empty_loop(x)
             )
+            if self.problem.gradients is not None:
+                fixture.extra_info["forward"] = self._forward(now)
             fixture.pedantic(call, (x,), rounds=rounds, iterations=repeats)
+
+    def _forward(self, now: Clock) -> float:
+        """Seconds of a forward pass alone, as without training: what the backward pass is compared with."""
+        timer = calls(cast(Trainer, self.peer).forward, self.problem.x, now=now)
+        repeats, rounds = self._plan("forward", timer)
+        with no_collection():
+            return median(timer(repeats) / repeats for _ in range(rounds))
 
     def time_kernel(self, fixture: Any) -> None:
         """Check the peer, then time its kernel alone: steps from the bound input, looped in C."""
@@ -236,7 +308,7 @@ class Benchmark:
             data[:] = [each / repeats for each in data]
 
     def _check(self) -> float:
-        return check(_named(self.engine, self.problem), self.peer, self.problem)
+        return _checked(_named(self.engine, self.problem), self.peer, self.problem)
 
     def _plan(self, what: str, timer: Timer) -> tuple[int, int]:
         if what not in self.plan:
@@ -246,9 +318,10 @@ class Benchmark:
 
     def _facts(self) -> dict[str, Any]:
         case, cost = self.problem.case, self.problem.cost
-        isa = self.peer.isa if isinstance(self.peer, Fused) else None
+        isa = self.peer.isa if isinstance(self.peer, (Fused, Trained)) else None
         # Averages per step: calls go on where the last one ended, also in the cycle of a Clockwork RNN.
         steps = cost.sequence_steps
+        backward = cost.backward_executed
         # It is that of one core.
         roofline = self.problem.roofline(isa) if self.threads in (None, 1) else None
         parts = roofline.parts if roofline else ()
@@ -268,7 +341,10 @@ class Benchmark:
             "H": case.hidden,
             "lengths": case.lengths,
             "macs": float(cost.macs_per_step * steps),
-            "flops": float(cost.flops_per_step * steps),
+            "flops": float(cost.flops_per_step * steps) + (backward.flops if backward else 0),
+            # Of the backward pass, and what a tape keeps of each step of a sequence.
+            "backward_macs": cost.backward_macs,
+            "tape": cost.tape_bytes // steps if backward else None,
             "floor": roofline and roofline.seconds / self.problem.cycle,
             "intensity": (
                 sum(part.flops for part in parts) / sum(part.bytes_read for part in parts)
@@ -279,10 +355,13 @@ class Benchmark:
 
 
 @cache
-def benchmark(case_id: str, engine: str, threads: int | None = None) -> Benchmark:
+def benchmark(case_id: str, engine: str, threads: int | None = None) -> Benchmark[Any]:
     """The engine on that case of the list, called in the way that is fastest."""
     this = problem(find(case_id))
-    several = variants(engine, this.setup(threads or 1))
+    setup = this.setup(threads or 1)
+    several: Sequence[Peer | Trainer] = (
+        variants(engine, setup) if this.gradients is None else trainers(engine, setup)
+    )
     peer = fastest(several, this, clock if threads is None else wall)
     if threads is None and engine in LIBRARIES and not computes_here(peer, this):
         raise RuntimeError(
@@ -302,8 +381,18 @@ def _named(engine: str, problem: Problem) -> str:
     return f"{engine} on {problem.case.network}, {problem.title}"
 
 
-def _call(peer: Peer, problem: Problem) -> tuple[Callable[[Array], object], Array]:
+def _checked(what: str, peer: Peer | Trainer, problem: Problem) -> float:
+    """The largest error of what a case is about."""
+    if problem.gradients is not None:
+        return check_gradients(what, cast(Trainer, peer), problem)
+    return check(what, cast(Peer, peer), problem)
+
+
+def _call(peer: Peer | Trainer, problem: Problem) -> tuple[Callable[[Array], object], Array]:
     """What is timed, and its argument."""
+    if problem.gradients is not None:
+        return peer.run, problem.x
+    peer = cast(Peer, peer)
     if problem.case.group == "call":
         return peer.run, problem.x[:1]
     if problem.case.group in SINGLE_STEPS:
@@ -311,21 +400,21 @@ def _call(peer: Peer, problem: Problem) -> tuple[Callable[[Array], object], Arra
     return peer.run, problem.x
 
 
-def fastest(several: Sequence[Peer], problem: Problem, now: Clock) -> Peer:
+def fastest(several: Sequence[Engine], problem: Problem, now: Clock) -> Engine:
     """Of several variants of an engine the one that takes the least time; each must be right."""
     if len(several) == 1:
         return several[0]
     timers = {}
     for number, peer in enumerate(several):
         with peer.ready():
-            check(f"{_named(peer.name, problem)} ({peer.variant})", peer, problem)
+            _checked(f"{_named(peer.name, problem)} ({peer.variant})", peer, problem)
         timers[str(number)] = _timer(peer, problem, now)
     rounds = 5 if problem.case.group in SINGLE_STEPS else 3  # the variants of a step differ most
     taken = interleaved(timers, rounds, ROUND_SECONDS)
     return several[int(min(taken, key=lambda number: median(taken[number])))]
 
 
-def _timer(peer: Peer, problem: Problem, now: Clock) -> Timer:
+def _timer(peer: Peer | Trainer, problem: Problem, now: Clock) -> Timer:
     timer = calls(*_call(peer, problem), now=now)
 
     def ready(repeats: int) -> float:
@@ -335,7 +424,7 @@ def _timer(peer: Peer, problem: Problem, now: Clock) -> Timer:
     return ready
 
 
-def computes_here(peer: Peer, problem: Problem) -> bool:
+def computes_here(peer: Peer | Trainer, problem: Problem) -> bool:
     """Whether the thread that calls a peer is the one that computes: nearly all of the process's time is its own."""
     call, x = _call(peer, problem)
     with peer.ready():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fusedrnn.bench.outputs import NOWHERE, Outputs
 from fusedrnn.bench.progress import Progress
 from fusedrnn.errors import MissingExtraError, UnsupportedError
+from fusedrnn.report.engines import LIBRARIES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +52,8 @@ def run(
     long: bool = False,
     cases: str | None = None,
     threads: int | None = None,
+    training: bool = False,
+    markdown: bool = False,
     isa: str | None = None,
     outputs: Outputs = NOWHERE,
 ) -> int:
@@ -66,6 +69,10 @@ def run(
         Only cases whose names match; see :func:`~fusedrnn.bench.cases.matches`.
     threads
         Number of threads with which some cases are measured, besides one; None for one only.
+    training
+        Forward and backward passes alone, with all gradients.
+    markdown
+        Print the table of ``training`` in Markdown, and everything else to standard error.
     isa
         The instruction set; None for the best one.
     outputs
@@ -87,16 +94,17 @@ def run(
     MissingExtraError
         If a package of the extra is not installed.
     """
-    console = _prepared("fusedrnn bench run", outputs)
-    selection = _selection(quick, None, long, cases, threads)
+    _check_training(training, markdown, {"--long": long})
+    console = _prepared("fusedrnn bench run", outputs, progress_only=markdown)
+    selection = _selection(quick, None, long, cases, threads, training=training)
 
     def measure() -> dict[str, Any] | None:
         results = _session(console, selection)
-        if results is not None and not (quick or cases):
+        if results is not None and not (quick or cases or training):
             results["fusedrnn"]["compile"] = _compile(console, results["fusedrnn"]["failures"])
         return results
 
-    return _finished(console, outputs, _measured(isa, measure))
+    return _finished(console, outputs, _measured(isa, measure), markdown=markdown)
 
 
 def peers(
@@ -107,6 +115,8 @@ def peers(
     cases: str | None = None,
     threads: int | None = None,
     steps: int | None = None,
+    training: bool = False,
+    markdown: bool = False,
     isa: str | None = None,
     outputs: Outputs = NOWHERE,
 ) -> int:
@@ -114,7 +124,7 @@ def peers(
 
     Parameters
     ----------
-    quick, long, cases, isa, outputs
+    quick, long, cases, training, markdown, isa, outputs
         As in :func:`run`.
     summary
         Measure a few shapes only, and print one small table in Markdown.
@@ -134,27 +144,29 @@ def peers(
         "--cases": cases is not None,
         "--threads": threads is not None,
         "--steps": steps is not None,
+        "--training": training,
     }
     if summary and any(others.values()):
         given = ", ".join(option for option, is_given in others.items() if is_given)
         raise ValueError(f"--summary has its own shapes and passes: it does not take {given}")
+    _check_training(training, markdown, {"--long": long, "--steps": steps is not None})
     _check_steps(steps)
-    console = _prepared("fusedrnn bench peers", outputs, progress_only=summary)
+    console = _prepared("fusedrnn bench peers", outputs, progress_only=summary or markdown)
+    from fusedrnn.bench.cases import SUMMARY_LIBRARIES
+    from fusedrnn.bench.peers import TRAINERS
     from fusedrnn.engines.native import isas
     from fusedrnn.report.console import summary as small_table
 
-    libraries = _libraries(console)
+    libraries = _libraries(console, TRAINERS if training else LIBRARIES)
     if summary:
-        from fusedrnn.bench.cases import SUMMARY_LIBRARIES
-
         libraries = tuple(name for name in libraries if name in SUMMARY_LIBRARIES)
     elif threads is None:
         threads = min(2, _cores())
-    selection = _selection(quick, libraries, long, cases, threads, summary)
+    selection = _selection(quick, libraries, long, cases, threads, summary, training)
 
     def measure() -> dict[str, Any] | None:
         results = _session(console, selection)
-        if results is None or summary or cases:
+        if results is None or summary or cases or training:
             return results
         failures = results["fusedrnn"]["failures"]
         results["fusedrnn"]["latency"] = _latency(console, selection, steps, failures)
@@ -169,7 +181,7 @@ def peers(
         # Tables of Markdown are for a file or a page: they alone are on standard output.
         options = f" --isa {isa}" * (isa not in (None, next(iter(isas()))))
         print(small_table(parse(results), f"fusedrnn bench peers --summary{options}"), end="")
-    return _finished(console, outputs, results, show=not summary)
+    return _finished(console, outputs, results, show=not summary, markdown=markdown)
 
 
 def latency(
@@ -308,16 +320,23 @@ def _prepared(command: str, outputs: Outputs, progress_only: bool = False) -> Co
 
 
 def _finished(
-    console: Console, outputs: Outputs, results: dict[str, Any] | None, show: bool = True
+    console: Console,
+    outputs: Outputs,
+    results: dict[str, Any] | None,
+    show: bool = True,
+    markdown: bool = False,
 ) -> int:
-    """Show and write results; the exit status."""
+    """Show and write results, as tables or as the Markdown of training; the exit status."""
     if results is None:
         console.print("interrupted: nothing was written")
         return INTERRUPTED
     from fusedrnn.report import parse
     from fusedrnn.report.console import show_results
+    from fusedrnn.report.training import markdown_table
 
-    if show:
+    if markdown:
+        print(markdown_table(parse(results)), end="")
+    elif show:
         show_results(console, parse(results))
     try:
         outputs.write(console, results)
@@ -327,17 +346,17 @@ def _finished(
     return 1 if results["fusedrnn"]["failures"] else 0
 
 
-def _libraries(console: Console) -> tuple[str, ...]:
-    """The other libraries that are installed; of the rest it is said that they are left out."""
+def _libraries(console: Console, wanted: Sequence[str] = LIBRARIES) -> tuple[str, ...]:
+    """The other libraries, of those wanted, that are installed; of the rest it is said that they are left out."""
     from fusedrnn.bench.peers import installed, missing
-    from fusedrnn.report.engines import ENGINES, LIBRARIES
+    from fusedrnn.report.engines import ENGINES
 
-    found = tuple(installed())
+    found = tuple(name for name in installed() if name in wanted)
     if not found:
         module = ENGINES[LIBRARIES[0]].modules[0]
         raise MissingExtraError(module, "peers,torch", "measuring other libraries")
     for library in LIBRARIES:
-        if library not in found:
+        if library in wanted and library not in found:
             console.print(
                 f"{ENGINES[library].label} is left out, because {missing(library)!r} is not installed: "
                 f"pip install 'fusedrnn[{ENGINES[library].extra}]'",
@@ -353,6 +372,16 @@ def _cores() -> int:
     return cores
 
 
+def _check_training(training: bool, markdown: bool, others: dict[str, bool]) -> None:
+    if markdown and not training:
+        raise ValueError(
+            "--markdown is for --training: --report writes every other table in Markdown"
+        )
+    given = ", ".join(option for option, is_given in others.items() if is_given)
+    if training and given:
+        raise ValueError(f"--training has its own shapes: it does not take {given}")
+
+
 def _check_steps(steps: int | None) -> None:
     if steps is not None and steps < MIN_STEPS:
         raise ValueError(f"--steps must be at least {MIN_STEPS}, got {steps}")
@@ -365,6 +394,7 @@ def _selection(
     cases: str | None = None,
     threads: int | None = None,
     summary: bool = False,
+    training: bool = False,
 ) -> Selection:
     """What is to be measured, of the list of cases."""
     from fusedrnn.bench.cases import CASES, matches
@@ -382,7 +412,7 @@ def _selection(
             "the rest"
         )
     several = threads if threads is not None and threads > 1 else None
-    return Selection(quick, libraries, long, cases, several, summary)
+    return Selection(quick, libraries, long, cases, several, summary, training)
 
 
 def _measured(

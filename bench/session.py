@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.stats import Stats
 
-from fusedrnn.bench.cases import CASES, Case, Run, find, matches
+from fusedrnn.bench.cases import CASES, TRAINING, Case, Run, find, matches
 from fusedrnn.bench.environment import commit, environment, versions
 from fusedrnn.bench.measure import MAX_ERROR, free, limits
 from fusedrnn.bench.peers import OWN, offers, one_thread
@@ -44,6 +44,9 @@ _ENGINES = tuple(ENGINES)
 #: What one small table compares.
 _SUMMARY = (BASELINE, OURS)
 
+#: What is measured with one thread and with several, and in which runs its cases are.
+THREADED: dict[str, Run] = {"threads": "threads", "training threads": "training threads"}
+
 #: For the time that is left: what a measurement takes apart from its calls, and operations a second in it.
 _OVERHEAD_SECONDS, _FLOPS = 0.03, 2e10
 
@@ -64,7 +67,7 @@ def rows(
     Parameters
     ----------
     group
-        The cases of that group; None for those that are measured with several threads.
+        The cases of that group; "threads" or "training threads" for those that are measured with several threads.
     names
         Instead of cases of the list: names, and whether the short run has them.
     engines
@@ -91,6 +94,8 @@ class Selection:
         Number of threads with which some cases are measured, besides one; None for one only.
     summary
         The few shapes of one small table, without Numba.
+    training
+        Forward and backward passes alone.
     """
 
     quick: bool = False
@@ -99,6 +104,7 @@ class Selection:
     pattern: str | None = None
     threads: int | None = None
     summary: bool = False
+    training: bool = False
 
     @property
     def passes(self) -> int:
@@ -110,6 +116,8 @@ class Selection:
         """The run whose cases are measured."""
         if self.summary:
             return "summary"
+        if self.training:
+            return "quick training" if self.quick else "training"
         if self.libraries is None:
             return "quick" if self.quick else "default"
         return "quick peers" if self.quick else "peers"
@@ -119,27 +127,27 @@ class Selection:
         """Everything that is measured."""
         return (*(_SUMMARY if self.summary else OWN), *(self.libraries or ()))
 
-    def cases(self, group: str | None) -> list[Case]:
-        """Those of a group, or for None those of several threads."""
+    def cases(self, group: str) -> list[Case]:
+        """Those of a group, or those of several threads."""
         runs: set[Run] = {self.run}
         if self.long:
             runs.add("long")
-        if group is None:
-            if self.threads is None:
+        if group in THREADED:
+            if self.threads is None or (group == "training threads") != self.training:
                 return []
-            runs = {"threads"}
+            runs = {THREADED[group]}
         return [
             case
             for case in CASES
-            if group in (None, case.group)
+            if (group in THREADED or group == case.group)
             and runs & case.runs
-            and (group or not self.quick or "quick peers" in case.runs)
+            and (group not in THREADED or not self.quick or "quick peers" in case.runs)
             and matches(case.id, self.pattern)
         ]
 
     def names(self, names: Mapping[str, bool]) -> list[str]:
         """Rows that are not in the list of cases; other libraries are not asked for them."""
-        if self.libraries is not None:
+        if self.libraries is not None or self.training:
             return []
         return [
             name
@@ -199,7 +207,7 @@ class Session:
         group, names, engines = marker.args
         chosen = self.selection
         parameters = list(_parameters_of(chosen, group, names, engines))
-        if group is None and names is None:
+        if group in THREADED:
             several = [(*each.values, n) for each in parameters for n in (1, chosen.threads)]
             metafunc.parametrize(("case", "engine", "threads"), several)
         else:
@@ -276,6 +284,7 @@ def about(selection: Selection, failures: dict[str, str]) -> dict[str, Any]:
             "max_error": MAX_ERROR,
             "quick": selection.quick,
             "summary": selection.summary,
+            "training": selection.training,
             "libraries": versions(selection.libraries or ()),
             "threads": selection.threads,
             "environment": environment(),
@@ -316,6 +325,8 @@ def _one(fullname: str, passes: list[dict[str, Any]]) -> dict[str, Any]:
         # What others are paired with: passes in which another engine was measured at the same time.
         several = sorted(passes, key=lambda each: int(each["params"]["pass_"]))
         info["passes"] = [median(each["stats"]["data"]) for each in several]
+        if "forward" in info:
+            info["forward"] = [each["extra_info"]["forward"] for each in several]
     if "empty_loop" in info:
         info["empty_loop"] = median(each["empty_loop"] for each in infos)
     return {
@@ -369,7 +380,7 @@ def _parameters_of(
     else:
         of_each = [
             (case.id, "quick" in case.runs, [each for each in engines if offers(each, case)])
-            for case in chosen.cases(group)
+            for case in chosen.cases(group or "")
         ]
     for name, quick, offering in of_each:
         for engine in offering:
@@ -384,4 +395,5 @@ def _expected(case: str) -> float:
     """Seconds that one measurement may take: it is checked, and called once at least."""
     if case not in _ORDER:
         return _OVERHEAD_SECONDS
-    return _OVERHEAD_SECONDS + 2 * 2 * find(case).macs / _FLOPS
+    passes = 3 if find(case).group in TRAINING else 1
+    return _OVERHEAD_SECONDS + 2 * 2 * passes * find(case).macs / _FLOPS

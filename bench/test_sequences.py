@@ -29,6 +29,6 @@ def test_ragged(benchmark: Any, case: str, engine: str, pass_: int) -> None:
 
 
 @timed("threads", wall)
-@rows(engines=(*FUSED, *LIBRARIES))
+@rows("threads", engines=(*FUSED, *LIBRARIES))
 def test_threads(benchmark: Any, case: str, engine: str, threads: int, pass_: int) -> None:
     made(case, engine, threads).time_calls(benchmark)

@@ -11,9 +11,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from fusedrnn.bench.cases import Case
-from fusedrnn.bench.peers.fused import Fused, layer
-from fusedrnn.bench.peers.interface import Array, Peer, Setup, Weights, blas_threads
+from fusedrnn.bench.cases import TRAINING, Case
+from fusedrnn.bench.peers.fused import Fused, Trained, gradients_of, layer
+from fusedrnn.bench.peers.interface import (
+    Array,
+    Loss,
+    Peer,
+    Setup,
+    Trainer,
+    Weights,
+    blas_threads,
+)
 from fusedrnn.bench.peers.naive import Naive
 from fusedrnn.formats.layouts import find
 from fusedrnn.report.engines import ENGINES, LIBRARIES
@@ -22,18 +30,24 @@ __all__ = [
     "FUSED",
     "LIBRARIES",
     "OWN",
+    "TRAINERS",
     "Array",
     "Fused",
+    "Loss",
     "Naive",
     "Peer",
     "Setup",
+    "Trained",
+    "Trainer",
     "Weights",
+    "gradients_of",
     "installed",
     "layer",
     "make",
     "missing",
     "offers",
     "one_thread",
+    "trainers",
     "variants",
 ]
 
@@ -42,6 +56,9 @@ OWN = tuple(name for name in ENGINES if name not in LIBRARIES)
 
 #: Those of fusedrnn: their loop over steps can run without Python.
 FUSED = tuple(name for name in OWN if name != Naive.name)
+
+#: Those that give gradients.
+TRAINERS = (Naive.name, "c", "torch")
 
 
 def missing(library: str) -> str | None:
@@ -57,6 +74,8 @@ def installed() -> list[str]:
 
 def offers(engine: str, case: Case) -> bool:
     """Whether an engine has the cell of a case, with its options: one that has not is not asked."""
+    if case.group in TRAINING and engine not in TRAINERS:
+        return False
     if engine in OWN:
         return True
     return find(_module(engine).FRAMEWORK, case.architecture) is not None
@@ -67,6 +86,14 @@ def variants(engine: str, setup: Setup) -> Sequence[Peer]:
     if engine in OWN:
         return [make(engine, setup)]
     several: Sequence[Peer] = _module(engine).variants(setup)
+    return several
+
+
+def trainers(engine: str, setup: Setup) -> Sequence[Trainer]:
+    """One of :data:`TRAINERS`, once for each way in which it can be called."""
+    if engine in OWN:
+        return [Trained(setup, engine)]
+    several: Sequence[Trainer] = _module(engine).trainers(setup)
     return several
 
 

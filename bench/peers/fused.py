@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.bench.peers.interface import Array, Setup, Weights
+from fusedrnn.bench.peers.interface import Array, Loss, Setup, Weights, blas_threads
 from fusedrnn.cells import CELLS
 
-__all__ = ["Fused", "layer", "layer_class"]
+__all__ = ["Fused", "Trained", "gradients_of", "layer", "layer_class"]
 
 
 def layer_class(cell: str) -> Any:
@@ -27,6 +27,13 @@ def layer(architecture: Architecture, weights: Weights, **options: Any) -> Any:
     names = CELLS[architecture.cell][0].options - {"proj_size"}
     chosen = {name: getattr(architecture, name) for name in names}
     return layer_class(architecture.cell).from_weights(weights, **chosen, **options)
+
+
+def gradients_of(tape: Any, loss: Loss) -> dict[str, Array]:
+    """What the tape of a call gives, by name: "x", the names of the states, and those of the weights."""
+    x, state, weights = tape.backward(loss.dy, loss.dstate)
+    states = dict(zip(state._fields, state, strict=True))
+    return {"x": x, **{name: dh for name, dh in states.items() if dh is not None}, **weights}
 
 
 class Fused:
@@ -92,6 +99,54 @@ class Fused:
 
     def _forget(self) -> None:
         self._state = None
+
+
+class Trained:
+    """A layer of fusedrnn that records, and its tape: also as naive NumPy, which is the float32 specification.
+
+    Parameters
+    ----------
+    setup
+        The case, the weights and the threads.
+    engine
+        "c" or "numba"; "naive" for the numpy backend.
+    """
+
+    variant = ""
+
+    def __init__(self, setup: Setup, engine: str) -> None:
+        self.name = engine
+        naive = engine == "naive"
+        # NumPy's threads are those of its BLAS.
+        options = {"backend": "numpy"} if naive else {"backend": engine, "threads": setup.threads}
+        self._layer = layer(setup.architecture, setup.weights, **options)
+        case = setup.case
+        self._lengths = None if case.lengths is None else np.array(case.lengths)
+        self._loss = Loss.of(case)
+        self._blas_threads = setup.threads if naive else None
+
+    @property
+    def isa(self) -> str | None:
+        """The instruction set of its kernels."""
+        isa: str | None = self._layer.isa
+        return isa
+
+    def ready(self) -> AbstractContextManager[Any]:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        return nullcontext() if self._blas_threads is None else blas_threads(self._blas_threads)
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        _, _, tape = self._layer.record(x, None, self._lengths)
+        return gradients_of(tape, self._loss)
+
+    def forward(self, x: Array) -> object:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        return self._layer(x, None, self._lengths)
+
+    def laid_out(self, gradients: Weights) -> Weights:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        return gradients
 
 
 class _Streams:

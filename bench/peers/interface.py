@@ -15,10 +15,44 @@ from fusedrnn.architecture import Architecture
 from fusedrnn.bench.cases import Case
 from fusedrnn.formats.layouts import Layout, find, suffix, to_layout
 
-__all__ = ["Array", "Peer", "Setup", "Weights", "blas_threads"]
+__all__ = ["Array", "Loss", "Peer", "Setup", "Trainer", "Weights", "blas_threads"]
 
 Array = npt.NDArray[np.floating[Any]]
 Weights = Mapping[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """A scalar to train by, as the gradients that come in.
+
+    Attributes
+    ----------
+    dy
+        (T, B, D * R), the gradient of y: 0 past a sequence's end.
+    dstate
+        The gradient of each array of the last state, (D, B, ·), None for a counter; None where the last state is not
+        in the loss.
+    """
+
+    dy: Array
+    dstate: tuple[Array | None, ...] | None
+
+    @classmethod
+    def of(cls, case: Case, dtype: npt.DTypeLike = np.float32) -> Loss:
+        """That of a case: standard normal numbers of float32, always the same."""
+        a, random = case.architecture, np.random.default_rng(2)
+
+        def drawn(*shape: int) -> Array:
+            numbers: Array = random.standard_normal(shape, np.float32).astype(dtype)
+            return numbers
+
+        dy = drawn(case.steps, case.batch, a.output_size)
+        if case.lengths is not None:
+            dy[np.arange(case.steps)[:, None] >= np.array(case.lengths)] = 0
+        if case.group == "outputs training":
+            return cls(dy, None)
+        shapes = (a.state_shape(state, case.batch) for state in a.table.states)
+        return cls(dy, tuple(drawn(*shape) if len(shape) == 3 else None for shape in shapes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +141,35 @@ class Peer(Protocol):
 
     def ready(self) -> AbstractContextManager[Any]:
         """What must be set while it runs: threads, and the like, that are the process's."""
+        ...
+
+
+class Trainer(Protocol):
+    """A layer that gives gradients: of x, of the state before step 0, which is zero, and of every weight.
+
+    Attributes
+    ----------
+    name, variant
+        As of a :class:`Peer`.
+    """
+
+    name: str
+    variant: str
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """The gradients of the case's loss at x (T, B, X), by name: "x", "h", "c", and the names of the weights."""
+        ...
+
+    def forward(self, x: Array) -> object:
+        """The forward pass alone, as without training."""
+        ...
+
+    def laid_out(self, gradients: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Gradients by canonical names as :meth:`run` should give them."""
+        ...
+
+    def ready(self) -> AbstractContextManager[Any]:
+        """As of a :class:`Peer`."""
         ...
 
 

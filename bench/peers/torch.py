@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from fusedrnn.bench.cases import SINGLE_STEPS
-from fusedrnn.bench.peers.interface import Array, Peer, Setup
+from fusedrnn.bench.peers.interface import Array, Loss, Peer, Setup, Trainer, Weights
 
-__all__ = ["FRAMEWORK", "variants"]
+__all__ = ["FRAMEWORK", "trainers", "variants"]
 
 #: Whose layouts its weights have.
 FRAMEWORK = "torch"
@@ -29,6 +29,15 @@ def variants(setup: Setup) -> Sequence[Peer]:
     if case.group in SINGLE_STEPS and not case.architecture.proj_size:
         return [_Module(setup), _Cell(setup)]
     return [_Module(setup)]
+
+
+def trainers(setup: Setup) -> Sequence[Trainer]:
+    """Unequal lengths packed; or padded, where the last state is not in the loss."""
+    case = setup.case
+    if case.lengths is None:
+        return [_Trained(setup)]
+    padded = case.group == "outputs training" and not case.architecture.bidirectional
+    return [_TrainedPacked(setup), *([_Trained(setup, "padded")] if padded else [])]
 
 
 class _Layer:
@@ -77,12 +86,17 @@ class _Layer:
         before = torch.get_num_threads()
         torch.set_num_threads(self._threads)
         try:
-            with torch.inference_mode(), warnings.catch_warnings():
+            with self._mode(), warnings.catch_warnings():
                 # That it has no fused kernel for a projection is what is measured, and no news.
                 warnings.filterwarnings("ignore", "LSTM with projections")
                 yield
         finally:
             torch.set_num_threads(before)
+
+    def _mode(self) -> AbstractContextManager[Any]:
+        """Without gradients."""
+        mode: AbstractContextManager[Any] = self._torch.inference_mode()
+        return mode
 
     def reset(self) -> None:
         self._state = None
@@ -154,3 +168,86 @@ class _Padded(_Layer):
         past = self._torch.arange(len(x))[:, None] >= self._lengths
         output: Array = y.masked_fill_(past[:, :, None], 0).numpy()
         return output
+
+
+class _Trained(_Layer):
+    """The module and autograd: equal lengths, or unequal ones as equal ones, where past the end dy is zero.
+
+    ``autograd.grad`` gives the gradients as new tensors, where ``backward`` would also see to the old ones.
+    """
+
+    def __init__(self, setup: Setup, variant: str = "module") -> None:
+        super().__init__(setup)
+        self.variant = variant
+        self._setup = setup
+        torch, a = self._torch, setup.architecture
+        self._module.train()
+        loss = Loss.of(setup.case)
+        self._incoming = [self._incoming_outputs(loss)]
+        if loss.dstate is not None:
+            self._incoming += [self._from_numpy(each) for each in loss.dstate if each is not None]
+        self._names = ["x", *(state.name for state in a.table.states)]
+        self._zeros = tuple(
+            torch.zeros(a.state_shape(state, setup.case.batch), requires_grad=True)
+            for state in a.table.states
+        )
+        self._before = self._zeros if len(self._zeros) > 1 else self._zeros[0]
+        self._inputs = [*self._zeros, *self._module.parameters()]
+        self._names += [name for name, _ in self._module.named_parameters()]
+
+    def _incoming_outputs(self, loss: Loss) -> Any:
+        return self._from_numpy(loss.dy)
+
+    def _mode(self) -> AbstractContextManager[Any]:
+        """With gradients."""
+        mode: AbstractContextManager[Any] = self._torch.enable_grad()
+        return mode
+
+    def run(self, x: Array) -> dict[str, Array]:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        torch = self._torch
+        leaf = self._from_numpy(x).requires_grad_()
+        y, state = self._outputs(leaf)
+        outputs = [y, *(state if type(state) is tuple else (state,))][: len(self._incoming)]
+        found = torch.autograd.grad(outputs, [leaf, *self._inputs], self._incoming)
+        return {name: each.numpy() for name, each in zip(self._names, found, strict=True)}
+
+    def forward(self, x: Array) -> object:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        with self._torch.inference_mode():
+            return self._outputs(self._from_numpy(x))
+
+    def _outputs(self, x: Any) -> Any:
+        return self._module(x, self._before)
+
+    def laid_out(self, gradients: Weights) -> dict[str, Array]:
+        """See :class:`~fusedrnn.bench.peers.interface.Trainer`."""
+        found = {name: gradients[name] for name in self._names if name in gradients}
+        weights, units = dict(gradients), self._setup.architecture.hidden_size
+        for end in self._setup.ends:
+            # Of two biases that are added, where the weights have one, each has the gradient of the sum.
+            both = weights.setdefault(f"bias_hh{end}", weights[f"bias_ih{end}"].copy())
+            if f"bias_hn{end}" in weights:
+                both[-units:] = 0
+        several = Setup(self._setup.case, weights)
+        for end, part in zip(several.ends, several.arrays(FRAMEWORK), strict=True):
+            found |= {name + end: array for name, array in part.items()}
+        return found
+
+
+class _TrainedPacked(_Trained):
+    """The same with a packed sequence."""
+
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup, "packed")
+
+    def _packed(self, array: Any) -> Any:
+        pack = self._torch.nn.utils.rnn.pack_padded_sequence
+        return pack(array, self._lengths, enforce_sorted=False)
+
+    def _incoming_outputs(self, loss: Loss) -> Any:
+        return self._packed(self._from_numpy(loss.dy)).data
+
+    def _outputs(self, x: Any) -> Any:
+        y, state = self._module(self._packed(x), self._before)
+        return y.data, state

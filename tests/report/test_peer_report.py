@@ -251,12 +251,12 @@ class TestTargets:
                     case
                     for case in CASES
                     if (groups.get(case.group, case.group) == target.group)
-                    or (target.group == "threads" and "threads" in case.runs)
+                    or (target.group.endswith("threads") and target.group in case.runs)
                     if case.hidden == hidden == case.input
                     and any(about(network, case) for network in target.networks)
                     and case.batch in target.batch
                     and target.steps in (None, case.steps)
-                    and case.runs & {"peers", "threads"}
+                    and case.runs & {"peers", "threads", "training", "training threads"}
                 ]
                 # Threads are tried where there is enough to do.
                 assert rows or (target.of == "threads" and hidden < 128), (target.title, hidden)

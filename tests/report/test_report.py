@@ -32,13 +32,14 @@ from fusedrnn.report import compare, load, parse, render
 from fusedrnn.report.compare import verdict
 from fusedrnn.report.console import make_console, show_results
 from fusedrnn.report.engines import ENGINES, LIBRARIES
+from fusedrnn.report.groups import GROUPS as ALL_GROUPS
+from fusedrnn.report.groups import TRAINING
 from fusedrnn.report.plots import available_plots
-from fusedrnn.report.results import GROUPS as ALL_GROUPS
 from fusedrnn.report.results import Measure
 from fusedrnn.report.text import duration, error, ratio, share, size, span
 
 #: What is measured without other libraries and several threads.
-GROUPS = [group for group in ALL_GROUPS if group.name != "threads"]
+GROUPS = [group for group in ALL_GROUPS if group.name not in ("threads", *TRAINING)]
 OWN = [name for name in ENGINES if name not in LIBRARIES]
 PLOTS_HERE = ["speedup", "networks", "step-time", *(["roofline"] if limits() else [])]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 BOUND = 2e-6
 
 cut = settings(
-    max_examples=min(5, settings.default.max_examples),
+    max_examples=min(3, settings.default.max_examples),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
 )
 SIZES = {

@@ -28,6 +28,16 @@ def _options(*names: str) -> Callable[[Function], Function]:
             metavar="PATTERN",
             help="only shapes whose names have this, with * and ?",
         ),
+        "training": click.option(
+            "--training",
+            is_flag=True,
+            help="forward and backward with all gradients, and nothing else",
+        ),
+        "markdown": click.option(
+            "--markdown",
+            is_flag=True,
+            help="with --training: print the table in Markdown",
+        ),
         "isa": click.option("--isa", metavar="NAME", help="use this instruction set"),
         "report": click.option(
             "--report", metavar="DIR", type=OutputFile(), help="write a report to DIR"
@@ -66,12 +76,12 @@ def bench() -> None:
     examples=[
         "fusedrnn bench run --quick --report report",
         "fusedrnn bench run --cases 'gru-*-B1-*' --json new.json",
-        "fusedrnn bench run --isa baseline",
+        "fusedrnn bench run --training --isa baseline",
     ],
 )
 @_options("quick", "long", "cases")
 @click.option("--threads", metavar="N", type=WHOLE, help="also measure some shapes with N threads")
-@_options("isa", "report", "json")
+@_options("training", "markdown", "isa", "report", "json")
 def run(report: Path | None, json: Path | None, **given: Any) -> int:
     """What fusing brings: the kernels against naive NumPy."""
     from fusedrnn.bench import run as verbs
@@ -85,6 +95,7 @@ def run(report: Path | None, json: Path | None, **given: Any) -> int:
     examples=[
         "fusedrnn bench peers --report report",
         "fusedrnn bench peers --quick --cases 'lstm-*-B16-*' --threads 1",
+        "fusedrnn bench peers --training --markdown > training.md",
         "fusedrnn bench peers --summary > table.md",
     ],
 )
@@ -106,7 +117,7 @@ def run(report: Path | None, json: Path | None, **given: Any) -> int:
     is_flag=True,
     help="only a step, a sequence and a batch in three sizes: one table, in Markdown",
 )
-@_options("isa", "report", "json")
+@_options("training", "markdown", "isa", "report", "json")
 def peers(report: Path | None, json: Path | None, **given: Any) -> int:
     """Against PyTorch, ONNX Runtime and OpenVINO.
 

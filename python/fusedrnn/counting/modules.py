@@ -139,7 +139,7 @@ def _cost(module: Module, steps: int) -> _Cost | None:
             if known is not None and isinstance(module, known):
                 # A subclass that runs otherwise may do anything; one that this package converted does the same.
                 forward = type(module).forward
-                same = forward is known.forward or forward.__module__ == "fusedrnn.torch"
+                same = forward is known.forward or forward.__module__ == "fusedrnn.torch.converted"
                 return function(module, steps) if same else None
     return None
 

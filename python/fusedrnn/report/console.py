@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from fusedrnn.files import encoding_errors
 from fusedrnn.report.compare import Change
 from fusedrnn.report.engines import BASELINE, ENGINES, OURS
-from fusedrnn.report.results import GROUPS, NOT_SLOWER, Group, Results, Row
+from fusedrnn.report.groups import GROUPS, Group
+from fusedrnn.report.results import NOT_SLOWER, Results, Row
 from fusedrnn.report.text import duration, error, quartiles, ratio, span
+from fusedrnn.report.training import Line, columns, lines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,7 +100,9 @@ def show_results(console: Console, results: Results) -> None:
     console.print(f"{facts['cpu']}, {facts['isa']}, {results.passes} passes\n")
     for group in GROUPS:
         rows = results.in_group(group.name)
-        if rows:
+        if rows and rows[0].trained:
+            show_table(console, _trained(results, group))
+        elif rows:
             table = _versus if results.libraries else _gains
             show_table(console, table(results, group, rows))
             if not results.libraries:
@@ -113,6 +117,11 @@ def show_results(console: Console, results: Results) -> None:
         )
     if results.stages:
         _show_stages(console, results)
+    if any(row.trained for row in results.rows):
+        console.print(
+            "Training: forward and backward with all gradients. Backward: what is not the forward pass of a plain call, by that; "
+            "of the peak: its products; tape: kept of each step of a sequence; error: the largest of a gradient, norm by norm; takes: the time by that of C."
+        )
     if results.rows and results.libraries:
         console.print(
             "Medians of C, and how many times as long the others take, pass by pass, with quartiles; below "
@@ -181,6 +190,23 @@ def _versus(results: Results, group: Group, rows: list[Row]) -> Table:
         return found
 
     _add_rows(table, ((row.network, cells(row)) for row in rows))
+    return table
+
+
+def _trained(results: Results, group: Group) -> Table:
+    """Our forward and backward passes, and the ratio of every other engine's to them."""
+    from rich.text import Text
+
+    table = _table(group.title, ["shape", *columns(results)])
+
+    def cells(each: Line) -> list[Any]:
+        against = (
+            Text(quartiles(one), style=_STYLES[one.verdict]) if one else "-" for one in each.against
+        )
+        return [each.row.title, *each.cells, *against]
+
+    several = lines(results, group.name)
+    _add_rows(table, ((each.row.network, cells(each)) for each in several))
     return table
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import log10
 from typing import TYPE_CHECKING, Any
 
 from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
-from fusedrnn.report.results import GROUPS, NOT_SLOWER, Group, Results, Row
+from fusedrnn.report.groups import GROUPS, TRAINING, Group
+from fusedrnn.report.results import NOT_SLOWER, Results, Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,8 +95,9 @@ def networks(results: Results) -> Figure:
 
 
 def _alone(results: Results, group: Group) -> list[Row]:
-    """The rows of a group with one thread, as all are but those about threads."""
-    return [row for row in results.in_group(group.name) if row.threads is None]
+    """The forward passes of a group with one thread, as all are but those about threads."""
+    rows = results.in_group(group.name)
+    return [row for row in rows if row.threads is None and not row.trained]
 
 
 def _section(
@@ -199,17 +201,33 @@ def peer_networks(results: Results) -> Figure:
 
 
 def _versus(results: Results, group: Group) -> list[Row]:
-    """The rows of a group that other libraries have too."""
-    return [row for row in results.in_group(group.name) if row.fastest]
+    """The forward passes of a group that other libraries have too."""
+    return [row for row in results.in_group(group.name) if row.fastest and not row.trained]
 
 
-def _against(results: Results, lines: list[tuple[str, Row | None]]) -> Figure:
-    """Ratios of every library, row by row; behind what is slower than one of them there is a colour."""
+def training(results: Results) -> Figure:
+    """How many times as long as the C kernels every engine takes forward and backward, row by row."""
+    lines: list[tuple[str, Row | None]] = []
+    for group in (group for group in GROUPS if group.name in TRAINING):
+        rows = results.in_group(group.name)
+        for network in dict.fromkeys(row.network for row in rows):
+            kind = "" if group.name == "training" else group.title.replace("Training, ", ": ")
+            lines.append((f"{network}{kind}", None))
+            lines += [(row.title, row) for row in rows if row.network == network]
+    return _against(results, lines, (BASELINE, *LIBRARIES))
+
+
+def _against(
+    results: Results,
+    lines: list[tuple[str, Row | None]],
+    engines: Sequence[str] = LIBRARIES,
+) -> Figure:
+    """Ratios of those engines, row by row; behind what is slower than one of them there is a colour."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, 1.2 + 0.19 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
-    for library in (each for each in LIBRARIES if each in results.engines):
+    for library in (each for each in engines if each in results.engines):
         _dots(
             axes,
             library,
@@ -382,22 +400,29 @@ PLOTS: dict[str, tuple[Callable[[Results], Figure], str, Callable[[Results], boo
     "peers": (
         peers,
         "LSTM: times as long as the C kernels that other libraries take. Where it is coloured, C is slower.",
-        lambda results: any(row.plain for row in results.rows if row.fastest),
+        lambda results: any(row.plain for row in results.versus),
     ),
     "peer-networks": (
         peer_networks,
         "The other cells: times as long as the C kernels that other libraries take.",
-        lambda results: any(not row.plain for row in results.rows if row.fastest),
+        lambda results: any(not row.plain for row in results.versus),
+    ),
+    "training": (
+        training,
+        "Training: times as long as the C kernels that the others take, forward and backward. Where it is coloured, C is slower.",
+        lambda results: any(
+            row.ratio(BASELINE) or row.fastest for row in results.rows if row.trained
+        ),
     ),
     "speedup": (
         speedup,
         "LSTM: speed-up over naive NumPy for every shape; the tables below have the figures.",
-        lambda results: any(row.baseline for row in results.rows if row.plain),
+        lambda results: any(row.baseline for row in results.rows if row.plain and not row.trained),
     ),
     "networks": (
         networks,
         "Speed-up over naive NumPy, cell by cell, in the same few shapes.",
-        lambda results: any(row.baseline for row in results.rows if not row.plain),
+        lambda results: any(row.baseline for row in results.rows if not (row.plain or row.trained)),
     ),
     "step-time": (
         step_time,

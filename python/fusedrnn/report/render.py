@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from fusedrnn.report import text
 from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
+from fusedrnn.report.groups import GROUPS, TRAINING
 from fusedrnn.report.plots import PLOTS, available_plots, image, inline
-from fusedrnn.report.results import GROUPS, NOT_SLOWER, Results, Row, parse
+from fusedrnn.report.results import NOT_SLOWER, Results, Row, parse
 from fusedrnn.report.targets import TARGETS, outcomes
+from fusedrnn.report.training import columns, lines
 
 __all__ = ["COMMAND", "render"]
 
@@ -43,7 +46,15 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     names = available_plots(parsed)
     facts = {
         "results": parsed,
-        "groups": [group for group in GROUPS if parsed.in_group(group.name)],
+        "groups": [
+            group for group in GROUPS if parsed.in_group(group.name) and group.name not in TRAINING
+        ],
+        "training": [
+            (group, lines(parsed, group.name))
+            for group in GROUPS
+            if parsed.in_group(group.name) and group.name in TRAINING
+        ],
+        "columns": columns(parsed),
         "labels": labels,
         "engines": ENGINES,
         "titles": {group.name: group.title for group in GROUPS},
@@ -53,14 +64,20 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
         "ours": OURS,
         "libraries": libraries,
         "not_slower": NOT_SLOWER,
-        "verdicts": Counter(
-            row.against_fastest.verdict for row in parsed.versus if row.against_fastest
+        "verdicts": _verdicts(parsed.versus),
+        "trained_verdicts": _verdicts(
+            [row for row in parsed.rows if row.trained and row.threads is None]
         ),
-        "targets": [
-            (target, found)
-            for target in TARGETS
-            if (found := [each for each in reached if each.target is target])
-        ],
+        # Those of training, and the others.
+        "targets": {
+            trained: [
+                (target, found)
+                for target in TARGETS
+                if (target.group in TRAINING) == trained
+                and (found := [each for each in reached if each.target is target])
+            ]
+            for trained in (True, False)
+        },
         "max_numba_ratio": MAX_NUMBA_RATIO,
         "fused": [engine for engine in parsed.own if engine != BASELINE],
         "headline": _headline(parsed),
@@ -76,6 +93,11 @@ def render(results: dict[str, Any]) -> dict[str, bytes]:
     for name in ("report.md", "index.html"):
         files[name] = templates.get_template(f"{name}.jinja").render(facts).encode()
     return files
+
+
+def _verdicts(rows: Iterable[Row]) -> Counter[str]:
+    """In how many rows C is faster than the fastest library, even, and slower."""
+    return Counter(row.against_fastest.verdict for row in rows if row.against_fastest)
 
 
 def _headline(results: Results) -> tuple[Row, str] | None:
@@ -108,10 +130,10 @@ def _command(results: Results) -> str:
     if not results.rows:
         verb = "latency" if results.latencies else "stages"
     quick = " --quick" if results.quick else ""
-    summary = " --summary" if results.summary else ""
+    kind = " --summary" * results.summary + " --training" * results.training
     best = results.environment["isas"][0] == results.environment["isa"]
     isa = "" if best else f" --isa {results.environment['isa']}"
-    return f"{COMMAND} {verb}{quick}{summary}{isa} --report report"
+    return f"{COMMAND} {verb}{quick}{kind}{isa} --report report"
 
 
 def _machine(results: Results) -> dict[str, str]:

@@ -11,12 +11,11 @@ from statistics import median, quantiles
 from typing import Any
 
 from fusedrnn.report.engines import BASELINE, ENGINES, LIBRARIES, OURS
+from fusedrnn.report.groups import GROUPS, TRAINING
 
 __all__ = [
-    "GROUPS",
     "NOT_SLOWER",
     "SCHEMA",
-    "Group",
     "Latency",
     "Measure",
     "Overhead",
@@ -70,82 +69,6 @@ class Ratio:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows that are timed in the same way.
-
-    Attributes
-    ----------
-    name
-        In the JSON.
-    meaning
-        What one time in this group is, for people.
-    baseline
-        The group whose naive row the speed-up is against.
-    """
-
-    name: str
-    title: str
-    meaning: str
-    baseline: str
-
-
-#: In the order of the report.
-GROUPS = (
-    Group(
-        "step from Python",
-        "One step, called from Python",
-        "One call of step(x): what a program pays that feeds a network one input at a time.",
-        "step from Python",
-    ),
-    Group(
-        "step, kernel alone",
-        "One step, the kernel alone",
-        "The same steps in a loop in C, without a call from Python between them; each is finished "
-        "before the next begins, as a caller has it. Naive NumPy has no such loop: the speed-up is "
-        "over its step from Python.",
-        "step from Python",
-    ),
-    Group(
-        "call",
-        "One step, the layer called",
-        "One call of layer(x, state) for a single step: the state comes from the caller and goes back to it. Other "
-        "libraries are called in the same way.",
-        "call",
-    ),
-    Group(
-        "streams",
-        "One step of several streams",
-        "One call of a group of B streams, each with a state of its own; for naive NumPy and other libraries a batch of B.",
-        "streams",
-    ),
-    Group("sequence", "One sequence", "One call for all T steps of a single sequence.", "sequence"),
-    Group("batch", "A batch of sequences", "One call for all T steps of B sequences.", "batch"),
-    Group(
-        "ragged",
-        "A batch of unequal lengths",
-        "One call for B sequences, the longest of T steps and the mean about half of that. fusedrnn is told the "
-        "lengths; naive NumPy computes all T steps of all sequences and masks them. Operations are counted for "
-        "the steps that there are.",
-        "ragged",
-    ),
-    Group(
-        "threads",
-        "Several threads",
-        "One call for all T steps, by one thread and by several, all timed by the clock on the wall. Every library "
-        "is told how many threads it has.",
-        "threads",
-    ),
-    Group(
-        "char LSTM on Acts",
-        "Real data: a character model reads the Acts of the Apostles",
-        "One call for all T characters, one-hot, batch 1. Bits per character say how well the model "
-        "guesses the next one: the same for every engine, or one of them is wrong.",
-        "char LSTM on Acts",
-    ),
-)
-
-
-@dataclass(frozen=True)
 class Measure:
     """One engine's figures in one row: times in seconds for one call, over all rounds.
 
@@ -165,6 +88,12 @@ class Measure:
         The median of each pass over all rows.
     variant
         How a library was called, where it can be called in several ways.
+    backward_macs
+        Of a forward and backward pass: the multiply-adds of the matrix products backward.
+    forward
+        Of a forward and backward pass: what the forward pass takes without training, in each pass over all rows.
+    tape
+        The bytes that our kernels keep of each step of one sequence for the backward pass, beside x.
     """
 
     median: float
@@ -180,6 +109,23 @@ class Measure:
     intensity: float | None = None
     passes: tuple[float, ...] = ()
     variant: str = ""
+    backward_macs: int | None = None
+    forward: tuple[float, ...] = ()
+    tape: int | None = None
+
+    @property
+    def backward(self) -> Ratio | None:
+        """How many times as long as a forward pass the rest takes: the backward pass, and keeping what it needs."""
+        rest = [both - one for both, one in zip(self.passes, self.forward, strict=False)]
+        return Ratio.of(rest, self.forward)
+
+    @property
+    def backward_flops(self) -> float | None:
+        """Operations a second of the backward pass's products, in all of what is not a forward pass."""
+        if not (self.forward and self.backward_macs):
+            return None
+        rest = median(both - one for both, one in zip(self.passes, self.forward, strict=True))
+        return 2 * self.backward_macs / rest if rest > 0 else None
 
     @property
     def reached(self) -> float | None:
@@ -223,6 +169,11 @@ class Row:
     measures: dict[str, Measure] = field(default_factory=dict)
     baseline: Measure | None = None
     threads: int | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is about a forward and backward pass."""
+        return self.group in TRAINING
 
     @property
     def plain(self) -> bool:
@@ -364,6 +315,7 @@ class Results:
     max_error: float
     quick: bool
     summary: bool
+    training: bool
     environment: dict[str, Any]
     failures: dict[str, str]
     limits: dict[str, Any] | None
@@ -393,8 +345,12 @@ class Results:
 
     @property
     def versus(self) -> list[Row]:
-        """The rows in which a library was measured too, with one thread, the worst for us first."""
-        found = [row for row in self.rows if row.against_fastest and row.threads is None]
+        """The forward passes in which a library was measured too, with one thread, the worst for us first."""
+        found = [
+            row
+            for row in self.rows
+            if row.against_fastest and row.threads is None and not row.trained
+        ]
         return sorted(
             found, key=lambda row: row.against_fastest.median if row.against_fastest else 0
         )
@@ -471,6 +427,7 @@ def parse(results: dict[str, Any]) -> Results:
         max_error=_number(about["max_error"]),
         quick=bool(about["quick"]),
         summary=bool(about["summary"]),
+        training=bool(about.get("training")),
         environment=dict(about["environment"]),
         failures=dict(about["failures"]),
         limits=machine["limits"].get(about["environment"]["isa"]) if machine else None,
@@ -520,6 +477,9 @@ def _rows(benchmarks: list[dict[str, Any]]) -> list[Row]:
             intensity=info["intensity"] and _number(info["intensity"]),
             passes=tuple(_seconds(each) for each in info["passes"]),
             variant=info["variant"],
+            backward_macs=info.get("backward_macs"),
+            forward=tuple(_seconds(each) for each in info.get("forward", ())),
+            tape=info.get("tape"),
         )
     baselines = {group.name: group.baseline for group in GROUPS}
     for row in rows.values():

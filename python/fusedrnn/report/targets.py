@@ -54,8 +54,9 @@ class Target:
     against
         The library; None for the fastest of those that were measured.
     of
-        What is compared: "ratio", "peak" for the part of a core's FMA rate that was reached, or "threads" for the ratio
-        of several threads by that of one.
+        What is compared: "ratio", "peak" for the part of a core's FMA rate that was reached, "threads" for the ratio
+        of several threads by that of one, or "backward" for the time of a backward pass by that of a forward pass, of which
+        ``minimum`` is the most.
     """
 
     title: str
@@ -65,7 +66,7 @@ class Target:
     steps: int | None = None
     batch: tuple[int, ...] = (1,)
     against: str | None = None
-    of: Literal["ratio", "peak", "threads"] = "ratio"
+    of: Literal["ratio", "peak", "threads", "backward"] = "ratio"
 
     def about(self, row: Row) -> bool:
         """Whether it is about that row."""
@@ -78,6 +79,20 @@ class Target:
             and sizes["X"] == sizes["H"]
             and self.steps in (None, sizes["T"])
         )
+
+
+def _training(
+    title: str,
+    minimum: dict[int, float],
+    networks: tuple[Network, ...] = (LSTM,),
+    *,
+    group: str = "training",
+    batch: tuple[int, ...] = (16,),
+    of: Literal["ratio", "threads", "backward"] = "ratio",
+) -> Target:
+    """A figure of forward and backward passes, against PyTorch."""
+    heading = f"Training: {title}"
+    return Target(heading, group, minimum, networks, batch=batch, against="torch", of=of)
 
 
 _OTHERS = (GRU, RNN, PROJECTED)
@@ -147,6 +162,29 @@ TARGETS = (
         (BIDIRECTIONAL,),
         steps=100,
     ),
+    _training("LSTM, B=1", {32: 5.0, 64: 3.0, 128: 1.6}, batch=(1,)),
+    _training("LSTM, B=16", {32: 1.5, 64: 1.15, 128: 1.05, 256: 1.0, 512: 1.4}),
+    _training("LSTM, B=64", {128: 1.15, 256: 1.0}, batch=(64,)),
+    _training("GRU, B=1", {32: 30.0}, (GRU,), batch=(1,)),
+    _training("GRU, B=16", {64: 5.0, 128: 3.0, 256: 2.3}, (GRU,)),
+    _training("LSTM with projection, B=16", {64: 5.0, 128: 3.5}, (PROJECTED,)),
+    _training("RNN, B=16", {64: 4.0, 128: 3.0}, (RNN,)),
+    _training("bidirectional LSTM, B=16", {64: 1.6}, (BIDIRECTIONAL,)),
+    _training("unequal lengths, B=16", {64: 8.0, 128: 5.0}, group="ragged training"),
+    _training(
+        "several threads: not less than the ratio with one",
+        {128: 1.0, 256: 1.0},
+        (LSTM, GRU),
+        group="training threads",
+        of="threads",
+    ),
+    _training(
+        "a backward pass by a forward pass, B=16 and 64: at most",
+        dict.fromkeys((32, 64, 128, 256, 512), 2.2),
+        (LSTM, BIDIRECTIONAL, *_OTHERS),
+        batch=(16, 64),
+        of="backward",
+    ),
 )
 
 
@@ -161,7 +199,7 @@ class Outcome:
     against
         The library, if it is about one.
     met
-        Whether the median is at least what is wanted.
+        Whether the median is at least what is wanted, or at most where that is what is wanted.
     """
 
     target: Target
@@ -190,6 +228,13 @@ def _outcome(target: Target, row: Row, results: Results) -> Iterator[Outcome]:
         if ours and results.limits:
             part = ours.gflops * 1e9 / float(results.limits["flops"])
             yield Outcome(target, row, share(minimum), share(part), None, part >= minimum)
+        return
+    if target.of == "backward":
+        ours = row.measures.get(OURS)
+        backward = ours.backward if ours else None
+        if backward:
+            met = backward.median <= minimum
+            yield Outcome(target, row, ratio(minimum), quartiles(backward), None, met)
         return
     library = target.against or row.fastest
     found = row.ratio(library) if library else None

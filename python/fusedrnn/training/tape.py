@@ -43,7 +43,15 @@ class Tape:
     end there. It may be used by any thread; two at once wait for each other.
     """
 
-    __slots__ = ("_batched", "_lock", "_recording", "_shape", "_signature", "_state_type")
+    __slots__ = (
+        "__weakref__",
+        "_batched",
+        "_lock",
+        "_recording",
+        "_shape",
+        "_signature",
+        "_state_type",
+    )
 
     def __init__(
         self,

@@ -1,0 +1,326 @@
+"""PyTorch's recurrent modules, converted in place and back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
+from torch.nn.utils.rnn import PackedSequence
+
+from fusedrnn.engines.threads import Threads
+from fusedrnn.errors import UnsupportedError
+from fusedrnn.formats.torch_modules import CLASSES
+from fusedrnn.layers import LAYERS
+from fusedrnn.torch.calls import STATE, obstacle, run
+from fusedrnn.torch.packing import Choices, State
+
+__all__ = ["CONVERTED", "convert", "left_alone", "revert"]
+
+ModuleT = TypeVar("ModuleT", bound="nn.Module")
+
+
+class _Converted:
+    """What all converted modules share; PyTorch's class stands behind it."""
+
+    _cell: str
+
+    # Of PyTorch's modules.
+    training: bool
+    __dict__: dict[str, Any]
+
+    def _fused_state(self) -> State:
+        state: State | None = self.__dict__.get(STATE)
+        if state is None:  # made by the constructor, not by convert
+            state = self.__dict__[STATE] = State()
+        return state
+
+    def _choices(self) -> Choices:
+        nonlinearity = getattr(self, "nonlinearity", "")
+        options = f'{{"activation": "{nonlinearity}"}}' if nonlinearity else "{}"
+        state = self._fused_state()
+        batch_first = getattr(self, "batch_first", False)
+        return Choices(self._cell, options, batch_first, state.threads, state.backend)
+
+    def _here(self, *arguments: Any) -> Any:
+        """Run ``_run``, at a break of the graph where a model is compiled: it is not to be compiled piece by piece."""
+        run: Callable[..., Any] = self._run
+        if get_eval_frame_callback() is not None:
+            run = torch.compiler.disable(run)
+        return run(*arguments)
+
+    def _run(self, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    def _inference(self, traced: bool) -> bool:
+        """Whether this is a graph for inference, whether gradients are on or not: that of a module in eval mode, exported."""
+        return traced and not self.training and torch.compiler.is_exporting()
+
+
+class _Sequences(_Converted):
+    """A module that runs over whole sequences: RNN, LSTM or GRU."""
+
+    # Of PyTorch's modules.
+    _parameters: dict[str, Any]
+    _flat_weights_names: list[str]
+    batch_first: bool
+    bidirectional: bool
+    dropout: float
+    num_layers: int
+
+    def _weights(self) -> dict[str, Any]:
+        """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
+        stored = self._parameters
+        return {
+            name: stored[name] if name in stored else getattr(self, name)
+            for name in self._flat_weights_names
+        }
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's ``forward``."""
+        traced = torch.compiler.is_compiling()
+        weights = self._weights()
+        packed = isinstance(input, PackedSequence)
+        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        inputs = (input.data if packed else input, *given)
+        if (packed and traced) or obstacle(inputs, weights.values(), traced):
+            return super().forward(input, hx)  # type: ignore[misc]
+        return (
+            self._run(input, hx, given, weights)
+            if traced
+            else self._here(input, hx, given, weights)
+        )
+
+    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+        """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
+        traced = torch.compiler.is_compiling()
+        if not traced and isinstance(input, Tensor) and not input.numel():
+            return super().forward(input, hx)  # type: ignore[misc]
+        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        try:
+            y, after = run(
+                self._fused_state(),
+                self._choices(),
+                weights,
+                input,
+                given,
+                dropout=dropout,
+                inference=self._inference(traced),
+            )
+        except UnsupportedError:
+            raise
+        except (RuntimeError, TypeError, ValueError):
+            return super().forward(input, hx)  # type: ignore[misc]
+        return y, after if len(after) > 1 else after[0]
+
+
+class _Steps(_Converted):
+    """A module that runs one step: RNNCell, LSTMCell or GRUCell."""
+
+    # Of PyTorch's modules.
+    _parameters: dict[str, Any]
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's ``forward``."""
+        traced = torch.compiler.is_compiling()
+        weights = {
+            f"{name}_l0": each for name, each in self._parameters.items() if each is not None
+        }
+        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        inputs = (input, *given)
+        if obstacle(inputs, weights.values(), traced):
+            return super().forward(input, hx)  # type: ignore[misc]
+        return (
+            self._run(input, hx, given, weights)
+            if traced
+            else self._here(input, hx, given, weights)
+        )
+
+    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+        traced = torch.compiler.is_compiling()
+        if not traced and not input.numel():
+            return super().forward(input, hx)  # type: ignore[misc]
+        try:
+            _, after = run(
+                self._fused_state(),
+                self._choices(),
+                weights,
+                input[None],
+                tuple(each[None] for each in given),
+                inference=self._inference(traced),
+            )
+        except UnsupportedError:
+            raise
+        except (RuntimeError, TypeError, ValueError):
+            return super().forward(input, hx)  # type: ignore[misc]
+        last = tuple(each[0] for each in after)
+        return last if len(last) > 1 else last[0]
+
+
+class RNN(_Sequences, nn.RNN):
+    """``nn.RNN``, run by this package where it can be."""
+
+    _cell = "rnn"
+
+
+class LSTM(_Sequences, nn.LSTM):
+    """``nn.LSTM``, run by this package where it can be."""
+
+    _cell = "lstm"
+
+
+class GRU(_Sequences, nn.GRU):
+    """``nn.GRU``, run by this package where it can be."""
+
+    _cell = "gru"
+
+
+class RNNCell(_Steps, nn.RNNCell):
+    """``nn.RNNCell``, run by this package where it can be."""
+
+    _cell = "rnn"
+
+
+class LSTMCell(_Steps, nn.LSTMCell):
+    """``nn.LSTMCell``, run by this package where it can be."""
+
+    _cell = "lstm"
+
+
+class GRUCell(_Steps, nn.GRUCell):
+    """``nn.GRUCell``, run by this package where it can be."""
+
+    _cell = "gru"
+
+
+#: PyTorch's classes, and the ones here.
+CONVERTED: dict[type[Any], type[Any]] = {
+    getattr(nn, each.__name__): each for each in (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)
+}
+assert set(CLASSES) == {each.__name__ for each in CONVERTED}
+
+
+# ---- conversion ----------------------------------------------------------------------------------------
+
+
+def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> ModuleT:
+    """Let this package run the recurrent modules of a model, in place.
+
+    Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell of them stays the same object, with the same parameters, names,
+    hooks and ``state_dict``. Results are equal to rounding. See :func:`left_alone` for modules that were not converted,
+    and :func:`revert` for the way back.
+
+    Parameters
+    ----------
+    module
+        A model, or one recurrent module.
+    threads
+        How many threads may compute a call, as in :class:`fusedrnn.Layer`: 1 unless asked for more.
+    backend
+        "c", "numba", "numpy" or "auto".
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+
+    Raises
+    ------
+    TypeError, ValueError, MissingExtraError
+        If an argument is not as described, or the backend is not there. Nothing has been converted.
+
+    Warns
+    -----
+    UserWarning
+        If there is nothing to convert.
+    """
+    _check_module(module)
+    LAYERS["rnn"](
+        1, 1, threads=threads, backend=backend
+    )  # refuses what cannot be, before anything is converted
+    found = 0
+    for each in module.modules():
+        if type(each) in CONVERTED and not _obstacle(each):
+            each.__class__ = CONVERTED[type(each)]
+        if isinstance(each, _Converted):
+            found += 1
+            each.__dict__[STATE] = State(threads, backend)
+    if not found:
+        left = "; ".join(
+            f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()
+        )
+        warnings.warn(f"nothing to convert: {left or 'there is no recurrent module'}", stacklevel=2)
+    return module
+
+
+def revert(module: ModuleT) -> ModuleT:
+    """Give the recurrent modules of a model PyTorch's own ``forward`` again, in place.
+
+    Parameters
+    ----------
+    module
+        A model of which any modules were converted.
+
+    Returns
+    -------
+    torch.nn.Module
+        The same object.
+    """
+    _check_module(module)
+    own = {here: theirs for theirs, here in CONVERTED.items()}
+    for each in module.modules():
+        each.__dict__.pop(STATE, None)
+        if type(each) in own:
+            each.__class__ = own[type(each)]
+    return module
+
+
+def left_alone(module: nn.Module) -> dict[str, str]:
+    """The recurrent modules of a model that PyTorch runs, and why, by name.
+
+    Parameters
+    ----------
+    module
+        A model, converted or not.
+
+    Returns
+    -------
+    dict
+        Names as in ``named_modules()``: "" is the module itself.
+    """
+    _check_module(module)
+    return dict(_left_alone(module))
+
+
+def _left_alone(module: nn.Module) -> Iterator[tuple[str, str]]:
+    recurrent = tuple(CONVERTED)
+    for name, each in module.named_modules():
+        kind = getattr(each, "original_name", type(each).__name__)
+        if type(each) in CONVERTED:
+            yield name, _obstacle(each) or "not converted"
+        elif isinstance(each, _Converted):
+            continue
+        elif isinstance(each, recurrent):
+            yield name, f"{kind} is a class of its own, whose forward may do more than PyTorch's"
+        elif kind in CLASSES:
+            yield name, f"{type(each).__module__}.{kind} is not PyTorch's own float module"
+
+
+def _obstacle(module: nn.Module) -> str:
+    """Why a module of PyTorch's own class cannot be converted; "" if it can."""
+    names = getattr(module, "_flat_weights_names", None) or ["weight_ih", "weight_hh"]
+    for name in names:
+        if name not in module._parameters:
+            return f"{name} is computed from other parameters (weight norm, pruning)"
+    for name, parameter in module.named_parameters(recurse=False):
+        if parameter.dtype is not torch.float32 or parameter.device.type != "cpu":
+            return f"{name} is {str(parameter.dtype).removeprefix('torch.')} on {parameter.device}"
+    return ""
+
+
+def _check_module(module: object) -> None:
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, not {type(module).__name__}")
