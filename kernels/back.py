@@ -134,7 +134,7 @@ class BackRows(NamedTuple):
     """Rows of a step that are alike: those that run on, whose dh has a product, or those that end with the step."""
 
     first: int
-    count: int
+    rows: int
     product: bool
 
 

@@ -1,6 +1,7 @@
 """The Numba kernels, compiled on first use: ``build(name, isa, role).address`` is an ``fr_kernel`` or ``fr_back_kernel``.
 
-The address is bound as ``fr_panels.kernel`` or ``back_kernel`` and called in C, as a C kernel is: layers, directions, streams, the flushing of denormals and the cost of a call are the same for both.
+The address is bound as ``fr_panels.kernel`` or ``back_kernel`` and called in C, as a C kernel is: layers, directions,
+streams, the flushing of denormals and the cost of a call are the same for both.
 Importing this module neither imports Numba nor compiles.
 """
 

@@ -62,7 +62,7 @@ def kernel(isa: str, form: str) -> BackKernel:
     def gru_back_step(one, after, defaults, w, b, t, z):
         for run_on in (True, False):
             group = fr.back_group(b.s, t, run_on)
-            tiling = fr.tile_rows(group.count, 1)
+            tiling = fr.tile_rows(group.rows, 1)
             for tile in fr.tiles(tiling, fr.share(b.s, w.blocks), fr.downward(b.s, t)):
                 gru_back_tile(one, after, defaults, w, b, t, z, tile, group)
 

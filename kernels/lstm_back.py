@@ -135,7 +135,7 @@ def kernel(isa: str, form: str) -> BackKernel:
         mine = fr.share(b.s, (w.outputs + vf.LANES - 1) // vf.LANES)
         for run_on in (True, False):
             group = fr.back_group(b.s, t, run_on)
-            tiling = fr.tile_rows(group.count, 1)
+            tiling = fr.tile_rows(group.rows, 1)
             for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
                 lstm_back_tile(one, gates, defaults, w, b, t, z, tile, group)
 

@@ -48,7 +48,7 @@ def kernels(isa: str) -> dict[str, BackKernel]:
         mine = fr.share(b.s, (w.hidden + vf.LANES - 1) // vf.LANES)
         for run_on in (True, False):
             group = fr.back_group(b.s, t, run_on)
-            tiling = fr.tile_rows(group.count, 1)
+            tiling = fr.tile_rows(group.rows, 1)
             for tile in fr.tiles(tiling, mine, fr.downward(b.s, t)):
                 rnn_back_tile(one, clockwork, w, b, t, z, tile, group)
 

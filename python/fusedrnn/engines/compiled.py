@@ -54,6 +54,8 @@ MAX_CHOSEN = 256
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
+    isa: str
+
     def __init__(
         self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
     ) -> None:
