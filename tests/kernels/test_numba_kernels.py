@@ -258,9 +258,13 @@ def test_every_field_has_the_type_of_c() -> None:
             return memory.struct(declared.cname.removeprefix("struct ")).item
         return types.int64 if declared.kind == "function" else kinds[declared.cname]
 
+    def of_field(declared: Any) -> types.Type:
+        found = expected(declared)  # a struct inside a struct is read as a pointer to it
+        return memory.Pointer(found) if declared.kind == "struct" else found
+
     for name in memory.STRUCTS:
         fields = dict(ffi.typeof(name).fields)
-        assert {field: expected(layout.type) for field, layout in fields.items()} == (
+        assert {field: of_field(layout.type) for field, layout in fields.items()} == (
             memory.struct(name).item.types
         )
 
@@ -291,6 +295,19 @@ def test_structs_and_pointers() -> None:
     run(w, s)
     assert h[2] == 0.5
     assert t[0] == 6
+
+
+def test_a_struct_inside_a_struct() -> None:
+    def function(b):
+        g = b.gradients
+        g.dR[1] = g.dR_row + b.dz_row + b.s.steps
+
+    made = numba.cfunc(types.void(memory.struct("fr_back_span")), **policy.OPTIONS)(function)
+    dR = ffi.new("float[2]")
+    s = ffi.new("fr_span *", {"steps": 1000})
+    b = ffi.new("fr_back_span *", {"s": s, "dz_row": 200, "gradients": {"dR": dR, "dR_row": 30}})
+    ffi.cast("void (*)(fr_back_span *)", made.address)(b)
+    assert list(dR) == [0, 1230]
 
 
 # ---- tiles ---------------------------------------------------------------------------------------
