@@ -333,12 +333,11 @@ typedef struct fr_backward {
     const fr_gradient_layout *layouts; /* [layers * D] */
     float *gradients;                  /* of all weights, as laid out, from a cache line on: added to */
     float *workspace;                  /* fr_bind_backward() floats; contents do not matter before or after */
-    int64_t chunk;                     /* number of steps of a chunk: filled by fr_bind_backward, as the rest */
-    int64_t rows;                      /* largest number of rows of a chunk */
-    int64_t dz_row;                    /* floats of a row of gradients */
-    int64_t layer_gradient;            /* floats of the gradient of a layer's output */
-    int64_t segment_floats;            /* floats of the records of a segment, and of what computes them again */
-    int64_t thread_floats;             /* floats that each thread has */
+    int64_t rows;   /* largest number of rows of a chunk, which is a segment; filled by fr_bind_backward, as the rest */
+    int64_t dz_row; /* floats of a row of gradients */
+    int64_t layer_gradient; /* floats of the gradient of a layer's output */
+    int64_t segment_floats; /* floats of the records of a segment, and of what computes them again */
+    int64_t thread_floats;  /* floats that each thread has */
 } fr_backward;
 
 /* The number of steps of a segment: what a backward pass goes over at a time. */

@@ -1,6 +1,7 @@
 /*
  * Runs backward passes over recorded calls. The loop over time is here, chunk by chunk and step by step from the last,
- * for C and Numba kernels alike. Like run.c this is compiled for the baseline CPU.
+ * for C and Numba kernels alike. A chunk is a segment of the call: what is computed again, where there is no tape. Like
+ * run.c this is compiled for the baseline CPU.
  *
  * Threads divide units in the steps, and rows, features and units in what a chunk adds. They wait for each other after
  * each product that another one needs. Both directions of a layer are run one after the other by all threads, because
@@ -42,8 +43,7 @@ int64_t fr_bind_backward(const fr_plan *plan, fr_backward *b)
     const int64_t B = q->batch, below = plan->layers - 1;
     if (q->steps == 0 || B == 0)
         return 0;
-    b->chunk = q->segment;
-    b->rows = b->chunk * B;
+    b->rows = q->segment * B;
     b->dz_row = dz_floats(plan);
     b->layer_gradient = ALIGN(q->steps * B * plan->directions * plan->outputs);
     b->thread_floats = ALIGN((FR_ROW_ARRAYS + BACK_ARRAYS) * B * POINTER) + ALIGN(b->rows * POINTER) +
@@ -159,10 +159,11 @@ static int64_t rows_of_chunk(const fr_span *s, int64_t first, int64_t end)
     return rows;
 }
 
-static void run_direction(const fr_panels *w, fr_back_span *b, int64_t chunk, const fr_again *again,
-                          const fr_sequence *q, int64_t threads)
+static void run_direction(const fr_panels *w, fr_back_span *b, const fr_again *again, const fr_sequence *q,
+                          int64_t threads)
 {
     const fr_span *s = b->s;
+    const int64_t chunk = q->segment;
     int64_t position = rows_of_chunk(s, 0, s->steps);
     for (int64_t first = (s->steps - 1) / chunk * chunk; first >= 0; first -= chunk) {
         const int64_t end = first + chunk < s->steps ? first + chunk : s->steps;
@@ -274,7 +275,7 @@ static void run_thread(void *context, int64_t thread, int64_t threads)
                 .gathered = own,
                 .gradients = gradients_of(plan, b, index),
             };
-            run_direction(&plan->panels[index], &span, b->chunk, &again, &q, threads);
+            run_direction(&plan->panels[index], &span, &again, &q, threads);
         }
 }
 

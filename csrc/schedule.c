@@ -69,12 +69,12 @@ static void divide_direction(fr_schedule *schedule, const fr_panels *w, int64_t 
     }
 }
 
-fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
+fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, bool records)
 {
     const fr_panels *w = plan->panels; /* of the shape of all */
     fr_schedule schedule = {.division = FR_ALONE, .groups = 1, .group_threads = 1, .rows = batch};
     if (steps > 0 && batch > 0 && threads > 1) {
-        if (divides_layers(plan, steps, batch, threads)) {
+        if (!records && divides_layers(plan, steps, batch, threads)) {
             schedule.division = FR_LAYERS;
             schedule.group_threads = threads;
         } else {
@@ -82,7 +82,10 @@ fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, in
                 schedule.division = FR_DIRECTIONS;
                 schedule.groups = 2;
             }
-            divide_direction(&schedule, w, batch, threads / schedule.groups);
+            if (records)
+                divide_units(&schedule, w, threads / schedule.groups);
+            else
+                divide_direction(&schedule, w, batch, threads / schedule.groups);
         }
     }
     schedule.threads = schedule.groups * schedule.group_threads;
@@ -94,7 +97,7 @@ fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, in
 }
 
 /*
- * A segment is what one chain of additions to a gradient of weights goes over: depends on the shape alone, and so do
+ * A segment is what one chain of additions to a gradient of weights goes over: it depends on the shape alone, and so do
  * the gradients' bits. More rows share more loads and stores of these gradients, and round more; what they pass on
  * should stay in L2. Long sequences have eight segments or more, which bounds what is computed again from checkpoints.
  */
@@ -106,22 +109,6 @@ int64_t fr_segment_steps(int64_t steps, int64_t batch)
     const int64_t rows = at_least_one(SEGMENT_ROWS / at_least_one(batch));
     const int64_t most = at_least_one(min(steps, rows));
     return steps * batch > 2 * SEGMENT_ROWS ? min(most, at_least_one(steps / MIN_SEGMENTS)) : most;
-}
-
-fr_schedule fr_recorded_schedule(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
-{
-    const fr_panels *w = plan->panels;
-    fr_schedule schedule = {.division = FR_ALONE, .groups = 1, .group_threads = 1, .rows = batch};
-    if (steps > 0 && batch > 0 && threads > 1) {
-        if (plan->directions == 2) {
-            schedule.division = FR_DIRECTIONS;
-            schedule.groups = 2;
-        }
-        divide_units(&schedule, w, threads / schedule.groups);
-    }
-    schedule.threads = schedule.groups * schedule.group_threads;
-    schedule.chunk = schedule.chunk_alone = chunk_steps(w, at_least_one(steps), at_least_one(batch));
-    return schedule;
 }
 
 /* ---- what it takes ---------------------------------------------------------------------------------------------- */
@@ -165,7 +152,7 @@ static double largest_part(int64_t blocks, int64_t threads)
 fr_prediction fr_predict(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, double step_seconds,
                          const double *barrier_seconds)
 {
-    const fr_schedule schedule = fr_schedule_of(plan, steps, batch, threads);
+    const fr_schedule schedule = fr_schedule_of(plan, steps, batch, threads, false);
     const int64_t count = schedule.group_threads, last = plan->layers - 1;
     const double T = (double)steps;
     fr_prediction predicted = {.threads = threads, .division = schedule.division, .seconds = T * step_seconds};

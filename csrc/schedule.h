@@ -10,12 +10,9 @@
 /* The largest number of layers that a thread of a layer pipeline has: it keeps the arguments of them all. */
 #define FR_PIPELINE_LAYERS 8
 
-/* The division of a call of that shape. */
-fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
-
-/* The division of a call that is recorded: by directions and units alone, so that the steps of all rows are records
- * side by side, in one order for any number of threads. */
-fr_schedule fr_recorded_schedule(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads);
+/* The division of a call of that shape. A call that records is divided by directions and units alone, so that the
+ * records of all rows lie side by side, in one order for any number of threads. */
+fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads, bool records);
 
 /* What one thread of a call does. */
 typedef struct {

@@ -66,8 +66,7 @@ int64_t fr_tape_floats(const fr_plan *plan, int64_t rows)
 
 int64_t fr_bind_shape(const fr_plan *plan, fr_sequence *q)
 {
-    q->schedule = q->records ? fr_recorded_schedule(plan, q->steps, q->batch, q->threads)
-                             : fr_schedule_of(plan, q->steps, q->batch, q->threads);
+    q->schedule = fr_schedule_of(plan, q->steps, q->batch, q->threads, q->records);
     q->layout = (fr_workspace){0};
     q->segment = q->records ? fr_segment_steps(q->steps, q->batch) : 0;
     if (q->steps > 0 && q->batch > 0)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from fusedrnn._native import ffi, lib
 from fusedrnn.arrays import Array, check_array, check_is_array, check_size
@@ -149,9 +150,9 @@ class _Stepped:
         )
 
 
-def _assign(state: Sequence[Array], values: Sequence[Array]) -> None:
+def _assign(state: Sequence[Array], values: Sequence[Array], rows: Any = slice(None)) -> None:
     for array, value in zip(state, values, strict=True):
-        array[...] = value
+        array[:, rows] = value[:, rows]
 
 
 def _whole_or_not(state: Sequence[Array], change: Callable[[], None]) -> None:
@@ -223,11 +224,34 @@ class Stream(_Stepped):
         self._hold(lambda: _whole_or_not(self._state, lambda: self._layer._engine.run(call)))
         return given.result
 
-    def reset(self, state: Sequence[Array] | None = None) -> None:
-        """Set the state: to that before step 0, or to a state tuple such as a layer returns or :attr:`state` gives."""
-        values = self._layer._signature.check_state(state, self._batch_size)
+    def reset(
+        self,
+        state: Sequence[Array] | None = None,
+        *,
+        rows: npt.NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Set the state, of all rows or of some.
 
-        self._hold(lambda: _whole_or_not(self._state, lambda: _assign(self._state, values)))
+        Parameters
+        ----------
+        state
+            A state tuple such as a layer returns or :attr:`state` gives, of all rows; None for that before step 0.
+        rows
+            (B,) bools: the rows whose state is set, as where some sequences have ended and others begin. None: all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not as described. The state is as it was.
+        StreamBusyError
+            If another thread is inside.
+        """
+        values = self._layer._signature.check_state(state, self._batch_size)
+        where: Any = slice(None)
+        if rows is not None:
+            where = check_array("rows", rows, (self._batch_size,), np.dtype(np.bool_)).copy()
+
+        self._hold(lambda: _whole_or_not(self._state, lambda: _assign(self._state, values, where)))
 
     @property
     def state(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -411,3 +412,36 @@ def test_a_group_outlives_its_streams_and_layer(make: Maker, draw: Draw) -> None
     junk = [np.ones(500, np.float32) for _ in range(200)]
     np.testing.assert_array_equal(group.step(x), expected)
     del junk
+
+
+def test_some_rows_are_reset(
+    make_recording: Maker, member: tuple[type[fr.Layer], dict[str, Any]], draw: Draw
+) -> None:
+    """A stream whose rows are reset between steps gives what the layer gives with resets before these steps."""
+    cell, chosen = member
+    layer = make_recording(5, 12, 2, cell=cell, seed=1, **chosen)
+    x, resets = draw(6, 3, 5), np.zeros((6, 3), bool)
+    resets[2, 1] = resets[4] = True
+    resets[4, 0] = False
+    y, after = layer(x, resets=resets)
+    stream = layer.stream(3)
+    for x_t, y_t, mask in zip(x, y, resets, strict=True):
+        stream.reset(rows=mask)
+        np.testing.assert_allclose(stream.step(x_t), y_t, rtol=0, atol=1e-6)
+    for values, expected in zip(stream.state, after, strict=True):
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-6)
+    assert not np.allclose(layer(x)[0], y)
+
+    given = [array + 1 for array in stream.state]
+    kept = stream.state
+    stream.reset(given, rows=np.array([False, True, False]))
+    for values, old, new in zip(stream.state, kept, given, strict=True):
+        np.testing.assert_array_equal(values[:, [0, 2]], old[:, [0, 2]])
+        np.testing.assert_array_equal(values[:, 1], new[:, 1])
+    for rows, error in (
+        (np.ones(3), TypeError),
+        ([True] * 3, TypeError),
+        (np.ones(2, bool), ValueError),
+    ):
+        with pytest.raises(error, match="rows must"):
+            stream.reset(rows=rows)

@@ -45,19 +45,44 @@ class _Converted:
         batch_first = getattr(self, "batch_first", False)
         return Choices(self._cell, options, batch_first, state.threads, state.backend)
 
-    def _here(self, *arguments: Any) -> Any:
-        """Run ``_run``, at a break of the graph where a model is compiled: it is not to be compiled piece by piece."""
-        run: Callable[..., Any] = self._run
-        if get_eval_frame_callback() is not None:
-            run = torch.compiler.disable(run)
-        return run(*arguments)
-
-    def _run(self, *arguments: Any) -> Any:
+    def _weights(self) -> dict[str, Any]:
+        """The weights as they are now, by canonical name."""
         raise NotImplementedError
 
-    def _inference(self, traced: bool) -> bool:
-        """Whether this is a graph for inference, whether gradients are on or not: that of a module in eval mode, exported."""
-        return traced and not self.training and torch.compiler.is_exporting()
+    def _computed(
+        self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
+    ) -> Any:
+        """What ``forward`` returns, by the kernels."""
+        raise NotImplementedError
+
+    def forward(self, input: Any, hx: Any = None) -> Any:
+        """As PyTorch's ``forward``."""
+        traced = torch.compiler.is_compiling()
+        weights = self._weights()
+        packed = isinstance(input, PackedSequence)
+        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
+        inputs = (input.data if packed else input, *given)
+        if (packed and traced) or obstacle(inputs, weights.values(), traced):
+            return super().forward(input, hx)  # type: ignore[misc]
+        run: Callable[..., Any] = self._run
+        if not traced and get_eval_frame_callback() is not None:
+            # At a break of the graph where a model is compiled: this is not to be compiled piece by piece.
+            run = torch.compiler.disable(run)
+        return run(input, hx, given, weights)
+
+    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+        """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
+        traced = torch.compiler.is_compiling()
+        if not traced and isinstance(input, Tensor) and not input.numel():
+            return super().forward(input, hx)  # type: ignore[misc]
+        # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
+        inference = traced and not self.training and torch.compiler.is_exporting()
+        try:
+            return self._computed(input, given, weights, inference)
+        except UnsupportedError:
+            raise
+        except (RuntimeError, TypeError, ValueError):
+            return super().forward(input, hx)  # type: ignore[misc]
 
 
 class _Sequences(_Converted):
@@ -72,48 +97,26 @@ class _Sequences(_Converted):
     num_layers: int
 
     def _weights(self) -> dict[str, Any]:
-        """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
+        # functional_call exchanges them, and a parametrisation computes them.
         stored = self._parameters
         return {
             name: stored[name] if name in stored else getattr(self, name)
             for name in self._flat_weights_names
         }
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        """As PyTorch's ``forward``."""
-        traced = torch.compiler.is_compiling()
-        weights = self._weights()
-        packed = isinstance(input, PackedSequence)
-        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
-        inputs = (input.data if packed else input, *given)
-        if (packed and traced) or obstacle(inputs, weights.values(), traced):
-            return super().forward(input, hx)  # type: ignore[misc]
-        return (
-            self._run(input, hx, given, weights)
-            if traced
-            else self._here(input, hx, given, weights)
-        )
-
-    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
-        """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
-        traced = torch.compiler.is_compiling()
-        if not traced and isinstance(input, Tensor) and not input.numel():
-            return super().forward(input, hx)  # type: ignore[misc]
+    def _computed(
+        self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
+    ) -> Any:
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        try:
-            y, after = run(
-                self._fused_state(),
-                self._choices(),
-                weights,
-                input,
-                given,
-                dropout=dropout,
-                inference=self._inference(traced),
-            )
-        except UnsupportedError:
-            raise
-        except (RuntimeError, TypeError, ValueError):
-            return super().forward(input, hx)  # type: ignore[misc]
+        y, after = run(
+            self._fused_state(),
+            self._choices(),
+            weights,
+            input,
+            given,
+            dropout=dropout,
+            inference=inference,
+        )
         return y, after if len(after) > 1 else after[0]
 
 
@@ -123,39 +126,16 @@ class _Steps(_Converted):
     # Of PyTorch's modules.
     _parameters: dict[str, Any]
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        """As PyTorch's ``forward``."""
-        traced = torch.compiler.is_compiling()
-        weights = {
-            f"{name}_l0": each for name, each in self._parameters.items() if each is not None
-        }
-        given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
-        inputs = (input, *given)
-        if obstacle(inputs, weights.values(), traced):
-            return super().forward(input, hx)  # type: ignore[misc]
-        return (
-            self._run(input, hx, given, weights)
-            if traced
-            else self._here(input, hx, given, weights)
-        )
+    def _weights(self) -> dict[str, Any]:
+        return {f"{name}_l0": each for name, each in self._parameters.items() if each is not None}
 
-    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
-        traced = torch.compiler.is_compiling()
-        if not traced and not input.numel():
-            return super().forward(input, hx)  # type: ignore[misc]
-        try:
-            _, after = run(
-                self._fused_state(),
-                self._choices(),
-                weights,
-                input[None],
-                tuple(each[None] for each in given),
-                inference=self._inference(traced),
-            )
-        except UnsupportedError:
-            raise
-        except (RuntimeError, TypeError, ValueError):
-            return super().forward(input, hx)  # type: ignore[misc]
+    def _computed(
+        self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
+    ) -> Any:
+        before = tuple(each[None] for each in given)
+        _, after = run(
+            self._fused_state(), self._choices(), weights, input[None], before, inference=inference
+        )
         last = tuple(each[0] for each in after)
         return last if len(last) > 1 else last[0]
 

@@ -182,19 +182,8 @@ def _(
     names: str,
     choices: str,
 ) -> list[Tensor]:
-    state = [
-        torch.empty_like(each, memory_format=torch.contiguous_format)
-        if each.is_floating_point()
-        else x.new_empty(0)
-        for each in _state(h, second)
-    ]
-    return (
-        [torch.empty_like(each, memory_format=torch.contiguous_format) for each in (x, *weights)][
-            :1
-        ]
-        + state
-        + [torch.empty_like(each) for each in weights]
-    )
+    arrays = (x, *_state(h, second), *weights)
+    return [x.new_empty(each.shape if each.is_floating_point() else 0) for each in arrays]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
