@@ -55,6 +55,7 @@ def compile_kernel(function: Callable[..., None], signature: Signature, isa: str
     """
     types = signature.args, signature.return_type
     compiled: Any = CFunc(function, types, locals={}, options={"nopython": True, **OPTIONS})
-    compiled._cache = kernel_cache(function, isa)
-    compiled.compile()
+    compiled._cache = cache = kernel_cache(function, isa)
+    with cache.turn():
+        compiled.compile()
     return compiled

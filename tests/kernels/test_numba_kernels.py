@@ -554,7 +554,7 @@ FORK = """
     import os, signal, sys, threading, time
     from fusedrnn.kernels import compiled
     built = compiled.activation("tanh", "baseline")
-    thread = threading.Thread(target=compiled.build, args=("lstm", "baseline"))
+    thread = threading.Thread(target=compiled.build, args=("rnn", "baseline"))
     thread.start()
     time.sleep({delay})
     assert thread.is_alive(), "it is compiling"
@@ -693,3 +693,38 @@ def test_nothing_is_compiled_at_import() -> None:
         "assert not {'numba', 'llvmlite'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from fusedrnn.kernels import cache, compiled, policy
+        print("ready", flush=True)
+        sys.stdin.read()
+        print(compiled.activation("tanh", "baseline").cached)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    together = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    assert [each.stdout.readline() for each in together] == ["ready\n"] * 3
+    for each in together:
+        each.stdin.close()
+    assert sorted(each.stdout.read() for each in together) == ["False\n", "True\n", "True\n"]
+    assert [each.wait() for each in together] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_kernel_is_compiled_where_its_turn_does_not_come(
+    held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process may be stopped; or files may have no locks."""
+    from fusedrnn.kernels import activations, cache
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "MAX_WAIT", 0.1)
+    if not held:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    kernel = cache.kernel_cache(activations.over_array("tanh", "baseline"), "baseline")
+    with kernel.turn(), kernel.turn():
+        pass
