@@ -581,7 +581,7 @@ def test_a_child_forked_while_a_thread_compiles(tmp_path: Path, delay: float) ->
 
 def test_numba_is_asked_for_debug_information(tmp_path: Path) -> None:
     """Of a whole cell: one activation alone compiles with it, too."""
-    code = "import fusedrnn as fr; print(fr.LSTM(3, 5, backend='numba').backend)"
+    code = "import fusedrnn as fr; print(fr.RNN(3, 5, backend='numba').backend)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "NUMBA_DEBUGINFO": "1", "NUMBA_CACHE_DIR": str(tmp_path)},

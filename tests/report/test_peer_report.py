@@ -352,7 +352,8 @@ class TestReport:
         assert re.search(r'<td class="met">1\.20×', page)
         for name in ("index.html", "report.md"):
             assert (
-                "lstm backward 7.50\N{NO-BREAK SPACE}s, then 250\N{NO-BREAK SPACE}ms" in files[name].decode()
+                "lstm backward 7.50\N{NO-BREAK SPACE}s, then 250\N{NO-BREAK SPACE}ms"
+                in files[name].decode()
             )
 
     def test_latency_alone(self, tmp_path: Path) -> None:
