@@ -271,27 +271,40 @@ def functions(isa_name: str) -> ModuleType:
                     vf.store_n(dx, sum_, X - feature)
 
     @inlined
+    def copy_columns(rows, values, stride, K, to):
+        """Copies the columns of a tile of ``rows`` of them: to[k][row] = values[k * stride + row]."""
+        for k in range(K):
+            for row in range(rows):
+                to[k * rows + row] = values[k * stride + row]
+
+    @inlined
     def back_outer(outer, b, values, count, right, features, to, to_row):
         """to[i][feature] += the sum over the chunk's rows of values[row][i] * right[row][feature].
 
-        Divided by features.
+        Divided by i.
         """
-        K = b.chunk_rows
-        tiling = fr.tile_rows(count, 1)
-        mine = fr.share(b.s, (features + vf.LANES - 1) // vf.LANES)
-        for tile in fr.tiles(tiling, mine, False):
+        K, share, shares = b.chunk_rows, b.s.share, b.s.shares
+        begin, end = count * share // shares, count * (share + 1) // shares
+        if begin == end:
+            return
+        tiling = fr.tile_rows(end - begin, 1)
+        all_blocks = Range(0, (features + vf.LANES - 1) // vf.LANES)
+        for tile in fr.tiles(tiling, all_blocks, False):
+            columns = b.columns + tile.row * K
             if tile.number == 0:  # these features are new
                 for k in range(K):
                     for j in range(tile.blocks):
                         feature = (tile.block + j) * vf.LANES
                         gathered = vf.load_n(right[k] + feature, features - feature)
                         vf.store(b.gathered + (j * K + k) * vf.LANES, gathered)
+            if tile.block == 0:
+                copy_columns(tile.rows, values + (begin + tile.row), b.dz_row, K, columns)
             v = fr.local_rows()
             for k in range(tile.rows):
-                v[k] = values + (tile.row + k)
+                v[k] = columns + k
             f = Factor(b.gathered, v, K, b.gathered, 0)
-            sums = Sums(to + tile.row * to_row + tile.block * vf.LANES, to_row, vf.LANES)
-            call_outer(outer, tile.rows, tile.blocks, f, b.dz_row, sums)
+            at = to + ((begin + tile.row) * to_row + tile.block * vf.LANES)
+            call_outer(outer, tile.rows, tile.blocks, f, tile.rows, Sums(at, to_row, vf.LANES))
 
     @inlined
     def back_sum(b, values, count, to):
