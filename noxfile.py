@@ -209,14 +209,20 @@ def next_numba(session: nox.Session) -> None:
     session.install(".[test]")
     session.install("--upgrade", "--pre", "numba")
     session.run("python", "-c", "import numba; print('Numba', numba.__version__)")
-    session.run("pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs)
+    session.run(
+        "pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs,
+        env={"FUSEDRNN_ALL_KERNELS": "1"},
+    )  # fmt: skip
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """The properties again with a thousand random examples each."""
+    """The properties again with a thousand random examples each, and every Numba kernel on every instruction set."""
     session.install(".[test]")
-    session.run("pytest", "--hypothesis-profile=long", "-m", "not slow", *session.posargs)
+    session.run(
+        "pytest", "--hypothesis-profile=long", "-m", "not slow", *session.posargs,
+        env={"FUSEDRNN_ALL_KERNELS": "1"},
+    )  # fmt: skip
 
 
 @nox.session

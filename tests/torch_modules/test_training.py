@@ -313,6 +313,31 @@ def test_an_ordinary_loop_has_the_losses_of_pytorch(kind: str, units: int) -> No
     assert used(converted.gru)
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_the_numba_backend_trains_with_the_bits_of_c(own: bool) -> None:
+    pytest.importorskip("numba")
+    weights = nn.RNN(3, 6, 2, bidirectional=True).state_dict()
+    found = []
+    for backend in ("c", "numba"):
+        if own:
+            module = ft.RNN(3, 6, 2, bidirectional=True, backend=backend)
+        else:
+            module = ft.convert(nn.RNN(3, 6, 2, bidirectional=True), backend=backend)
+        module.load_state_dict(weights)
+        x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(x)[0].square().sum().backward()
+            optimizer.step()
+        assert used(module)
+        assert module.__dict__[STATE].backend == backend
+        found.append([x.grad, *(each.detach() for each in module.parameters())])
+    for of_c, of_numba in zip(*found, strict=True):
+        assert torch.equal(of_c, of_numba)
+    assert not torch.equal(found[1][1], weights["weight_ih_l0"])
+
+
 def test_accumulated_and_clipped_gradients() -> None:
     torch.manual_seed(0)
     own = Tagger(16)

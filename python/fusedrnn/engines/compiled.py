@@ -29,7 +29,6 @@ from fusedrnn.engines.native import (
 from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
-from fusedrnn.errors import UnsupportedError
 from fusedrnn.kernels.reference import Operands, operands
 from fusedrnn.weights import Weights
 
@@ -55,6 +54,8 @@ MAX_CHOSEN = 256
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
+    isa: str
+
     def __init__(
         self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
     ) -> None:
@@ -62,8 +63,7 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._isa = isas()[isa]
-        self._lanes = lib.fr_isa_lanes(self._isa)
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
@@ -198,10 +198,6 @@ class Compiled(Engine):
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
-        if self.backend != "c":
-            raise UnsupportedError(
-                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
-            )
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
@@ -227,7 +223,7 @@ class Compiled(Engine):
             if w.P is not None:
                 packing.add_transposed(panel, "back_dependent_panels", w.P)
         self._alive.append(packing.packed())
-        kernel = lib.fr_find_back_kernel(self._isa, a.table.kernel.encode())
+        kernel = find_kernel(self.backend, a.table.kernel, self.isa, "backward")
         for panel in panels:
             panel.back_kernel = kernel
 
