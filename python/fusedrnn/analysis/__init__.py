@@ -1,0 +1,5 @@
+"""What a recurrent layer does with data: its gates over time, how long it remembers, and what rounding does to it."""
+
+from fusedrnn.analysis.traces import Trace, trace
+
+__all__ = ["Trace", "trace"]
