@@ -174,6 +174,15 @@ def test_any_call_is_traced(
     assert_as_specified(layer, traced, x, state, [steps] * batch, resets)
 
 
+def test_nothing_is_traced_of_nothing(make_recording: Maker, member: Member) -> None:
+    cell, chosen = member
+    for steps, batch in ((0, 2), (3, 0)):
+        x = np.zeros((steps, batch, 3), np.float32)
+        traced = fr.analysis.trace(make_recording(3, 6, 2, cell=cell, **chosen), x)
+        assert {array.shape[:2] for array in traced[1].values()} == {(steps, batch)}
+        assert {unit.use for unit in traced.units} == {0}
+
+
 def test_due_units_are_those_that_a_step_computes(draw: Draw) -> None:
     layer = fr.ClockworkRNN(3, 6, periods=(1, 2, 4), seed=0)
     x = draw(9, 1, 3)

@@ -54,6 +54,19 @@ def check_finite(x: Array) -> None:
         )
 
 
+def _check_states(states: Sequence[tuple[Array, ...]], past: npt.NDArray[np.bool_]) -> None:
+    """Raise a ValueError that names the first step and row whose state overflowed."""
+    for place, several in enumerate(states):
+        for name, array in zip("hc", several):
+            wrong = np.argwhere(~np.isfinite(array).all(axis=2) & ~past)
+            if len(wrong):
+                step, row = wrong[0].tolist()
+                raise ValueError(
+                    f"{name} of layer and direction {place} is not finite at step {step} of sequence {row}: the layer "
+                    "overflows on this x, or its weights are not finite"
+                )
+
+
 def recording(layer: Layer[Any]) -> Layer[Any]:
     """The layer, on a backend that records."""
     if layer.backend != "numba":
@@ -83,6 +96,7 @@ def recorded(
     steps, batch, _ = call.x.shape
     ends = np.full(batch, steps) if call.lengths is None else call.lengths
     past = np.arange(steps)[:, None] >= ends
+    _check_states(states, past)
     read = [np.where(past[..., None], np.nan, call.x).astype(call.x.dtype)]
     for first in range(0, len(states), a.directions):
         read.append(np.concatenate([each[0] for each in states[first : first + a.directions]], 2))

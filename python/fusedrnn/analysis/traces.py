@@ -19,7 +19,9 @@ from fusedrnn.counting.result import Result, Table
 from fusedrnn.engines.base import Lengths
 from fusedrnn.layers import Layer
 
-__all__ = ["SHUT", "Trace", "Unit", "place_name", "trace"]
+__all__ = ["SHUT", "Trace", "Unit", "gate_shares", "place_name", "trace"]
+
+Shares = npt.NDArray[np.float64]
 
 #: Below this share of its range a gate is shut, and above 1 minus this share it is open: both are saturated.
 SHUT = 0.05
@@ -229,22 +231,13 @@ def _units(
     a: Architecture, place: int, named: Mapping[str, npt.NDArray[Any]], lengths: Lengths
 ) -> list[Unit]:
     valid = np.arange(len(named["h"]))[:, None] < lengths
-    gates = {gate.name: named[gate.name][valid] for gate in a.table.gates if gate.name in named}
-    if a.coupled:
-        gates["i"] = named["i"][valid]
+    low, high = gate_shares(a, named, valid)
+    mean = {name: _mean(named[name][valid]) for name in _gates(a, named)}
     output = named.get("output", named["h"])[valid]
     halves: Sequence[float | None] = [None] * a.hidden_size
     if a.table.retaining_gate and output.size:
         reverse = bool(a.reverse or place % a.directions)
         halves = half_lives(log_gate(named, a, lengths, reverse=reverse)).tolist()
-    low, high, mean = {}, {}, {}
-    roles = {gate.name: gate.role for gate in a.table.gates}
-    for name, values in gates.items():
-        mean[name] = _mean(values)
-        bounded = a.activation_of(roles.get(name, "gate")).name
-        if bounded in ("sigmoid", "hard_sigmoid", "tanh"):
-            ends = (SHUT, 1 - SHUT) if bounded != "tanh" else (-1 + SHUT, 1 - SHUT)
-            low[name], high[name] = _mean(values < ends[0]), _mean(values > ends[1])
     use = output.std(axis=0, dtype=np.float64) if output.size else np.zeros(a.hidden_size)
 
     def of(some: Mapping[str, Array], unit: int) -> dict[str, float]:
@@ -264,5 +257,27 @@ def _units(
     ]
 
 
-def _mean(values: npt.NDArray[Any]) -> Array:
-    return values.mean(axis=0, dtype=np.float64) if len(values) else np.zeros(values.shape[1])
+def _gates(a: Architecture, named: Mapping[str, Any]) -> dict[str, str]:
+    """The gates of a trace and the names of their activations; that of a coupled input gate is the forget gate's."""
+    gates = {each.name: a.activation_of(each.role).name for each in a.table.gates}
+    gates |= {"i": gates["f"]} if a.coupled else {}
+    return {name: activation for name, activation in gates.items() if name in named}
+
+
+def gate_shares(
+    a: Architecture, named: Mapping[str, npt.NDArray[Any]], valid: npt.NDArray[np.bool_]
+) -> tuple[dict[str, Shares], dict[str, Shares]]:
+    """The share of steps at which each gate with two ends is shut, and open: by gate, each (H,)."""
+    shut, opened = {}, {}
+    for name, activation in _gates(a, named).items():
+        low = {"sigmoid": 0, "hard_sigmoid": 0, "tanh": -1}.get(activation)
+        if low is not None:
+            values = named[name][valid]
+            shut[name], opened[name] = _mean(values < low + SHUT), _mean(values > 1 - SHUT)
+    return shut, opened
+
+
+def _mean(values: npt.NDArray[Any]) -> Shares:
+    if not len(values):
+        return np.zeros(values.shape[1])
+    return np.asarray(values.mean(axis=0, dtype=np.float64))

@@ -260,7 +260,7 @@ class _CompiledRecording(Recording):
         start = index * memory.q.tape_floats
         tape = memory.tape[start : start + rows * panel.blocks * panel.recorded * plan.lanes]
         values = tape.reshape(shape)[:, :, which].swapaxes(1, 2)
-        units = values.reshape(*values.shape[:2], -1)[:, :, : plan.hidden]
+        units = values.reshape(*values.shape[:2], panel.blocks * plan.lanes)[:, :, : plan.hidden]
         return self._in_order(index, units)
 
     def _outputs(self, index: int) -> Array:
