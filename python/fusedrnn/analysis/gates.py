@@ -18,7 +18,7 @@ from fusedrnn.engines.base import Lengths, by_direction
 from fusedrnn.kernels.reference import FUNCTIONS, parameters
 from fusedrnn.layers import Layer
 
-__all__ = ["Recorded", "check_finite", "in_own_order", "recorded", "recording"]
+__all__ = ["Recorded", "check_finite", "check_states", "in_own_order", "recorded", "recording"]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,27 @@ def check_finite(x: Array) -> None:
         )
 
 
-def _check_states(states: Sequence[tuple[Array, ...]], past: npt.NDArray[np.bool_]) -> None:
-    """Raise a ValueError that names the first step and row whose state overflowed."""
+def check_states(
+    states: Sequence[tuple[Array, ...]], past: npt.NDArray[np.bool_] | bool = False, first: int = 0
+) -> None:
+    """Raise a ValueError that names the first step and row whose state overflowed.
+
+    Parameters
+    ----------
+    states
+        Of each layer and direction: h and perhaps c, (T, B, ·).
+    past
+        (T, B): what is past a sequence's end.
+    first
+        The number of the first step.
+    """
     for place, several in enumerate(states):
         for name, array in zip("hc", several):
             wrong = np.argwhere(~np.isfinite(array).all(axis=2) & ~past)
             if len(wrong):
                 step, row = wrong[0].tolist()
                 raise ValueError(
-                    f"{name} of layer and direction {place} is not finite at step {step} of sequence {row}: the layer "
+                    f"{name} of layer and direction {place} is not finite at step {first + step} of sequence {row}: the layer "
                     "overflows on this x, or its weights are not finite"
                 )
 
@@ -96,7 +108,7 @@ def recorded(
     steps, batch, _ = call.x.shape
     ends = np.full(batch, steps) if call.lengths is None else call.lengths
     past = np.arange(steps)[:, None] >= ends
-    _check_states(states, past)
+    check_states(states, past)
     read = [np.where(past[..., None], np.nan, call.x).astype(call.x.dtype)]
     for first in range(0, len(states), a.directions):
         read.append(np.concatenate([each[0] for each in states[first : first + a.directions]], 2))
