@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fusedrnn.analysis.formulas import half_life_text
 from fusedrnn.analysis.gates import recorded
 from fusedrnn.analysis.retention import half_lives, log_gate
+from fusedrnn.analysis.text import Tracked, tracked
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import Array
 from fusedrnn.counting.result import Result, Table
@@ -77,12 +78,19 @@ class Trace(Result):
         ``retained`` and ``added``, the two terms of the new state (f * c and i * g; z * h and (1 - z) * n);
         ``output`` of an LSTM, o * tanh(c'), which is h unless there is a projection; ``due`` of a Clockwork RNN,
         whether the step computed the unit.
+    tracked
+        What units follow in the text, where the layer has read one: see :meth:`reading`.
     """
 
     architecture: Architecture
     values: tuple[Mapping[str, npt.NDArray[Any]], ...]
     _flat: tuple[Mapping[str, npt.NDArray[Any]], ...]
     _lengths: Lengths
+    tracked: tuple[Tracked, ...] = ()
+
+    def reading(self, text: str) -> Trace:
+        """This trace of a layer that has read one character a step, with what its units follow in the text."""
+        return replace(self, tracked=tracked(self._flat, text))
 
     def __getitem__(self, place: int) -> Mapping[str, npt.NDArray[Any]]:
         return self.values[place]
@@ -120,6 +128,16 @@ class Trace(Result):
             "hidden_size": self.architecture.hidden_size,
             "steps": int(self._lengths.sum()),
             "shut_below": SHUT,
+            "tracked": [
+                {
+                    "feature": each.feature,
+                    "layer": place_name(self.architecture, each.place),
+                    "value": each.value,
+                    "unit": each.unit,
+                    "correlation": each.correlation,
+                }
+                for each in self.tracked
+            ],
             "units": [self._row(unit) for unit in self.units],
         }
 
@@ -141,6 +159,8 @@ class Trace(Result):
         return [self._row(unit) for unit in self.units]
 
     def _tables(self) -> Iterable[Table]:
+        if self.tracked:
+            yield self.tracked_table()
         for place in range(len(self)):
             name = place_name(self.architecture, place)
             for word, units in (
@@ -148,6 +168,24 @@ class Trace(Result):
                 ("least", self.least_used(place)),
             ):
                 yield self.table(f"{name}: the {word} used units", units)
+
+    def tracked_table(self) -> Table:
+        """What units follow in the text."""
+        return Table(
+            "what units follow in the text: chosen on its first half, correlation on its second",
+            ["feature", "value", "unit", "correlation", "layer"],
+            [
+                [
+                    each.feature,
+                    each.value,
+                    str(each.unit),
+                    f"{each.correlation:+.2f}",
+                    place_name(self.architecture, each.place),
+                ]
+                for each in self.tracked
+            ],
+            numbers=[2, 3],
+        )
 
     def table(self, caption: str, units: Sequence[Unit]) -> Table:
         """Some units as a table: how much they are used, their half-lives, and how often each gate is saturated."""
