@@ -156,8 +156,8 @@ def horizon_page(found: Horizon, name: str) -> Page:
         figures.append(
             _figure(
                 "retained",
-                "What is left of what was stored: the unit in the middle (line), and between the quarter of units that keep "
-                "least and the quarter that keep most (area). Medians over all windows of so many steps.",
+                "What is left of what was stored: the unit in the middle (line), the one that keeps most (dashed), and between "
+                "the quarter that keep least and the quarter that keep most (area). Medians over all windows of so many steps.",
                 lambda axes: _retained(axes, found),
             )
         )
@@ -198,6 +198,7 @@ def _retained(axes: Axes, found: Horizon) -> None:
         colour = COLOURS[place % len(COLOURS)]
         low, middle, high = np.quantile(memory.retained, (0.25, 0.5, 0.75), axis=1)
         axes.plot(memory.steps, middle, color=colour, label=memory.name)
+        axes.plot(memory.steps, memory.retained.max(axis=1), color=colour, linestyle="--")
         axes.fill_between(memory.steps, low, high, color=colour, alpha=0.25, linewidth=0)
     axes.set_xscale("log")
     axes.set_ylim(0, 1)
@@ -258,7 +259,7 @@ def _errors(axes: Axes, found: Drift) -> None:
             ((edges[:-1] + edges[1:]) / 2)[good],
             np.sqrt(squares)[good],
             color=COLOURS[k % len(COLOURS)],
-            linestyle="-" if k < len(COLOURS) else "--",
+            linewidth=3 if curve.name == "y" else 1.2,  # of a single layer, y is h: both are seen
             label=curve.name,
         )
     axes.set_yscale("log")
