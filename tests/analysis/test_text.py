@@ -48,6 +48,7 @@ def test_a_unit_that_follows_is_found_and_noise_is_not() -> None:
         np.corrcoef(c[half:, 0, 7], wanted["vowel"][half:])[0, 1]
     )
     assert vowel.correlation > 0 > line.correlation
+    assert vowel.where == pytest.approx(5, abs=0.2) and vowel.elsewhere == pytest.approx(0, abs=0.2)
     assert (
         tracked([{"h": noise}], text) == ()
     )  # a negative control: the best of many is still noise

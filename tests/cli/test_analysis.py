@@ -96,6 +96,38 @@ def test_the_model_that_comes_with_the_package(folder: Path, capsys: Capture) ->
     assert "over 16 steps" in capsys.readouterr().out
 
 
+PAGE = Path(__file__).parents[2] / "docs" / "memory.md"
+
+
+def test_what_the_page_on_memory_prints(capsys: Capture) -> None:
+    page = [line.strip() for line in PAGE.read_text().splitlines()]
+    for line in run("horizon --forget 0.99 --steps 500", capsys).splitlines()[:5]:
+        assert line.strip() in page
+    out = run("horizon --memory 500", capsys)
+    assert all(figure in out for figure in ("0.998615", "6.580", "0.998 ", "6.213"))
+
+
+def test_the_features_of_the_page_on_memory(capsys: Capture) -> None:
+    found = {
+        (each["feature"], each["value"], str(each["unit"])): each
+        for each in json.loads(run("trace demo --json", capsys))["tracked"]
+    }
+    rows = re.findall(
+        r"^\| ([a-z, ]+) \| ([a-z]) \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$",
+        PAGE.read_text(),
+        re.MULTILINE,
+    )
+    assert len(rows) == 6
+    for *key, correlation, there, elsewhere in rows:
+        each = found[tuple(key)]
+        for text, name in (
+            (correlation, "correlation"), (there, "mean_where"), (elsewhere, "mean_elsewhere"),
+        ):  # fmt: skip
+            assert (each[name] is None) == (text == "-")
+            # Another machine's rounding may change the last digit.
+            assert text == "-" or float(text) == pytest.approx(each[name], abs=0.011)
+
+
 def test_reports_are_one_page_each(folder: Path, capsys: Capture) -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("jinja2")

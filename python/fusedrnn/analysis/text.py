@@ -17,7 +17,7 @@ Float64 = npt.NDArray[np.float64]
 FEW = 1000
 #: A correlation below this on the second half of a text is not called following.
 WEAK = 0.3
-#: Arrays of a trace that units are looked for in.
+#: Arrays of a trace that units are looked for in: gates and states, but for an h that only shows c.
 VALUES = ("i", "f", "o", "c", "r", "z", "h")
 
 
@@ -33,6 +33,9 @@ class Tracked:
         The name of an array, the unit, and the index of the layer and direction: chosen on the first half of the text.
     correlation
         Pearson's, on the second half: it was not chosen for that.
+    where, elsewhere
+        The mean of the value at characters that have the feature, and at all others, of the second half; None for a
+        position.
     """
 
     feature: str
@@ -40,6 +43,8 @@ class Tracked:
     unit: int
     place: int
     correlation: float
+    where: float | None
+    elsewhere: float | None
 
 
 def features(text: str) -> dict[str, Float64]:
@@ -87,7 +92,7 @@ def tracked(values: Sequence[Mapping[str, npt.NDArray[Any]]], text: str) -> tupl
     columns, names = [], []
     for place, named in enumerate(values):
         for name in VALUES:
-            if name in named:
+            if name in named and not (name == "h" and "c" in named):
                 columns.append(named[name][:, 0].astype(np.float64))
                 names += [(name, unit, place) for unit in range(named[name].shape[2])]
     every = np.concatenate(columns, axis=1)
@@ -96,7 +101,11 @@ def tracked(values: Sequence[Mapping[str, npt.NDArray[Any]]], text: str) -> tupl
         best = int(np.argmax(np.abs(_correlations(every[:half], wanted[:half]))))
         correlation = float(_correlations(every[half:, [best]], wanted[half:])[0])
         if abs(correlation) >= WEAK:
-            found.append(Tracked(feature, *names[best], correlation))
+            means: list[float | None] = [None, None]
+            if set(np.unique(wanted)) <= {0.0, 1.0}:
+                has, rest = wanted[half:] > 0, every[half:, best]
+                means = [float(rest[has].mean()), float(rest[~has].mean())]
+            found.append(Tracked(feature, *names[best], correlation, *means))
     return tuple(sorted(found, key=lambda each: -abs(each.correlation)))
 
 

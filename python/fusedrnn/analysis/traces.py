@@ -135,6 +135,8 @@ class Trace(Result):
                     "value": each.value,
                     "unit": each.unit,
                     "correlation": each.correlation,
+                    "mean_where": each.where,
+                    "mean_elsewhere": each.elsewhere,
                 }
                 for each in self.tracked
             ],
@@ -172,19 +174,23 @@ class Trace(Result):
     def tracked_table(self) -> Table:
         """What units follow in the text."""
         return Table(
-            "what units follow in the text: chosen on its first half, correlation on its second",
-            ["feature", "value", "unit", "correlation", "layer"],
+            "what units follow in the text: chosen on its first half, figures of its second",
+            ["feature", "value", "unit", "correlation", "mean there", "elsewhere", "layer"],
             [
                 [
                     each.feature,
                     each.value,
                     str(each.unit),
                     f"{each.correlation:+.2f}",
+                    *(
+                        "-" if mean is None else f"{mean:.2f}"
+                        for mean in (each.where, each.elsewhere)
+                    ),
                     place_name(self.architecture, each.place),
                 ]
                 for each in self.tracked
             ],
-            numbers=[2, 3],
+            numbers=[2, 3, 4, 5],
         )
 
     def table(self, caption: str, units: Sequence[Unit]) -> Table:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fusedrnn import __version__
 from fusedrnn.analysis.drifts import Drift
 from fusedrnn.analysis.horizons import LOST, Horizon
+from fusedrnn.analysis.text import Tracked
 from fusedrnn.analysis.traces import Trace, Unit, place_name
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.errors import MissingExtraError
@@ -307,7 +308,7 @@ def trace_page(
         unit = by_place[place, number]
         about = _about(unit)
         if each := follows.get((place, number)):
-            about = f"{each.value} follows: {each.feature} (correlation {each.correlation:+.2f}). {about}"
+            about = f"{each.feature}: {_followed(each)}. {about}"
         rows, signed = _rows(found, place, number)
         title = f"Unit {number} of {place_name(found.architecture, place)}"
         if text is None:
@@ -352,10 +353,9 @@ def _worth_drawing(found: Trace, place: int) -> list[tuple[int, int]]:
 def _lead(found: Trace) -> list[str]:
     lines = []
     for each in found.tracked[:5]:
-        where = place_name(found.architecture, each.place)
+        layer = place_name(found.architecture, each.place)
         lines.append(
-            f"{each.feature}: followed by {each.value} of unit {each.unit}, {where} (correlation "
-            f"{each.correlation:+.2f} on the half of the text that it was not chosen on)."
+            f"{each.feature}: {_followed(each)}, {layer}, on the half of the text that it was not chosen on."
         )
     for place in range(len(found)):
         most, least = found.most_used(place, 1)[0], found.least_used(place, 1)[0]
@@ -363,6 +363,15 @@ def _lead(found: Trace) -> list[str]:
             f"{place_name(found.architecture, place)}: unit {most.unit} is used most, unit {least.unit} least."
         )
     return lines
+
+
+def _followed(each: Tracked) -> str:
+    means = ""
+    if each.where is not None and each.elsewhere is not None:
+        means = f", {each.where:.2f} there and {each.elsewhere:.2f} elsewhere"
+    return (
+        f"followed by {each.value} of unit {each.unit} (correlation {each.correlation:+.2f}{means})"
+    )
 
 
 def _about(unit: Unit) -> str:
