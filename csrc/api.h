@@ -313,6 +313,7 @@ typedef struct fr_back_span {
     int64_t chunk_rows;    /* the number of rows of the chunk */
     const float **rows;    /* [largest chunk_rows], for pointers to rows of a chunk */
     float *gathered;       /* [FR_MAX_BLOCKS][largest chunk_rows][L], 64-byte aligned, for values of those rows */
+    float *columns;        /* [largest chunk_rows * (dz_row / shares + 1)], for columns of dz */
     fr_weight_gradients gradients;
 } fr_back_span;
 

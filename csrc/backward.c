@@ -12,7 +12,7 @@
  *   dz        [rows + B][dz_row]      of a chunk, and of the step after it
  *   segment   [B + rows] records, [2][B][N * L] intermediates, [B][H] c, if records are computed again
  *   gradients [0, 1 or 2][T][B][D * R]    of outputs of layers below the last, used in turn
- *   threads   each [FR_ROW_ARRAYS + 4][B] pointers to rows, [rows] pointers, and gathered values
+ *   threads   each [FR_ROW_ARRAYS + 4][B] pointers to rows, [rows] pointers, gathered values and columns of dz
  */
 #include "run.h"
 #include "workspace.h"
@@ -47,7 +47,7 @@ int64_t fr_bind_backward(const fr_plan *plan, fr_backward *b)
     b->dz_row = dz_floats(plan);
     b->layer_gradient = ALIGN(q->steps * B * plan->directions * plan->outputs);
     b->thread_floats = ALIGN((FR_ROW_ARRAYS + BACK_ARRAYS) * B * POINTER) + ALIGN(b->rows * POINTER) +
-                       FR_MAX_BLOCKS * b->rows * plan->lanes;
+                       FR_MAX_BLOCKS * b->rows * plan->lanes + ALIGN(b->rows * (b->dz_row / q->schedule.threads + 1));
     b->segment_floats = 0;
     if (!q->tape) {
         const fr_panels *w = plan->panels;
@@ -273,6 +273,7 @@ static void run_thread(void *context, int64_t thread, int64_t threads)
                 .dz_row = b->dz_row,
                 .rows = chunk_rows,
                 .gathered = own,
+                .columns = own + FR_MAX_BLOCKS * b->rows * plan->lanes,
                 .gradients = gradients_of(plan, b, index),
             };
             run_direction(&plan->panels[index], &span, &again, &q, threads);

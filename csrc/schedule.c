@@ -102,13 +102,13 @@ fr_schedule fr_schedule_of(const fr_plan *plan, int64_t steps, int64_t batch, in
  * should stay in L2. Long sequences have eight segments or more, which bounds what is computed again from checkpoints.
  */
 #define SEGMENT_ROWS 256
+#define LONG_STEPS 512
 #define MIN_SEGMENTS 8
 
 int64_t fr_segment_steps(int64_t steps, int64_t batch)
 {
-    const int64_t rows = at_least_one(SEGMENT_ROWS / at_least_one(batch));
-    const int64_t most = at_least_one(min(steps, rows));
-    return steps * batch > 2 * SEGMENT_ROWS ? min(most, at_least_one(steps / MIN_SEGMENTS)) : most;
+    const int64_t most = steps > LONG_STEPS ? steps / MIN_SEGMENTS : steps;
+    return at_least_one(min(most, SEGMENT_ROWS / at_least_one(batch)));
 }
 
 /* ---- what it takes ---------------------------------------------------------------------------------------------- */

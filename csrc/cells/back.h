@@ -7,7 +7,7 @@
  *
  * Shapes and layout: a row of dz has the order of the rows of canonical weights, whatever L is. A backward step is then
  * a forward step with one gate and depth G * H, of the same product. Gradients of weights are sums over rows of steps:
- * the same tile once more, with the values of a column of dz a row apart, and rows of x or h gathered into a panel.
+ * the same tile once more, with columns of dz for its rows, and rows of x or h gathered into a panel.
  *
  * Fused: the cell's derivative is computed from the sums of a tile of dh at once. Products that need no later step are
  * made for a chunk of steps, while its dz is near: they are bound by arithmetic, not by memory.
@@ -196,26 +196,57 @@ FR_INLINE void fr_back_input(const fr_panels *w, const fr_back_span *b, int64_t 
     }
 }
 
-/* to[i][feature] += the sum over the chunk's rows of values[row][i] * right[row][feature]; divided by features. */
+/* Copies the columns of a tile of `rows` of them: to[k][row] = values[k * stride + row]. */
+FR_INLINE void fr_copy_columns(int64_t rows, const float *values, int64_t stride, int64_t K, float *to)
+{
+#define FR_COPY(ROWS)                                                                                                  \
+    case ROWS:                                                                                                         \
+        for (int64_t k = 0; k < K; k++)                                                                                \
+            memcpy(to + k * ROWS, values + k * stride, ROWS * sizeof(float));                                          \
+        return;
+    switch (rows) { /* a copy of constant size is a move or two */
+        FR_COPY(1)
+        FR_COPY(2)
+        FR_COPY(3)
+        FR_COPY(4)
+        FR_COPY(5)
+        FR_COPY(6)
+    }
+#undef FR_COPY
+    __builtin_unreachable();
+}
+
+/*
+ * to[i][feature] += the sum over the chunk's rows of values[row][i] * right[row][feature]; divided by i. A tile's
+ * columns of values are copied side by side first: in dz each k is on a page of its own, and the tile would wait for
+ * the TLB at each k, for each tile of features.
+ */
 FR_INLINE void fr_back_outer(const fr_back_span *b, const float *values, int64_t count, const float *const *right,
                              int64_t features, float *to, int64_t to_row)
 {
-    const int64_t K = b->chunk_rows;
-    const fr_tiling tiling = fr_tile_rows(count, 1);
+    const int64_t K = b->chunk_rows, share = b->s->share, shares = b->s->shares;
+    const int64_t begin = count * share / shares, end = count * (share + 1) / shares;
+    if (begin == end)
+        return;
+    const fr_tiling tiling = fr_tile_rows(end - begin, 1);
+    const fr_range all = {0, (features + VF_LANES - 1) / VF_LANES};
     fr_tile tile;
-    FR_FOR_TILES (tile, tiling, fr_share(b->s, (features + VF_LANES - 1) / VF_LANES), false) {
+    FR_FOR_TILES (tile, tiling, all, false) {
+        float *columns = b->columns + tile.row * K;
         if (tile.number == 0) /* these features are new */
             for (int64_t k = 0; k < K; k++)
                 for (int64_t j = 0; j < tile.blocks; j++) {
                     const int64_t feature = (tile.block + j) * VF_LANES;
                     vf_store(b->gathered + (j * K + k) * VF_LANES, vf_load_n(right[k] + feature, features - feature));
                 }
+        if (tile.block == 0)
+            fr_copy_columns(tile.rows, values + begin + tile.row, b->dz_row, K, columns);
         const float *v[FR_MAX_ROWS];
         for (int64_t k = 0; k < tile.rows; k++)
-            v[k] = values + tile.row + k;
+            v[k] = columns + k;
         const fr_factor f = {.panel = b->gathered, .v = v, .depth = K, .ahead = b->gathered};
-        const fr_sums sums = {to + tile.row * to_row + tile.block * VF_LANES, to_row, VF_LANES};
-        fr_outer(tile.rows, tile.blocks, &f, b->dz_row, &sums);
+        const fr_sums sums = {to + (begin + tile.row) * to_row + tile.block * VF_LANES, to_row, VF_LANES};
+        fr_outer(tile.rows, tile.blocks, &f, tile.rows, &sums);
     }
 }
 

@@ -259,6 +259,21 @@ def test_the_code_of_the_guide_runs() -> None:
     assert values["y_t"].shape == (1, 128)
 
 
+def test_the_code_on_training_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    blocks = re.findall(
+        r"^```python\n(.*?)^```\n\nprints\n\n```\n(.*?)^```", page, re.DOTALL | re.MULTILINE
+    )
+    assert len(blocks) == 2
+    values: dict[str, Any] = {}
+    for block, printed in blocks:
+        exec(block, values)  # noqa: S102 - our own page
+        said, expected = capsys.readouterr().out.split(), printed.split()
+        # Numbers depend on the instruction set in their last digits.
+        for one, other in zip(said, expected, strict=True):
+            assert one == other or float(one) == pytest.approx(float(other), abs=2e-4)
+
+
 # ---- figures -------------------------------------------------------------------------------------
 
 
