@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fusedrnn.architecture import NARROW
 from fusedrnn.arrays import FLOAT32
 
-__all__ = ["MAX_FLOAT16", "NARROW", "int8_scales", "rounded"]
+__all__ = ["MAX_FLOAT16", "int8_scales", "rounded"]
 
-#: The narrow types of weights.
-NARROW = ("float16", "bfloat16", "int8")
 #: The largest float16.
 MAX_FLOAT16 = 65504.0
 #: The smallest float16 that is not subnormal. Smaller ones become 0, as the kernels have them.

@@ -10,7 +10,8 @@ from conftest import oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusedrnn.narrowing import MAX_FLOAT16, NARROW, int8_scales, rounded
+from fusedrnn.architecture import NARROW
+from fusedrnn.narrowing import MAX_FLOAT16, int8_scales, rounded
 
 FINITE = st.floats(-60000, 60000, width=32)
 MATRIX = st.lists(st.lists(FINITE, min_size=3, max_size=3), min_size=1, max_size=4)

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from fusedrnn.analysis.gates import check_finite, check_states, recording
 from fusedrnn.analysis.traces import place_name
-from fusedrnn.architecture import Architecture, Weight
+from fusedrnn.architecture import NARROW, Architecture, Weight
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import Layer
-from fusedrnn.narrowing import NARROW, rounded
+from fusedrnn.narrowing import rounded
 
 __all__ = ["DTYPES", "Cause", "Curve", "Drift", "drift", "narrowed_weights"]
 

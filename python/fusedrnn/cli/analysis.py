@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fusedrnn.analysis import formulas
+from fusedrnn.architecture import NARROW
 from fusedrnn.cli.options import (
     WHOLE,
     Command,
@@ -23,7 +23,6 @@ from fusedrnn.cli.options import (
 )
 from fusedrnn.cli.output import Output, progress_bar, say
 from fusedrnn.counting.result import Result, Table
-from fusedrnn.narrowing import NARROW
 
 __all__ = ["drift", "horizon", "trace"]
 
@@ -144,6 +143,8 @@ class _ClosedForm(Result):
         return "a gate that does not change with the data"
 
     def _rows(self) -> list[dict[str, Any]]:
+        from fusedrnn.analysis import formulas
+
         rows = []
         for why, forget in self.gates:
             row: dict[str, Any] = {
@@ -166,6 +167,8 @@ class _ClosedForm(Result):
         return self._rows()
 
     def _tables(self) -> list[Table]:
+        from fusedrnn.analysis import formulas
+
         shown = ["", "gate", "bias", "half-life", "time constant"]
         if self.steps is not None:
             shown.append(f"left after {self.steps:,}")
@@ -285,6 +288,8 @@ def _refuse_beside_formula(context: click.Context, *given: Any) -> None:
 def _closed_form(
     context: click.Context, forget: float | None, memory: float | None, steps: int | None
 ) -> _ClosedForm:
+    from fusedrnn.analysis import formulas
+
     gates = []
     if forget is not None:
         if not 0 <= forget <= 1:
