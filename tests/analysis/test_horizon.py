@@ -192,6 +192,15 @@ def test_saturated_units_are_named() -> None:
     assert "g is nearly always at an end of its range in 1 unit (2)" in said
 
 
+def test_a_short_memory_is_told_how_to_begin_longer(draw: Draw) -> None:
+    stack = fr.GRU(3, 6, 2, seed=0)
+    said = fr.analysis.horizon(stack, draw(60, 3), distance=1).verdict()
+    assert len([line for line in said if "fr.init.chrono(2, N)" in line]) == 1
+    long = fr.GRU(3, 6, init=fr.init.chrono(200, 300), seed=0)
+    said = fr.analysis.horizon(long, np.zeros((900, 3), np.float32), distance=1).verdict()
+    assert not any("chrono" in line for line in said)
+
+
 @pytest.mark.parametrize("name", ["rnn", "clockwork"])
 def test_a_cell_without_the_gate_has_norms_alone(name: str, draw: Draw) -> None:
     cell, chosen = FAMILY[name]

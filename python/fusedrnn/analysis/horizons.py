@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.analysis import jacobians
-from fusedrnn.analysis.formulas import bias_of, forget_for, half_life, half_life_text
+from fusedrnn.analysis.formulas import half_life, half_life_text
 from fusedrnn.analysis.gates import recorded
 from fusedrnn.analysis.jacobians import Norms
 from fusedrnn.analysis.retention import half_lives, log_gate, retained_over
@@ -34,6 +34,8 @@ SATURATED = 0.9
 LOST = 0.01
 #: Factors of growth per step from which on gradients vanish, and explode.
 VANISHING, EXPLODING = 0.999, 1.001
+#: A memory below so many steps is short: how to begin with a longer one is said.
+SHORT = 50
 #: The number of units of each layer that the table has.
 SHOWN = 5
 
@@ -103,17 +105,12 @@ class Memory:
             return
         middle, longest = float(np.median(self.half_lives)), int(np.argmax(self.half_lives))
         most = self.half_lives[longest]
-        far = f"{most:,.3g} steps" if np.isfinite(most) else "longer than half of the sequence"
+        far = _steps(most) if np.isfinite(most) else "longer than half of the sequence"
+        at_least = _steps(middle) if np.isfinite(middle) else "half of the sequence"
         yield (
-            f"{self.name}: half of the units keep half of what they store for {half_life_text(middle)} steps or "
-            f"longer; the longest memory is that of unit {longest}, {far}."
+            f"{self.name}: half of the units keep half of what they store for {at_least} or longer; the longest memory "
+            f"is that of unit {longest}, {far}."
         )
-        if np.isfinite(most) and most < STEPS[5]:
-            wanted = bias_of(forget_for(4 * most))
-            yield (
-                f"If the task needs more than {most:,.3g} steps, begin with a bias of {wanted:.1f} or more for "
-                f"{self.gate} (fr.init.chrono; fusedrnn horizon --memory N says which)."
-            )
 
     def _gradients_said(self) -> Iterable[str]:
         for each in self.norms:
@@ -154,6 +151,10 @@ class Memory:
                 )
 
 
+def _steps(number: float) -> str:
+    return f"{half_life_text(number)} step{'' if number == 1 else 's'}"
+
+
 def _listed(units: Sequence[int]) -> str:
     some = ", ".join(map(str, units[:8])) + (", ..." if len(units) > 8 else "")
     return f"{len(units)} unit{'s' if len(units) > 1 else ''} ({some})"
@@ -185,7 +186,14 @@ class Horizon(Result):
 
     def verdict(self) -> list[str]:
         """What that means, and what can be done, in sentences."""
-        return [line for memory in self.memories for line in memory.verdict()]
+        said = [line for memory in self.memories for line in memory.verdict()]
+        longest = max((float(each.half_lives.max(initial=0)) for each in self.memories), default=0)
+        if 0 < longest < SHORT:
+            said.append(
+                f"If the task needs more than {_steps(longest)}, begin with fr.init.chrono(2, N), where N is the longest "
+                "distance that matters; fusedrnn horizon --memory N says which bias that is."
+            )
+        return said
 
     def _title(self) -> str:
         a = self.architecture

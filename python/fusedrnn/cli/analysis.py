@@ -324,7 +324,7 @@ def _closed_form(
     metavar="N",
     type=WHOLE,
     multiple=True,
-    help="draw this unit; can be given several times",
+    help="draw this unit of the last layer; can be given several times",
 )
 @layer_option
 @_batch_option
