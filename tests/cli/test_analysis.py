@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,24 @@ def test_the_examples_of_the_help_are_lines_of_the_command(
     lines = out.split("Examples:\n")[1].splitlines()
     assert len(lines) >= 3
     assert all(line.strip().startswith(f"fusedrnn {command} ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "line", ["horizon demo --steps 40000", "drift demo --steps 100000", "trace demo --report page"]
+)
+def test_ctrl_c_is_an_exit_code(line: str, folder: Path) -> None:
+    """Interrupted in the midst of the work: no traceback, and no page that is only half there."""
+    code = (
+        "import os, signal, sys, threading; from fusedrnn.cli import main; import fusedrnn.demo; "
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start(); sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert not (folder / "page" / "index.html").exists()
