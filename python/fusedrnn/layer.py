@@ -19,6 +19,7 @@ from fusedrnn.engines import choose
 from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
+from fusedrnn.init import Initialiser
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
 from fusedrnn.training.tape import Tape, TapeKind, checked_tape
@@ -69,6 +70,8 @@ class Layer(Generic[StateT]):
         that are given none: a tuple in the cell's order, each (L * D, ·). None for zeros.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
+    init
+        What replaces some of them: one of :mod:`fusedrnn.init`, or a list, in that order; None for nothing.
     dtype
         "float32", or "float64" with the numpy backend, for references.
     **options
@@ -102,6 +105,7 @@ class Layer(Generic[StateT]):
         threads: Threads = 1,
         initial_state: Sequence[Array] | None = None,
         seed: int | None = None,
+        init: Initialiser | Sequence[Initialiser] | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> None:
@@ -120,7 +124,7 @@ class Layer(Generic[StateT]):
         kind = _dtype(dtype)
         self._build(
             architecture,
-            initialise(architecture, seed, kind),
+            initialise(architecture, seed, kind, init),
             batch_first=batch_first,
             weight_dtype=weight_dtype,
             backend=backend,

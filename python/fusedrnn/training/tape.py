@@ -116,14 +116,53 @@ class Tape:
         result = np.zeros(shape, signature.dtype) if want_x else None
         dx = None if result is None else signature.time_major(result, batched)
         with self._lock:
-            recording = self._recording
-            if recording is None:
-                raise ValueError(
-                    "this tape has been used: say backward(..., keep=True) to use it again, or record anew"
-                )
+            recording = self._open()
             if not keep:
                 self._recording = None
             weights = recording.backward(dy, before, dx, keep=keep)
         if not batched:
             before = [None if array is None else array[:, 0] for array in before]
         return Gradients(result, self._state_type(*before), weights)
+
+    def sums(self) -> list[Array]:
+        """The sums of all gates, before their limit and activation and without peepholes.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Of each layer and direction, in the order of the state: (T, B, G, H) whatever the layout of x, gates in the
+            order of the weights' blocks; NaN past a sequence's end. New arrays.
+
+        Raises
+        ------
+        ValueError
+            If the tape has been used up.
+        UnsupportedError
+            For a Clockwork RNN, and with ``tape="segments"``.
+        """
+        with self._lock:
+            return self._open().sums()
+
+    def states(self) -> list[tuple[Array, ...]]:
+        """The states after every step.
+
+        Returns
+        -------
+        list of tuple
+            Of each layer and direction, in the order of the state: h (T, B, R) and, for an LSTM, c (T, B, H), whatever
+            the layout of x; NaN past a sequence's end. New arrays.
+
+        Raises
+        ------
+        ValueError, UnsupportedError
+            As :meth:`sums`; a Clockwork RNN has states.
+        """
+        with self._lock:
+            return self._open().states()
+
+    def _open(self) -> Recording:
+        if self._recording is None:
+            raise ValueError(
+                "this tape has been used: say backward(..., keep=True) to use it again, or record anew"
+            )
+        return self._recording
