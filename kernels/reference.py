@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +31,11 @@ __all__ = [
     "STEPS",
     "Array",
     "BackwardStep",
+    "Int8Matrix",
     "ParameterGradients",
     "Parameters",
     "Step",
+    "as_integers",
     "by_kind",
     "parameters",
     "sigmoid",
@@ -125,6 +127,37 @@ class Function:
         return self.value(x)
 
 
+# ---- products with int8 --------------------------------------------------------------------------
+
+#: The largest integer that a row of x or h is made of: 15 bits.
+LARGEST_INTEGER = 16382
+#: A row of smaller numbers is taken for zeros.
+SMALLEST_ROW = 2.0**-100
+
+
+def as_integers(rows: Array) -> tuple[Array, npt.NDArray[np.float32]]:
+    """Rows of numbers as integers, and the step of each row: what they are multiplied with. In float32, as kernels do it.
+
+    NaN is the step of a row with NaN or an infinity.
+    """
+    v = rows.astype(np.float32)
+    largest = np.abs(v).max(axis=-1, keepdims=True)
+    counts = (largest >= SMALLEST_ROW) & (largest < np.inf)
+    divisor = np.where(counts, largest, np.float32(1))
+    step = np.where(counts, largest / np.float32(LARGEST_INTEGER), np.float32(0))
+    step = np.where(np.isfinite(largest), step, np.float32(np.nan))
+    per_step = np.where(counts, np.float32(LARGEST_INTEGER) / divisor, np.float32(0))
+    return np.rint(v * per_step), step
+
+
+class Int8Matrix(np.ndarray):
+    """The numbers that a matrix of int8 stands for: a product with it is one of integers, of rows made integers, too."""
+
+    def __rmatmul__(self, rows: Any) -> Any:
+        q, step = as_integers(rows)
+        return (q.astype(self.dtype) * step) @ self.view(np.ndarray)
+
+
 # ---- what a cell is given ------------------------------------------------------------------------
 
 
@@ -164,15 +197,26 @@ class Parameters:
     architecture: Architecture
 
 
-def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Parameters:
-    """What a step needs, from the canonical arrays of one layer and direction, listed by kind."""
+class Operands(NamedTuple):
+    """The arrays of :class:`Parameters`."""
+
+    W: Array
+    R: Array
+    b: Array
+    d: Mapping[str, Array]
+    p: Mapping[str, Array]
+    P: Array | None
+
+
+def operands(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Operands:
+    """The arrays that a step reads, from the canonical ones of one layer and direction, listed by kind."""
     table, units = architecture.table, architecture.hidden_size
     (W,), (R,) = arrays["input"], arrays["recurrent"]
-    gates = [gate.name for gate in table.gates]
     zeros = np.zeros(len(W), W.dtype)
     b, second = (arrays["bias"] + [zeros, zeros])[:2] if arrays["bias"] else (zeros, zeros)
     d = {}
     if table.own_recurrent_bias:
+        gates = [gate.name for gate in table.gates]
         (own,) = table.own_recurrent_bias
         at = slice(gates.index(own) * units, (gates.index(own) + 1) * units)
         if len(second) == len(b):  # all gates have a second bias: the other ones are added up
@@ -182,7 +226,13 @@ def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) ->
         else:
             d[own], second = second, zeros
     letters = architecture.peephole_gates
-    peepholes = dict(zip(letters, np.split(arrays["peephole"][0], len(letters)))) if letters else {}
+    p = dict(zip(letters, np.split(arrays["peephole"][0], len(letters)))) if letters else {}
+    P = arrays["projection"][0] if arrays["projection"] else None
+    return Operands(W, R, b + second, d, p, P)
+
+
+def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Parameters:
+    """What a step needs, from the canonical arrays of one layer and direction, listed by kind."""
 
     def function(role: str) -> Function:
         activation = architecture.activation_of(role)
@@ -199,12 +249,7 @@ def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) ->
         )
 
     return Parameters(
-        W=W,
-        R=R,
-        b=b + second,
-        d=d,
-        p=peepholes,
-        P=arrays["projection"][0] if arrays["projection"] else None,
+        *operands(architecture, arrays),
         gate=function("gate"),
         state=function("state"),
         output=function("output"),

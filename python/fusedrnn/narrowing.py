@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusedrnn.architecture import Architecture
+from fusedrnn.architecture import NARROW, Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_array
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "matrices",
     "narrowed",
     "restored",
+    "rounded",
     "saved",
     "stored",
     "weight_dtype_of",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 #: The types of stored weights.
-WEIGHT_DTYPES = ("float32", "float16", "bfloat16", "int8")
+WEIGHT_DTYPES = ("float32", *NARROW)
 
 #: The elements of ``Narrow.values``: 16 bits are kept as bit patterns, because NumPy has no bfloat16.
 ELEMENTS: dict[str, np.dtype[Any]] = {
@@ -146,6 +147,11 @@ def narrowed(
     if weight_dtype == "float32":
         raise ValueError("weight_dtype 'float32' is not a narrow type")
     return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
+
+
+def rounded(name: str, matrix: Array, weight_dtype: str) -> Array:
+    """A matrix as a narrow type has it, in float32; errors, and what each type does, as :func:`narrowed` says."""
+    return _narrow(name, matrix, weight_dtype).widened()
 
 
 def stored(weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str) -> Stored:

@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 import fusedrnn as fr
 from fusedrnn.engines.native import isas
+from fusedrnn.kernels.reference import as_integers
 from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
 
 NARROW = WEIGHT_DTYPES[1:]
 
 #: As for float32 weights: differences to float64 that rounding explains over a few dozen steps.
 TOLERANCE = 3e-6
+#: What integers of 15 bits for x and h add to that.
+INTEGERS = 1e-3
 
 Member = tuple[type[fr.Layer], dict[str, Any]]
 
@@ -59,9 +62,64 @@ def same(pair: Any, other: Any) -> None:
 def assert_right(layer: fr.Layer, x: np.ndarray, lengths: np.ndarray | None = None) -> None:
     y, after = layer(x, None, lengths)
     true_y, true_after = exact(layer)(x.astype(np.float64), None, lengths)
-    np.testing.assert_allclose(y, true_y, rtol=TOLERANCE, atol=TOLERANCE)
+    near = INTEGERS if layer.weight_dtype == "int8" else TOLERANCE
+    np.testing.assert_allclose(y, true_y, rtol=near, atol=near)
     for values, true_values in zip(after, true_after, strict=True):
-        np.testing.assert_allclose(values, true_values, rtol=TOLERANCE, atol=TOLERANCE)
+        np.testing.assert_allclose(values, true_values, rtol=near, atol=near)
+
+
+def sums_of_integers(layer: fr.Layer, x: np.ndarray) -> np.ndarray:
+    """What an RNN gives that only adds up W x, of integers: in NumPy's integers, and float32 for the step."""
+    W = layer._weights["weight_ih_l0"].values.astype(np.int64)
+    q, step = as_integers(x)
+    slices = range(0, x.shape[-1], 1024)
+    parts = [q[..., k : k + 1024].astype(np.int64) @ W[:, k : k + 1024].T for k in slices]
+    total = np.float32(0)
+    for part in parts:
+        total = total + part.astype(np.float32)
+    return step * layer._weights["weight_ih_l0"].scales * total
+
+
+@pytest.mark.parametrize("inputs", [1, 5, 16, 33, 1027])
+def test_integer_sums_are_those_of_numpy(make_c: Maker, inputs: int, draw: Draw) -> None:
+    random = np.random.default_rng(inputs)
+    weights = random.integers(-127, 128, (41, inputs)).astype(np.float32)
+    weights[:, 0] = 127  # the scales are 1
+    arrays = {"weight_ih_l0": weights, "weight_hh_l0": np.zeros((41, 41), np.float32)}
+    layer = make_c.from_weights(arrays, cell=fr.RNN, activation="identity", weight_dtype="int8")
+    x = draw(3, 5, inputs) * np.float32([[1], [1e-3], [1e6], [0], [1e-35]])
+    np.testing.assert_array_equal(layer(x)[0], sums_of_integers(layer, x))
+    weights[3] = np.roll(weights[3], 1)  # negative control
+    if inputs > 1:
+        assert (layer(x)[0] != sums_of_integers(made_of(layer, weights), x)).any()
+
+
+def made_of(layer: fr.Layer, weights: np.ndarray) -> fr.Layer:
+    return layer.with_weights({**layer.weights, "weight_ih_l0": weights})
+
+
+def test_an_int8_step_is_that_of_its_specification(
+    make_c: Maker, member: Member, draw: Draw
+) -> None:
+    """Step by step from the same state, so that x and h are the same integers."""
+    cell, chosen = member
+    layer = make_c(7, 12, cell=cell, seed=1, weight_dtype="int8", **chosen)
+    wide = {name: array.astype(np.float64) for name, array in layer.weights.items()}
+    more = {"backend": "numpy", "dtype": "float64", "weight_dtype": "int8"}
+    specification = cell.from_weights(wide, **chosen, **more)
+    # What a second product reads is not the same in float32 and float64: its integers may be one off.
+    near = (
+        1e-4 if layer.architecture.proj_size or layer.architecture.reset == "before" else TOLERANCE
+    )
+    state = None
+    for x in 3 * draw(9, 1, 4, 7):
+        given_state = state and tuple(
+            each.astype(np.float64) if each.dtype == np.float32 else each for each in state
+        )
+        _, true = specification(x.astype(np.float64), given_state)
+        _, state = layer(x, state)
+        for values, true_values in zip(state, true, strict=True):
+            np.testing.assert_allclose(values, true_values, rtol=near, atol=near)
 
 
 @few
@@ -162,27 +220,15 @@ def copied(make: Maker, matrix: np.ndarray, weight_dtype: str) -> np.ndarray:
     return np.concatenate([layer(x[None])[0][0], layer(x[:, None])[0][:, 0]])
 
 
-@pytest.mark.parametrize("weight_dtype", NARROW)
+@pytest.mark.parametrize("weight_dtype", ["float16", "bfloat16"])
 def test_every_number_of_a_type_is_widened_exactly(make_c: Maker, weight_dtype: str) -> None:
     bits = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
-    if weight_dtype == "int8":
-        numbers = np.tile(np.arange(-127, 128, dtype=np.float32), (20, 1))
-        numbers *= np.float32(0.375) ** np.arange(20, dtype=np.float32)[:, None]
-        numbers = Narrow("int8", *scaled(numbers)).widened()
-    else:
-        numbers = Narrow(weight_dtype, bits).widened()
-        # The kernels flush what is subnormal in float32.
-        least = 2.0**-14 if weight_dtype == "float16" else 2.0**-126
-        numbers[~np.isfinite(numbers) | (np.abs(numbers) < least)] = 0
+    numbers = Narrow(weight_dtype, bits).widened()
+    # The kernels flush what is subnormal in float32.
+    least = 2.0**-14 if weight_dtype == "float16" else 2.0**-126
+    numbers[~np.isfinite(numbers) | (np.abs(numbers) < least)] = 0
     expected = np.concatenate([numbers.T, numbers.T])
     np.testing.assert_array_equal(copied(make_c, numbers, weight_dtype), expected)
-
-
-def scaled(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integers and scales of 17 bits of a matrix whose rows are multiples of -127 ... 127."""
-    scales = (np.abs(matrix).max(axis=1) / np.float32(127)).astype(np.float32)
-    scales = (scales.view(np.uint32) & np.uint32(0xFFFFFF80)).view(np.float32)
-    return np.rint(matrix / scales[:, None]).astype(np.int8), scales
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, prod
 from threading import Lock
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +29,8 @@ from fusedrnn.engines.native import (
 from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
-from fusedrnn.errors import UnsupportedError
-from fusedrnn.kernels.reference import parameters
-from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of, widened
+from fusedrnn.kernels.reference import Operands, operands
+from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of
 
 __all__ = ["Compiled", "PlainCall"]
 
@@ -63,6 +62,8 @@ MAX_CHOSEN = 256
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
+    isa: str
+
     def __init__(
         self, architecture: Architecture, weights: Stored, backend: str, threads: Threads = 1
     ) -> None:
@@ -70,8 +71,7 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._isa = isas()[isa]
-        self._lanes = lib.fr_isa_lanes(self._isa)
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         self._weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
@@ -159,32 +159,21 @@ class Compiled(Engine):
 
     def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
-        packing = Packing(self._lanes)
-        groups = by_direction(self._architecture, weights)
-        for panel, group in zip(panels, groups, strict=True):
+        packing, a = Packing(self._lanes), self._architecture
+        self._operands: list[Operands] = []
+        for panel, group in zip(panels, by_direction(a, weights), strict=True):
             panel.weight_type = self._weight_type
-            self._add_panels(packing, panel, group)
-        self._weights = weights
+            narrow = self._weight_type != lib.FR_F32
+            w = operands(a, _values(group) if narrow else cast(dict[str, list[Array]], group))
+            self._add_panels(packing, panel, w, _scales(group) if narrow else ())
+            self._operands.append(w)
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
     def _add_panels(
-        self, packing: Packing, panel: Any, group: Mapping[str, list[Array | Narrow]]
+        self, packing: Packing, panel: Any, w: Operands, scales: Sequence[Array]
     ) -> None:
         a = self._architecture
-        w = parameters(
-            a,
-            {
-                kind: [each.values if isinstance(each, Narrow) else each for each in arrays]
-                for kind, arrays in group.items()
-            },
-        )
-        scales = [
-            each.scales
-            for kind in ("input", "recurrent", "projection")
-            for each in group[kind]
-            if isinstance(each, Narrow) and each.scales is not None
-        ]
         self._add_matrices(packing, panel, "panels", w.W, w.R, w.P)
         if scales:
             self._add_matrices(packing, panel, "scales", *scales)
@@ -251,10 +240,6 @@ class Compiled(Engine):
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
-        if self.backend != "c":
-            raise UnsupportedError(
-                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
-            )
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
@@ -267,10 +252,8 @@ class Compiled(Engine):
         a = self._architecture
         packing = Packing(self._lanes)
         late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
-        groups = by_direction(a, widened(self._weights))
-        panels = self.plan.panels[0 : len(groups)]
-        for panel, group in zip(panels, groups, strict=True):
-            w = parameters(a, group)
+        panels = self.plan.panels[0 : len(self._operands)]
+        for panel, w in zip(panels, self._operands, strict=True):
             first = len(w.W) - late * a.hidden_size
             packing.add_transposed(panel, "back_x_panels", w.W[:first])
             if late:
@@ -282,7 +265,7 @@ class Compiled(Engine):
             if w.P is not None:
                 packing.add_transposed(panel, "back_dependent_panels", w.P)
         self._alive.append(packing.packed())
-        kernel = lib.fr_find_back_kernel(self._isa, a.table.kernel.encode())
+        kernel = find_kernel(self.backend, a.table.kernel, self.isa, "backward")
         for panel in panels:
             panel.back_kernel = kernel
 
@@ -429,6 +412,23 @@ class Compiled(Engine):
         lib.fr_run(self.plan, call.q)
         if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
+
+
+def _values(group: Mapping[str, list[Array | Narrow]]) -> dict[str, list[Array]]:
+    """The elements of narrow matrices, and the arrays of others."""
+    return {
+        kind: [each.values if isinstance(each, Narrow) else each for each in arrays]
+        for kind, arrays in group.items()
+    }
+
+
+def _scales(group: Mapping[str, list[Array | Narrow]]) -> list[Array]:
+    """The scales of narrow matrices that have some, over x, over h, and of the projection."""
+    kinds = ("input", "recurrent", "projection")
+    matrices = [each for kind in kinds for each in group[kind]]
+    return [
+        each.scales for each in matrices if isinstance(each, Narrow) and each.scales is not None
+    ]
 
 
 #: Number of calls kept for the next ones, one for each thread of the program: to make one anew takes as long as a small layer.
