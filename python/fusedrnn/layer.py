@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,10 @@ from fusedrnn.engines import choose
 from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
+from fusedrnn.init import Initialiser
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
-from fusedrnn.training.tape import Tape
+from fusedrnn.training.tape import Tape, TapeKind, checked_tape
 from fusedrnn.weights import Weights, checked, in_canonical_order, infer, initialise, under
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Layer(Generic[StateT]):
         that are given none: a tuple in the cell's order, each (L * D, ·). None for zeros.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
+    init
+        What replaces some of them: one of :mod:`fusedrnn.init`, or a list, in that order; None for nothing.
     dtype
         "float32", or "float64" with the numpy backend, for references.
     **options
@@ -102,6 +105,7 @@ class Layer(Generic[StateT]):
         threads: Threads = 1,
         initial_state: Sequence[Array] | None = None,
         seed: int | None = None,
+        init: Initialiser | Sequence[Initialiser] | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> None:
@@ -120,7 +124,7 @@ class Layer(Generic[StateT]):
         kind = _dtype(dtype)
         self._build(
             architecture,
-            initialise(architecture, seed, kind),
+            initialise(architecture, seed, kind, init),
             batch_first=batch_first,
             weight_dtype=weight_dtype,
             backend=backend,
@@ -428,7 +432,7 @@ class Layer(Generic[StateT]):
         lengths: Sequence[int] | None = None,
         *,
         resets: npt.NDArray[np.bool_] | None = None,
-        tape: Literal["full", "segments"] = "full",
+        tape: TapeKind = "full",
     ) -> tuple[Array, StateT, Tape]:
         """Run over whole sequences, and remember what the gradients need.
 
@@ -455,11 +459,10 @@ class Layer(Generic[StateT]):
         TypeError, ValueError, UnsupportedError
             As for a call of the layer.
         """
-        if not isinstance(tape, str) or tape not in ("full", "segments"):
-            raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+        segments = checked_tape(tape) == "segments"
         call, sequences = self._signature.call(x, state, lengths, None, resets)
         call.x = np.array(call.x, order="C")
-        recording = self._engine.record(call, tape == "segments")
+        recording = self._engine.record(call, segments)
         sequences.result.flags.writeable = False
         shown = Tape(recording, self._signature, sequences, self.state_type)
         return sequences.result, self._state(call, sequences), shown

@@ -29,8 +29,7 @@ from fusedrnn.engines.native import (
 from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
-from fusedrnn.errors import UnsupportedError
-from fusedrnn.kernels.reference import Parameters, parameters
+from fusedrnn.kernels.reference import Operands, operands
 from fusedrnn.weights import Weights
 
 __all__ = ["Compiled", "PlainCall"]
@@ -55,6 +54,8 @@ MAX_CHOSEN = 256
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
 
+    isa: str
+
     def __init__(
         self, architecture: Architecture, weights: Weights, backend: str, threads: Threads = 1
     ) -> None:
@@ -62,8 +63,7 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._isa = isas()[isa]
-        self._lanes = lib.fr_isa_lanes(self._isa)
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
@@ -145,15 +145,14 @@ class Compiled(Engine):
 
     def _fill_panels(self, panels: Any, weights: Weights) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
-        packing = Packing(self._lanes)
-        groups = by_direction(self._architecture, weights)
-        for panel, group in zip(panels, groups, strict=True):
-            self._add_panels(packing, panel, parameters(self._architecture, group))
-        self._weights = weights
+        packing, a = Packing(self._lanes), self._architecture
+        self._operands = [operands(a, group) for group in by_direction(a, weights)]
+        for panel, w in zip(panels, self._operands, strict=True):
+            self._add_panels(packing, panel, w)
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
-    def _add_panels(self, packing: Packing, panel: Any, w: Parameters) -> None:
+    def _add_panels(self, packing: Packing, panel: Any, w: Operands) -> None:
         a = self._architecture
         gates, units = len(a.table.gates), a.hidden_size
         if a.periods:
@@ -199,10 +198,6 @@ class Compiled(Engine):
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
-        if self.backend != "c":
-            raise UnsupportedError(
-                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
-            )
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
@@ -215,10 +210,8 @@ class Compiled(Engine):
         a = self._architecture
         packing = Packing(self._lanes)
         late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
-        groups = by_direction(a, self._weights)
-        panels = self.plan.panels[0 : len(groups)]
-        for panel, group in zip(panels, groups, strict=True):
-            w = parameters(a, group)
+        panels = self.plan.panels[0 : len(self._operands)]
+        for panel, w in zip(panels, self._operands, strict=True):
             first = len(w.W) - late * a.hidden_size
             packing.add_transposed(panel, "back_x_panels", w.W[:first])
             if late:
@@ -230,7 +223,7 @@ class Compiled(Engine):
             if w.P is not None:
                 packing.add_transposed(panel, "back_dependent_panels", w.P)
         self._alive.append(packing.packed())
-        kernel = lib.fr_find_back_kernel(self._isa, a.table.kernel.encode())
+        kernel = find_kernel(self.backend, a.table.kernel, self.isa, "backward")
         for panel in panels:
             panel.back_kernel = kernel
 
