@@ -196,19 +196,34 @@ def activations(session: nox.Session) -> None:
 
 
 @nox.session
+def inductor(session: nox.Session) -> None:
+    """Converted models under torch.compile with Inductor, which needs a C++ compiler: a minute."""
+    session.install(".[test,torch]")
+    session.run(
+        "pytest", "-n0", "tests/torch_modules/test_inductor.py", env={"FUSEDRNN_INDUCTOR": "1"}
+    )
+
+
+@nox.session
 def next_numba(session: nox.Session) -> None:
     """The Numba kernels with the newest version of Numba there is, also one that pyproject.toml does not allow yet."""
     session.install(".[test]")
     session.install("--upgrade", "--pre", "numba")
     session.run("python", "-c", "import numba; print('Numba', numba.__version__)")
-    session.run("pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs)
+    session.run(
+        "pytest", "tests/kernels", "tests/layers/test_recorded.py", *session.posargs,
+        env={"FUSEDRNN_ALL_KERNELS": "1"},
+    )  # fmt: skip
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
-    """The properties again with a thousand random examples each."""
+    """The properties again with a thousand random examples each, and every Numba kernel on every instruction set."""
     session.install(".[test]")
-    session.run("pytest", "--hypothesis-profile=long", "-m", "not slow", *session.posargs)
+    session.run(
+        "pytest", "--hypothesis-profile=long", "-m", "not slow", *session.posargs,
+        env={"FUSEDRNN_ALL_KERNELS": "1"},
+    )  # fmt: skip
 
 
 @nox.session

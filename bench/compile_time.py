@@ -9,6 +9,7 @@ import sys
 import tempfile
 
 from fusedrnn.cells import CELLS
+from fusedrnn.kernels.compiled import Role
 
 __all__ = ["compile_seconds"]
 
@@ -19,12 +20,12 @@ import numba
 from fusedrnn.engines.native import active_isa
 from fusedrnn.kernels.compiled import build
 start = time.perf_counter()
-kernel = build(sys.argv[1], active_isa())
+kernel = build(sys.argv[1], active_isa(), sys.argv[2])
 print(json.dumps([time.perf_counter() - start, kernel.cached]))
 """
 
 
-def compile_seconds(cell: str) -> dict[str, float]:
+def compile_seconds(cell: str, role: Role = "forward") -> dict[str, float]:
     """Of one kernel, with an empty cache ("compile") and with what that left there ("cached").
 
     The instruction set is that of ``FUSEDRNN_ISA``, or else the best one.
@@ -40,7 +41,7 @@ def compile_seconds(cell: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="fusedrnn-numba-") as folder:
         for name in ("compile", "cached"):
             done = subprocess.run(
-                [sys.executable, "-c", _CODE, CELLS[cell][0].kernel],
+                [sys.executable, "-c", _CODE, CELLS[cell][0].kernel, role],
                 env={**os.environ, "NUMBA_CACHE_DIR": folder},
                 capture_output=True,
                 text=True,
@@ -48,9 +49,11 @@ def compile_seconds(cell: str) -> dict[str, float]:
             )
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-                raise RuntimeError(f"the Numba kernel of {cell} was not compiled: {reason}")
+                raise RuntimeError(f"the {role} Numba kernel of {cell} was not compiled: {reason}")
             seconds, cached = json.loads(done.stdout)
             if cached != (name == "cached"):
-                raise RuntimeError(f"the cache of the Numba kernel of {cell} was not as expected")
+                raise RuntimeError(
+                    f"the cache of the {role} Numba kernel of {cell} was not as expected"
+                )
             found[name] = float(seconds)
     return found

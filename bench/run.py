@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -475,14 +476,16 @@ def _compile(console: Console, failures: dict[str, str]) -> dict[str, dict[str, 
     """What Numba takes to compile each kernel."""
     from fusedrnn.bench.compile_time import compile_seconds
     from fusedrnn.cells import CELLS
+    from fusedrnn.kernels.compiled import ROLES
 
     found = {}
-    for cell in CELLS:
-        console.print(f"compiling the Numba kernel of {cell}")
+    for cell, role in product(CELLS, ROLES):
+        name = f"{cell} {role}"
+        console.print(f"compiling the Numba kernel {name}")
         try:
-            found[cell] = compile_seconds(cell)
+            found[name] = compile_seconds(cell, role)
         except RuntimeError as error:
-            failures[f"compile[{cell}]"] = str(error)
+            failures[f"compile[{name}]"] = str(error)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Compiled kernels on disk, so that only the first process waits for the compiler.
+"""Compiled kernels on disk, so that only one process compiles: one that starts beside it waits for it.
 
 Numba's own cache looks at the file of a kernel alone: an edit in a function that the kernel calls
 would not be seen, and two instruction sets would share a key. Here the name of a cached file is a
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import platform
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ SOURCES = digest_sources()
 #: What a file that is not whole, or not ours to read, raises.
 UNREADABLE = (OSError, EOFError, pickle.UnpicklingError)
 
+#: Seconds after which a process no longer waits for another one, which may be stopped, to compile a kernel.
+MAX_WAIT = 300
+
 
 class KernelCache(FunctionCache):
     """The cache of one kernel for one instruction set on one kind of CPU."""
@@ -61,6 +65,27 @@ class KernelCache(FunctionCache):
     def _index_key(self, _signature: Any, _codegen: Any) -> str:
         return self.digest
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Inside, no other process compiles this kernel: it waits, and finds the kernel then.
+
+        Where files have no locks, each process compiles for itself.
+        """
+        with ExitStack() as held:
+            with suppress(OSError, ImportError):
+                from fcntl import LOCK_EX, LOCK_NB, flock
+
+                self._impl.locator.ensure_cache_path()
+                lock = Path(self.cache_path, f"{self.digest}.lock")
+                file = held.enter_context(lock.open("ab"))
+                end = time.monotonic() + MAX_WAIT
+                while time.monotonic() < end:
+                    with suppress(BlockingIOError):
+                        flock(file, LOCK_EX | LOCK_NB)
+                        break
+                    time.sleep(0.02)
+            yield
+
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """The kernel, or None to have it compiled: also where a full disk has cut a file short."""
         try:
@@ -77,9 +102,17 @@ class KernelCache(FunctionCache):
                 super().save_overload(signature, compiled)
 
 
-def kernel_cache(function: Callable[..., Any], isa: str) -> KernelCache | NullCache:
+class NoCache(NullCache):
+    """What keeps nothing."""
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Each process compiles for itself."""
+        return nullcontext()
+
+
+def kernel_cache(function: Callable[..., Any], isa: str) -> KernelCache | NoCache:
     """The cache of a kernel, or one that keeps nothing where no directory can be written."""
     try:
         return KernelCache(function, isa)
     except (RuntimeError, OSError):  # no place that Numba knows, or no sources to tell apart
-        return NullCache()
+        return NoCache()

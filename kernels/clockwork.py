@@ -11,10 +11,10 @@ Shapes, layout, what is fused and the numerics are told in C.
 
 from __future__ import annotations
 
-from fusedrnn.kernels import product, simd
+from fusedrnn.kernels import simd, slopes
 from fusedrnn.kernels.memory import copy, local_integers
 from fusedrnn.kernels.policy import Kernel, inlined
-from fusedrnn.kernels.product import MAX_ROWS, Gates, Sums
+from fusedrnn.kernels.tiles import MAX_ROWS, Gates, Sums
 
 __all__ = ["kernel"]
 
@@ -22,11 +22,32 @@ __all__ = ["kernel"]
 def kernel(isa: str, _form: str) -> Kernel:
     """The kernel for one instruction set; there is one form."""
     vf = simd.vocabulary(isa)
-    fr = product.functions(isa)
+    fr = slopes.functions(isa)
     local_due = local_integers(MAX_ROWS)
 
     @inlined
-    def clockwork_tile(gates, w, s, t, m, tile, due):
+    def clockwork_record(w, z, row):
+        """The record of a row: the slope of each unit's activation, 0 in idle units, and behind them 1 in idle units."""
+        return z + row * 2 * w.blocks * vf.LANES
+
+    @inlined
+    def clockwork_idle(w, s, t, z, row, begin, end):
+        """The units of an idle module, from ``begin`` to ``end``: h' = h."""
+        copy(s.y[row] + t * s.y_step + begin, fr.h_before(s, t, row) + begin, end - begin)
+        if s.tape:
+            record = clockwork_record(w, z, row)
+            for unit in range(begin, end):
+                record[unit] = 0.0
+                record[w.blocks * vf.LANES + unit] = 1.0
+
+    @inlined
+    def steps_before(s, t, row):
+        """The number of steps that a row has made before step t."""
+        since = s.since[row][t * s.since_step] if s.since else -1
+        return since if since >= 0 else s.t[row][0] + t
+
+    @inlined
+    def clockwork_tile(gates, w, s, t, z, m, tile, due):
         """FR_STEP of one tile of a module, for the rows of ``due``."""
         depth = w.hidden - m.reads
         x, h, memory = fr.local_rows(), fr.local_rows(), fr.local_sums()
@@ -46,6 +67,11 @@ def kernel(isa: str, _form: str) -> Kernel:
                 output = fr.candidate(w, w.default_activations, sum_)
                 y_at = s.y[due[k]] + t * s.y_step + m.first + unit
                 vf.store_n(y_at, fr.divided(output), m.units - unit)
+                if s.tape:
+                    active = fr.candidate_slope(w, w.default_activations, sum_)
+                    record = clockwork_record(w, z, due[k]) + m.first + unit
+                    vf.store_n(record, active.slope, m.units - unit)
+                    vf.store_n(record + w.blocks * vf.LANES, vf.set1(0.0), m.units - unit)
 
     def clockwork(w, s, phase, t, z):  # there is only FR_STEP
         gates = Gates(1, fr.product_1())
@@ -60,18 +86,16 @@ def kernel(isa: str, _form: str) -> Kernel:
             while row < active:
                 count = 0
                 while row < active and count < MAX_ROWS:
-                    if (s.t[row][0] + t) % m.period == 0:
+                    if steps_before(s, t, row) % m.period == 0:
                         due[count] = row
                         count += 1
                     elif begin < end:
-                        y_at = s.y[row] + t * s.y_step + m.first + begin
-                        h_at = fr.h_before(s, t, row) + m.first + begin
-                        copy(y_at, h_at, end - begin)
+                        clockwork_idle(w, s, t, z, row, m.first + begin, m.first + end)
                     row += 1
                 if count == 0:
                     continue
                 tiling = fr.tile_rows(count, 1)
                 for tile in fr.tiles(tiling, mine, fr.downward(s, t)):
-                    clockwork_tile(gates, w, s, t, m, tile, due + tile.row)
+                    clockwork_tile(gates, w, s, t, z, m, tile, due + tile.row)
 
     return clockwork

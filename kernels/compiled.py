@@ -1,7 +1,7 @@
-"""The Numba kernels, compiled on first use: ``build(name, isa).address`` is an ``fr_kernel``.
+"""The Numba kernels, compiled on first use: ``build(name, isa, role).address`` is an ``fr_kernel`` or ``fr_back_kernel``.
 
-The address is bound as ``fr_panels.kernel`` and called by ``fr_run`` in C, as a C kernel is:
-layers, directions, streams, the flushing of denormals and the cost of a call are the same for both.
+The address is bound as ``fr_panels.kernel`` or ``back_kernel`` and called in C, as a C kernel is: layers, directions,
+streams, the flushing of denormals and the cost of a call are the same for both.
 Importing this module neither imports Numba nor compiles.
 """
 
@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusedrnn.cells import CELLS
 from fusedrnn.errors import MissingExtraError, UnsupportedError
@@ -20,9 +21,16 @@ from fusedrnn.errors import MissingExtraError, UnsupportedError
 if TYPE_CHECKING:
     from fusedrnn.kernels.simd import InstructionSet
 
-__all__ = ["ACTIVATIONS", "CompiledKernel", "activation", "build", "lanes"]
+__all__ = ["ACTIVATIONS", "ROLES", "CompiledKernel", "Role", "activation", "build", "lanes"]
 
 ACTIVATIONS = ("sigmoid", "full_sigmoid", "tanh")
+
+Role = Literal["forward", "backward"]
+#: What a kernel of a role reads and writes, and what the name of its module ends with.
+ROLES: dict[Role, tuple[str, str]] = {
+    "forward": ("fr_span", ""),
+    "backward": ("fr_back_span", "_back"),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,8 @@ class CompiledKernel:
     ----------
     name
         :attr:`fusedrnn.cells.Cell.kernel`, or the activation.
+    kind
+        One of :data:`ROLES`, or "activation".
     isa
         The instruction set whose vocabulary it is written in.
     address
@@ -42,6 +52,7 @@ class CompiledKernel:
     """
 
     name: str
+    kind: str
     isa: str
     address: int
     cached: bool
@@ -60,7 +71,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def build(name: str, isa: str) -> CompiledKernel:
+def build(name: str, isa: str, role: Role = "forward") -> CompiledKernel:
     """The kernel of a row of the cell table, for an instruction set that this CPU has.
 
     The first call compiles, in seconds, or reads the cache; every call returns the same object.
@@ -69,20 +80,24 @@ def build(name: str, isa: str) -> CompiledKernel:
     ----------
     name
         A :attr:`fusedrnn.cells.Cell.kernel`. The kernels of all forms of a cell are in the module of the
-        cell's name; only the one that is asked for is compiled.
+        cell's name, the backward ones in that of the name and ``_back``; only the one that is asked for is compiled.
     isa
         A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
+    role
+        One of :data:`ROLES`.
 
     Raises
     ------
     ValueError
-        If there is no such kernel or instruction set.
+        If there is no such kernel, instruction set or role.
     MissingExtraError
         If Numba is not installed.
     UnsupportedError
         If Numba is told not to compile, by ``NUMBA_DISABLE_JIT``.
     """
-    return _memoised("kernel", tuple(_ROWS), name, isa, _compile_cell)
+    if role not in ROLES:
+        raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
+    return _memoised(role, "kernel", tuple(_ROWS), name, isa, partial(_compile_cell, role))
 
 
 def activation(name: str, isa: str) -> CompiledKernel:
@@ -90,7 +105,7 @@ def activation(name: str, isa: str) -> CompiledKernel:
 
     Parameters and errors are those of :func:`build`, with a name of :data:`ACTIVATIONS`.
     """
-    return _memoised("activation", ACTIVATIONS, name, isa, _compile_activation)
+    return _memoised("activation", "activation", ACTIVATIONS, name, isa, _compile_activation)
 
 
 def lanes(isa: str) -> int:
@@ -112,10 +127,15 @@ def _instruction_sets() -> dict[str, InstructionSet]:
 
 
 def _memoised(
-    kind: str, names: tuple[str, ...], name: str, isa: str, compile_: Callable[[str, str], Any]
+    kind: str,
+    what: str,
+    names: tuple[str, ...],
+    name: str,
+    isa: str,
+    compile_: Callable[[str, str], Any],
 ) -> CompiledKernel:
     if name not in names:
-        raise ValueError(f"{kind} must be one of {', '.join(names)}, got {name!r}")
+        raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}")
     kernel = _built.get((kind, name, isa))
     if kernel is not None:  # without the lock, behind which others may compile for seconds
         return kernel
@@ -126,21 +146,23 @@ def _memoised(
             if isa not in known:
                 raise ValueError(f"isa must be one of {', '.join(known)}, got {isa!r}")
             compiled = compile_(name, isa)
-            kernel = CompiledKernel(name, isa, compiled.address, compiled.cache_hits > 0, compiled)
+            kernel = CompiledKernel(
+                name, kind, isa, compiled.address, compiled.cache_hits > 0, compiled
+            )
             _built[kind, name, isa] = kernel
     return kernel
 
 
-def _compile_cell(name: str, isa: str) -> Any:
+def _compile_cell(role: Role, name: str, isa: str) -> Any:
     from numba import types
 
     from fusedrnn.kernels.memory import floats, struct
     from fusedrnn.kernels.policy import compile_kernel
 
-    w, s = struct("fr_panels"), struct("fr_span")
-    signature = types.void(w, s, types.int64, types.int64, floats)
+    span, behind = ROLES[role]
+    signature = types.void(struct("fr_panels"), struct(span), types.int64, types.int64, floats)
     row = _ROWS[name]
-    function = import_module(f"fusedrnn.kernels.{row.name}").kernel(isa, row.form)
+    function = import_module(f"fusedrnn.kernels.{row.name}{behind}").kernel(isa, row.form)
     return compile_kernel(function, signature, isa)
 
 

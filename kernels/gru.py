@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from fusedrnn.kernels import product, simd
 from fusedrnn.kernels.policy import Kernel, inlined
-from fusedrnn.kernels.product import INPUT, STEP, Gates, Sums
+from fusedrnn.kernels.product import INPUT, STEP
+from fusedrnn.kernels.tiles import Gates, Sums
 
 __all__ = ["kernel"]
 
@@ -50,7 +51,7 @@ def kernel(isa: str, form: str) -> Kernel:
         for k in range(tile.rows):
             x[k] = s.x[tile.row + k] + t * s.x_step
             h[k] = fr.h_before(s, t, tile.row + k)
-        x_sums = fr.input_sums(w, tile, z)
+        x_sums = fr.input_sums(w, s, tile, z)
         if not z:
             W_x = fr.tile_factor(tile, w.x_panels, 3, w.inputs, x)
             x_sums = fr.sums_in(x_memory, tile.blocks, 3)
@@ -81,6 +82,11 @@ def kernel(isa: str, form: str) -> Kernel:
                 n = fr.candidate(w, defaults, n_sum)
                 y_at = s.y[tile.row + k] + t * s.y_step + unit
                 vf.store_n(y_at, gru_output(n, update, before), H - unit)
+                if s.tape:  # the record is r, z and n, and R_n h + d_n
+                    vf.store(x_sum, vf.load(sum_))
+                    vf.store(x_sum + vf.LANES, vf.load(sum_ + vf.LANES))
+                    vf.store(x_sum + 2 * vf.LANES, n_sum)
+                    vf.store(x_sum + 3 * vf.LANES, vf.load(sum_ + 2 * vf.LANES))
 
     @inlined
     def gru_intermediates(w, s):
@@ -97,8 +103,8 @@ def kernel(isa: str, form: str) -> Kernel:
         for k in range(tile.rows):
             h[k] = fr.h_before(s, t, tile.row + k)
         R_h = fr.tile_factor(tile, w.h_panels, 2, H, h)
-        sums = fr.sums_in(memory, tile.blocks, 2)
-        fr.product(gates, tile, fr.input_sums(w, tile, z), R_h, fr.no_factor(h), sums)
+        sums = fr.finished_sums(w, s, tile, z, memory, 2)
+        fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
 
         for k in range(tile.rows):
             for j in range(tile.blocks):
@@ -121,9 +127,9 @@ def kernel(isa: str, form: str) -> Kernel:
         for k in range(tile.rows):
             rh[k] = between.reset + (tile.row + k) * between.row_stride
         R_n = fr.tile_factor(tile, w.dependent_panels, 1, H, rh)
-        z_sums = fr.input_sums(w, tile, z)
+        z_sums = fr.input_sums(w, s, tile, z)
         n_sums = Sums(z_sums.at + 2 * vf.LANES, z_sums.row_stride, z_sums.block_stride)
-        sums = fr.sums_in(memory, tile.blocks, 1)
+        sums = n_sums if s.tape else fr.sums_in(memory, tile.blocks, 1)
         fr.product(gates, tile, n_sums, R_n, fr.no_factor(rh), sums)
 
         for k in range(tile.rows):
@@ -131,7 +137,8 @@ def kernel(isa: str, form: str) -> Kernel:
                 row, unit = tile.row + k, (tile.block + j) * vf.LANES
                 before = vf.load_n(fr.h_before(s, t, row) + unit, H - unit)
                 update = fr.whole(vf.load(between.update + row * between.row_stride + unit))
-                n = fr.candidate(w, defaults, vf.load(sums.at + (k * tile.blocks + j) * vf.LANES))
+                n_sum = vf.load(sums.at + k * sums.row_stride + j * sums.block_stride)
+                n = fr.candidate(w, defaults, n_sum)
                 y_at = s.y[row] + t * s.y_step + unit
                 vf.store_n(y_at, gru_output(n, update, before), H - unit)
 

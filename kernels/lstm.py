@@ -17,7 +17,8 @@ from __future__ import annotations
 from fusedrnn.kernels import product, simd
 from fusedrnn.kernels.memory import constants, zeros
 from fusedrnn.kernels.policy import Kernel, inlined
-from fusedrnn.kernels.product import FINISH, INPUT, MAX_BLOCKS, Gates, Sums, Tiling
+from fusedrnn.kernels.product import FINISH, INPUT, Tiling
+from fusedrnn.kernels.tiles import MAX_BLOCKS, Gates, Sums
 
 __all__ = ["kernel"]
 
@@ -76,9 +77,9 @@ def kernel(isa: str, form: str) -> Kernel:
             x[k] = s.x[tile.row + k] + t * s.x_step
             h[k] = fr.h_before(s, t, tile.row + k)
         R_h = fr.tile_factor(tile, w.h_panels, gates.number, w.outputs, h)
-        sums = fr.sums_in(memory, tile.blocks, gates.number)
+        sums = fr.finished_sums(w, s, tile, z, memory, gates.number)
         if z:
-            fr.product(gates, tile, fr.input_sums(w, tile, z), R_h, fr.no_factor(h), sums)
+            fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
         else:
             W_x = fr.tile_factor(tile, w.x_panels, gates.number, w.inputs, x)
             fr.product(gates, tile, fr.biases(w, tile), W_x, R_h, sums)
@@ -86,10 +87,12 @@ def kernel(isa: str, form: str) -> Kernel:
             for j in range(tile.blocks):
                 row, unit = tile.row + k, (tile.block + j) * vf.LANES
                 sum_ = sums.at + k * sums.row_stride + j * sums.block_stride
-                c_at = s.c[row] + unit
-                c = vf.load_n(c_at, H - unit)
+                c_before = s.zeros if fr.resets(s, t, row) else s.c[row]
+                c = vf.load_n(c_before + unit, H - unit)
                 m, c = lstm_unit(w, defaults, gates.number == 3, sum_, tile.block + j, c)
-                vf.store_n(c_at, c, H - unit)
+                vf.store_n(s.c[row] + unit, c, H - unit)
+                if s.tape:
+                    vf.store(sum_ + gates.number * vf.LANES, c)
                 if not defaults and w.dependent_panels:
                     vf.store(s.intermediate + row * w.blocks * vf.LANES + unit, m)
                 else:

@@ -28,6 +28,7 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.kernels.llvm import BYTE, FLOAT, INT64, operation
 
 __all__ = [
+    "STRUCTS",
     "Pointer",
     "Struct",
     "constants",
@@ -59,9 +60,13 @@ class Struct(types.Type):
         self.size = ffi.sizeof(name)
         self.offsets = {}
         self.types = {}
+        self.inside = set()  # the fields that are structs, read as a pointer to each
         for field, layout in ffi.typeof(name).fields:
             self.offsets[field] = layout.offset
             self.types[field] = of_c(layout.type)
+            if isinstance(self.types[field], Struct):
+                self.types[field] = Pointer(self.types[field])
+                self.inside.add(field)
         super().__init__(name)
 
 
@@ -74,6 +79,9 @@ def of_c(declared: Any) -> types.Type:
     # A pointer to a function is not called from here: its address will do.
     return {"float": types.float32, "double": types.float64}.get(declared.cname, types.int64)
 
+
+#: The structs that kernels read, by their C names.
+STRUCTS = ("fr_panels", "fr_span", "fr_module", "fr_back_span", "fr_weight_gradients")
 
 floats = Pointer(types.float32)
 #: ``const float **``, one for each row of a tile
@@ -93,7 +101,7 @@ def constants() -> dict[str, Any]:
 
 def layouts() -> str:
     """The structs and constants as they were compiled, for the key of the cache."""
-    structs = (struct(name).item for name in ("fr_panels", "fr_span", "fr_module"))
+    structs = (struct(name).item for name in STRUCTS)
     described = [f"{item}: {item.size} {item.offsets} {item.types}" for item in structs]
     return "; ".join([*described, str(constants())])
 
@@ -197,6 +205,8 @@ class StructAttributes(AttributeTemplate):
 def _field(context: Any, builder: ir.IRBuilder, pointer: Pointer, value: Any, field: str) -> Any:
     struct = pointer.item
     address = builder.gep(value, [INT64(struct.offsets[field])])
+    if field in struct.inside:
+        return address
     as_type = context.get_value_type(struct.types[field]).as_pointer()
     loaded = builder.load(builder.bitcast(address, as_type), align=8)
     # No kernel writes to a struct: a field need not be read again after every store of a float.

@@ -23,10 +23,12 @@ from numba.core.typing.templates import Signature
 
 from fusedrnn.kernels.cache import kernel_cache
 
-__all__ = ["Kernel", "compile_kernel", "inlined"]
+__all__ = ["BackKernel", "Kernel", "compile_kernel", "inlined"]
 
 #: (w, s, phase, t, z): what ``fr_kernel`` is in C.
 Kernel = Callable[[Any, Any, Any, Any, Any], None]
+#: (w, b, phase, t, z): what ``fr_back_kernel`` is in C.
+BackKernel = Callable[[Any, Any, Any, Any, Any], None]
 
 OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
@@ -53,6 +55,7 @@ def compile_kernel(function: Callable[..., None], signature: Signature, isa: str
     """
     types = signature.args, signature.return_type
     compiled: Any = CFunc(function, types, locals={}, options={"nopython": True, **OPTIONS})
-    compiled._cache = kernel_cache(function, isa)
-    compiled.compile()
+    compiled._cache = cache = kernel_cache(function, isa)
+    with cache.turn():
+        compiled.compile()
     return compiled

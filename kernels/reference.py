@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -164,15 +164,26 @@ class Parameters:
     architecture: Architecture
 
 
-def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Parameters:
-    """What a step needs, from the canonical arrays of one layer and direction, listed by kind."""
+class Operands(NamedTuple):
+    """The arrays of :class:`Parameters`."""
+
+    W: Array
+    R: Array
+    b: Array
+    d: Mapping[str, Array]
+    p: Mapping[str, Array]
+    P: Array | None
+
+
+def operands(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Operands:
+    """The arrays that a step reads, from the canonical ones of one layer and direction, listed by kind."""
     table, units = architecture.table, architecture.hidden_size
     (W,), (R,) = arrays["input"], arrays["recurrent"]
-    gates = [gate.name for gate in table.gates]
     zeros = np.zeros(len(W), W.dtype)
     b, second = (arrays["bias"] + [zeros, zeros])[:2] if arrays["bias"] else (zeros, zeros)
     d = {}
     if table.own_recurrent_bias:
+        gates = [gate.name for gate in table.gates]
         (own,) = table.own_recurrent_bias
         at = slice(gates.index(own) * units, (gates.index(own) + 1) * units)
         if len(second) == len(b):  # all gates have a second bias: the other ones are added up
@@ -182,7 +193,13 @@ def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) ->
         else:
             d[own], second = second, zeros
     letters = architecture.peephole_gates
-    peepholes = dict(zip(letters, np.split(arrays["peephole"][0], len(letters)))) if letters else {}
+    p = dict(zip(letters, np.split(arrays["peephole"][0], len(letters)))) if letters else {}
+    P = arrays["projection"][0] if arrays["projection"] else None
+    return Operands(W, R, b + second, d, p, P)
+
+
+def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) -> Parameters:
+    """What a step needs, from the canonical arrays of one layer and direction, listed by kind."""
 
     def function(role: str) -> Function:
         activation = architecture.activation_of(role)
@@ -199,12 +216,7 @@ def parameters(architecture: Architecture, arrays: Mapping[str, list[Array]]) ->
         )
 
     return Parameters(
-        W=W,
-        R=R,
-        b=b + second,
-        d=d,
-        p=peepholes,
-        P=arrays["projection"][0] if arrays["projection"] else None,
+        *operands(architecture, arrays),
         gate=function("gate"),
         state=function("state"),
         output=function("output"),

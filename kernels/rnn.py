@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from fusedrnn.kernels import product, simd
 from fusedrnn.kernels.policy import Kernel, inlined
-from fusedrnn.kernels.product import INPUT, Gates
+from fusedrnn.kernels.product import INPUT
+from fusedrnn.kernels.tiles import Gates
 
 __all__ = ["kernel"]
 
@@ -28,16 +29,16 @@ def kernel(isa: str, _form: str) -> Kernel:
             x[k] = s.x[tile.row + k] + t * s.x_step
             h[k] = fr.h_before(s, t, tile.row + k)
         R_h = fr.tile_factor(tile, w.h_panels, 1, w.hidden, h)
-        sums = fr.sums_in(memory, tile.blocks, 1)
+        sums = fr.finished_sums(w, s, tile, z, memory, 1)
         if z:
-            fr.product(gates, tile, fr.input_sums(w, tile, z), R_h, fr.no_factor(h), sums)
+            fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
         else:
             W_x = fr.tile_factor(tile, w.x_panels, 1, w.inputs, x)
             fr.product(gates, tile, fr.biases(w, tile), W_x, R_h, sums)
         for k in range(tile.rows):
             for j in range(tile.blocks):
                 unit = (tile.block + j) * vf.LANES
-                sum_ = vf.load(sums.at + (k * tile.blocks + j) * vf.LANES)
+                sum_ = vf.load(sums.at + k * sums.row_stride + j * sums.block_stride)
                 output = fr.candidate(w, w.default_activations, sum_)
                 y_at = s.y[tile.row + k] + t * s.y_step + unit
                 vf.store_n(y_at, fr.divided(output), w.hidden - unit)

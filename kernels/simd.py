@@ -192,6 +192,11 @@ def vocabulary(isa_name: str) -> ModuleType:
     def maximum(builder: ir.IRBuilder, limit: ir.Value, v: ir.Value) -> ir.Value:
         return builder.select(builder.fcmp_ordered(">", limit, v), limit, v)
 
+    @operation(vector, vector, vector, vector)
+    def less(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, v: ir.Value) -> ir.Value:
+        zero = ir.Constant(isa.vector, [0.0] * lanes)
+        return builder.select(builder.fcmp_ordered("<", a, b), v, zero)
+
     @operation(vector, vector)
     def shl23(builder: ir.IRBuilder, v: ir.Value) -> ir.Value:
         shifted = builder.shl(builder.bitcast(v, bits), ir.Constant(bits, [23] * lanes))
@@ -214,6 +219,7 @@ def vocabulary(isa_name: str) -> ModuleType:
         fma=fma,
         minimum=minimum,
         maximum=maximum,
+        less=less,
         shl23=shl23,
     )
     return vf

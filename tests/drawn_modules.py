@@ -1,13 +1,13 @@
-"""Recurrent modules of PyTorch, drawn at random: options for hypothesis, and the module that they make."""
+"""Recurrent modules: PyTorch's, drawn at random, and this package's own for each member of the family."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from conftest import oracle
+from conftest import FAMILY, oracle
 from hypothesis import strategies as st
 
-__all__ = ["module_of", "options_of_modules"]
+__all__ = ["module_of", "options_of_modules", "own_module"]
 
 
 def options_of_modules(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
@@ -38,3 +38,14 @@ def module_of(options: dict[str, Any]) -> Any:
         chosen["nonlinearity"] = "relu"
     chosen["dtype"] = getattr(torch, chosen.pop("dtype", "float32"))
     return getattr(torch.nn, kind)(**chosen).eval()
+
+
+def own_module(name: str, input_size: int = 3, **more: Any) -> Any:
+    """This package's module of 6 units for a member of the family."""
+    from fusedrnn import torch as own
+
+    cell, options = FAMILY[name]
+    options = dict(options)
+    if cell.cell == "rnn" and "activation" in options:
+        options["nonlinearity"] = options.pop("activation")
+    return getattr(own, cell.__name__)(input_size, 6, **options, **more)

@@ -58,7 +58,7 @@ OWN = tuple(name for name in ENGINES if name not in LIBRARIES)
 FUSED = tuple(name for name in OWN if name != Naive.name)
 
 #: Those that give gradients.
-TRAINERS = (Naive.name, "c", "torch")
+TRAINERS = (*OWN, "torch")
 
 
 def missing(library: str) -> str | None:

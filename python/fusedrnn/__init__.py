@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fusedrnn import analysis as analysis
+    from fusedrnn import init as init
     from fusedrnn import onnx as onnx
     from fusedrnn.architecture import Architecture as Architecture
     from fusedrnn.counting.counts import Complexity as Complexity
@@ -99,7 +101,7 @@ _HOME = {
 }
 
 #: Modules that are reached as attributes of the package, too.
-_MODULES = ("onnx",)
+_MODULES = ("analysis", "init", "onnx")
 
 __all__ = ["__version__", *_HOME, *_MODULES]  # noqa: PLE0604
 

@@ -203,6 +203,11 @@ class Cell:
         """The name of its kernel in C and in Numba: one for each row of the table."""
         return f"{self.name}_{self.form}" if self.form else self.name
 
+    @property
+    def retaining_gate(self) -> str | None:
+        """The gate that says how much of the old state is retained: f or z; None if the cell has none."""
+        return next((gate.name for gate in self.gates if gate.name in ("f", "z")), None)
+
 
 _H = State("h", "hidden")
 _C = State("c", "cell")

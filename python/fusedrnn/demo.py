@@ -64,6 +64,12 @@ class CharacterModel:
     def indices(self, text: str) -> list[int]:
         """The place of each character in the vocabulary."""
         places = {character: place for place, character in enumerate(self.vocabulary)}
+        for character in text:
+            if character not in places:
+                raise ValueError(
+                    f"{character!r} is not one of the {len(places)} characters that the model knows: "
+                    f"{self.vocabulary.strip()} and the end of a line"
+                )
         return [places[character] for character in text]
 
     def one_hot(self, text: str) -> Array:

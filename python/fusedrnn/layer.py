@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,13 @@ from fusedrnn.engines import choose
 from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
+from fusedrnn.init import Initialiser
 from fusedrnn.narrowing import Stored, checked_weight_dtype, restored, stored, widened
 from fusedrnn.narrowing import saved as saved_weights
 from fusedrnn.narrowing import weight_dtype_of as kept_dtype
 from fusedrnn.signature import Sequences, Signature
 from fusedrnn.stream import Stream
-from fusedrnn.training.tape import Tape
+from fusedrnn.training.tape import Tape, TapeKind, checked_tape
 from fusedrnn.weights import Weights, checked, in_canonical_order, infer, initialise, under
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Layer(Generic[StateT]):
         that are given none: a tuple in the cell's order, each (L * D, ·). None for zeros.
     seed
         For reproducible initial weights, uniform on ±1/sqrt(H); None draws anew.
+    init
+        What replaces some of them: one of :mod:`fusedrnn.init`, or a list, in that order; None for nothing.
     dtype
         "float32", or "float64" with the numpy backend, for references.
     **options
@@ -107,6 +110,7 @@ class Layer(Generic[StateT]):
         threads: Threads = 1,
         initial_state: Sequence[Array] | None = None,
         seed: int | None = None,
+        init: Initialiser | Sequence[Initialiser] | None = None,
         dtype: str = "float32",
         **options: Any,
     ) -> None:
@@ -125,7 +129,7 @@ class Layer(Generic[StateT]):
         kind = _dtype(dtype)
         self._build(
             architecture,
-            initialise(architecture, seed, kind),
+            initialise(architecture, seed, kind, init),
             batch_first=batch_first,
             weight_dtype=weight_dtype,
             backend=backend,
@@ -481,7 +485,7 @@ class Layer(Generic[StateT]):
         lengths: Sequence[int] | None = None,
         *,
         resets: npt.NDArray[np.bool_] | None = None,
-        tape: Literal["full", "segments"] = "full",
+        tape: TapeKind = "full",
     ) -> tuple[Array, StateT, Tape]:
         """Run over whole sequences, and remember what the gradients need.
 
@@ -512,11 +516,10 @@ class Layer(Generic[StateT]):
             raise UnsupportedError(
                 f"a layer with {self.weight_dtype} weights does not record: train one with float32 weights and narrow it"
             )
-        if not isinstance(tape, str) or tape not in ("full", "segments"):
-            raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+        segments = checked_tape(tape) == "segments"
         call, sequences = self._signature.call(x, state, lengths, None, resets)
         call.x = np.array(call.x, order="C")
-        recording = self._engine.record(call, tape == "segments")
+        recording = self._engine.record(call, segments)
         sequences.result.flags.writeable = False
         shown = Tape(recording, self._signature, sequences, self.state_type)
         return sequences.result, self._state(call, sequences), shown

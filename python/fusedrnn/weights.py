@@ -7,7 +7,7 @@ Canonical means PyTorch's names, shapes and gate order: ``weight_ih_l0`` (G H, X
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
 from fusedrnn.formats.layouts import reordered
+from fusedrnn.init import Initialiser
 from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed, unmatched
 
 __all__ = ["Weights", "checked", "in_canonical_order", "infer", "initialise", "under"]
@@ -23,8 +24,13 @@ __all__ = ["Weights", "checked", "in_canonical_order", "infer", "initialise", "u
 Weights = Mapping[str, Array]
 
 
-def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any]) -> Weights:
-    """Weights drawn from the uniform distribution on ±1/sqrt(H), PyTorch's default.
+def initialise(
+    architecture: Architecture,
+    seed: int | None,
+    dtype: np.dtype[Any],
+    init: Initialiser | Sequence[Initialiser] | None = None,
+) -> Weights:
+    """Weights drawn from the uniform distribution on ±1/sqrt(H), PyTorch's default; initialisers then replace some.
 
     The same ``seed`` gives the same weights on every machine and in every dtype (up to rounding).
     """
@@ -39,16 +45,29 @@ def initialise(architecture: Architecture, seed: int | None, dtype: np.dtype[Any
         weight.name: random.uniform(-bound, bound, weight.shape).astype(dtype)
         for weight in architecture.weights()
     }
+    for each in _initialisers(init):
+        each(architecture, drawn, random)
     for array, rows, columns in _never_read(architecture, drawn):
         array[rows, columns] = 0
     return MappingProxyType({name: _frozen(array) for name, array in drawn.items()})
+
+
+def _initialisers(init: Initialiser | Sequence[Initialiser] | None) -> Sequence[Initialiser]:
+    given = () if init is None else init if isinstance(init, (list, tuple)) else (init,)
+    for each in given:
+        if not callable(each) or isinstance(each, type):
+            kind = type(each).__name__
+            raise TypeError(
+                f"init must be of fusedrnn.init, as fr.init.chrono(2, 500), or a list of such, not {kind}"
+            )
+    return given
 
 
 def _never_read(
     architecture: Architecture, arrays: Weights
 ) -> Iterator[tuple[Array, slice, slice]]:
     """The blocks of recurrent matrices that no module of a Clockwork RNN reads."""
-    for weight in architecture.weights():
+    for weight in architecture.weights() if architecture.periods else ():
         if weight.kind == "recurrent":
             for module in range(len(architecture.periods)):
                 rows = slice(
@@ -141,8 +160,8 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     """
     weights = under("", weights)
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
-    if difference := unmatched(wanted, weights):
-        raise ValueError(f"weights: {difference}")
+    if weights.keys() != wanted.keys():
+        raise ValueError(f"weights: {unmatched(wanted, weights)}")
     copies = {}
     for name, shape in wanted.items():
         array = check_is_array(f"weights: {name!r}", weights[name], dtype)

@@ -311,7 +311,7 @@ class TestRun:
         peephole = {name for name in engines if "peephole" in name}
         assert len(peephole) == 1
         for name, found in engines.items():
-            assert found == {"naive", "c"} | (torch if name not in peephole else set())
+            assert found == {"naive", "c", "numba"} | (torch if name not in peephole else set())
 
     def test_markdown(self, written: tuple[dict[str, Any], str]) -> None:
         results, said = written

@@ -187,9 +187,7 @@ def test_version(capsys: Capture) -> None:
     assert capsys.readouterr().out == f"fusedrnn {fusedrnn.__version__}\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["count"], ["inspect"], ["run"], ["info"], ["bench"], ["demo"]]
-)
+@pytest.mark.parametrize("arguments", [[], *([name] for name in cli.COMMANDS)])
 def test_help(arguments: list[str], capsys: Capture) -> None:
     assert cli.main([*arguments, "--help"]) == 0
     shown = capsys.readouterr()

@@ -575,9 +575,7 @@ def test_memory_does_not_grow_with_the_input(folder: Path) -> None:
 
 
 def test_a_bar_is_only_for_terminals(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fusedrnn.cli import models
-
-    monkeypatch.setattr(models, "LONG", 0.0)
+    monkeypatch.setattr(cli.output, "LONG", 0.0)
     monkeypatch.setattr(rows, "PIECE_BYTES", 100)
 
     class Terminal(io.StringIO):

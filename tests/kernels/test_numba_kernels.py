@@ -17,6 +17,7 @@ from typing import Any
 import cffi
 import numpy as np
 import pytest
+from conftest import bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,7 +34,7 @@ import numba
 from numba import types
 
 from fusedrnn.engines.base import Call
-from fusedrnn.kernels import memory, policy, product, simd
+from fusedrnn.kernels import memory, policy, product, simd, tiles
 from fusedrnn.kernels.memory import floats
 
 ISAS = list(isas())
@@ -94,6 +95,25 @@ def test_operations_of_two(isa: str, name: str, draw: Any) -> None:
     if name in ("minimum", "maximum"):
         run(b, a, y)
         assert y[0] == a[0]
+
+
+def test_less_is_zero_where_it_is_not(isa: str, draw: Any) -> None:
+    vf = simd.vocabulary(isa)
+
+    def function(a, b, v, y):
+        vf.store(y, vf.less(vf.load(a), vf.load(b), vf.load(v)))
+
+    run = compile_c(function, "void (*)(float *, float *, float *, float *)", *[floats] * 4)
+    a, b, v, y = (draw(vf.LANES) for _ in range(4))
+    a[:3], b[:3] = [np.nan, 1, 2], [1, np.nan, 2]
+    v[3] = np.nan
+    a[3], b[3] = 1, 2
+    run(a, b, v, y)
+    np.testing.assert_array_equal(y, np.where(a < b, v, 0))
+    assert np.isnan(y[3])
+    a[3] = 2
+    run(a, b, v, y)
+    assert y[3] == 0
 
 
 def test_fma_rounds_once_where_there_is_fma(isa: str, draw: Any) -> None:
@@ -238,9 +258,13 @@ def test_every_field_has_the_type_of_c() -> None:
             return memory.struct(declared.cname.removeprefix("struct ")).item
         return types.int64 if declared.kind == "function" else kinds[declared.cname]
 
-    for name in ("fr_panels", "fr_span", "fr_module"):
+    def of_field(declared: Any) -> types.Type:
+        found = expected(declared)  # a struct inside a struct is read as a pointer to it
+        return memory.Pointer(found) if declared.kind == "struct" else found
+
+    for name in memory.STRUCTS:
         fields = dict(ffi.typeof(name).fields)
-        assert {field: expected(layout.type) for field, layout in fields.items()} == (
+        assert {field: of_field(layout.type) for field, layout in fields.items()} == (
             memory.struct(name).item.types
         )
 
@@ -273,6 +297,19 @@ def test_structs_and_pointers() -> None:
     assert t[0] == 6
 
 
+def test_a_struct_inside_a_struct() -> None:
+    def function(b):
+        g = b.gradients
+        g.dR[1] = g.dR_row + b.dz_row + b.s.steps
+
+    made = numba.cfunc(types.void(memory.struct("fr_back_span")), **policy.OPTIONS)(function)
+    dR = ffi.new("float[2]")
+    s = ffi.new("fr_span *", {"steps": 1000})
+    b = ffi.new("fr_back_span *", {"s": s, "dz_row": 200, "gradients": {"dR": dR, "dR_row": 30}})
+    ffi.cast("void (*)(fr_back_span *)", made.address)(b)
+    assert list(dR) == [0, 1230]
+
+
 # ---- tiles ---------------------------------------------------------------------------------------
 
 
@@ -293,35 +330,35 @@ def tiles_of(isa: str, gates: int) -> Any:
     made = numba.cfunc(types.void(*arguments), **policy.OPTIONS)(function)
     run = ffi.cast("void (*)(fr_span *, int64_t, int64_t, int64_t, int64_t *)", made.address)
 
-    def tiles(span: Any, count: int, all_blocks: int, t: int = 0) -> list[product.Tile]:
+    def all_tiles(span: Any, count: int, all_blocks: int, t: int = 0) -> list[product.Tile]:
         found = np.zeros((all_blocks * count, 6), np.int64)
         run(span, count, all_blocks, t, ffi.from_buffer("int64_t *", found))
         return [product.Tile(*tile) for tile in found[found[:, 5] > 0].tolist()]
 
-    tiles.owner = made
-    return tiles
+    all_tiles.owner = made
+    return all_tiles
 
 
-@pytest.mark.parametrize("gates", product.GATES)
+@pytest.mark.parametrize("gates", tiles.GATES)
 def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     """A shape without one would be undefined behaviour."""
-    tiles = tiles_of(isa, gates)
-    shapes = product.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
+    all_tiles = tiles_of(isa, gates)
+    shapes = tiles.tile_shapes(simd.INSTRUCTION_SETS[isa], gates)
     span = ffi.new("fr_span *", {"shares": 1})
     seen = set()
     for count in range(1, 50):
         for all_blocks in range(1, 20):
             done = np.zeros((all_blocks, count), int)
-            for at in tiles(span, count, all_blocks):
+            for at in all_tiles(span, count, all_blocks):
                 seen.add((at.rows, at.blocks, gates))
                 done[at.block : at.block + at.blocks, at.row : at.row + at.rows] += 1
             assert np.all(done == 1)
     assert seen == set(shapes)
-    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= product.MAX_SUMS
-    assert max(rows for rows, _, _ in shapes) <= product.MAX_ROWS
+    assert max(rows * blocks * gates for rows, blocks, gates in shapes) <= tiles.MAX_SUMS
+    assert max(rows for rows, _, _ in shapes) <= tiles.MAX_ROWS
 
 
-@pytest.mark.parametrize("gates", product.GATES)
+@pytest.mark.parametrize("gates", tiles.GATES)
 def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
     """The bits do not depend on the tiles, the speed does: no other test would notice a difference."""
     functions = product.functions(isa)
@@ -343,12 +380,12 @@ def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 7])
 def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> None:
-    tiles = tiles_of(isa, 1)
+    all_tiles = tiles_of(isa, 1)
     for all_blocks in range(1, 20):
         covered = []
         for share in range(shares):
             span = ffi.new("fr_span *", {"share": share, "shares": shares})
-            upward, downward = (tiles(span, 1, all_blocks, t) for t in (0, 1))
+            upward, downward = (all_tiles(span, 1, all_blocks, t) for t in (0, 1))
             first = all_blocks * share // shares
             last = all_blocks * (share + 1) // shares
             assert [at.block for at in upward] == sorted(at.block for at in upward)
@@ -358,7 +395,7 @@ def test_shares_cover_the_blocks_and_sweeps_alternate(isa: str, shares: int) -> 
                 swept = {at.block + k for at in sweep for k in range(at.blocks)}
                 assert swept == set(range(first, last))
             span.downward = 1
-            assert tiles(span, 1, all_blocks, 0) == downward
+            assert all_tiles(span, 1, all_blocks, 0) == downward
             covered += [at.block + k for at in upward for k in range(at.blocks)]
         assert covered == list(range(all_blocks))
 
@@ -407,13 +444,6 @@ def networks(draw: Any, cell: str) -> dict[str, Any]:
         "bias": draw(st.sampled_from([True, False, "double"])),
         "seed": draw(st.integers(0, 2**20)),
     }
-
-
-def bits(array: np.ndarray) -> np.ndarray:
-    """To be compared as integers; one NaN is as good as another."""
-    if array.dtype != np.float32:
-        return array
-    return np.where(np.isnan(array), np.float32(np.nan), array).view(np.uint32)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -500,6 +530,8 @@ def test_unknown_names() -> None:
         ValueError, match="isa must be one of avx512, avx2, neon, baseline.*'nothing'"
     ):
         compiled.build("lstm", "nothing")
+    with pytest.raises(ValueError, match="role must be one of forward, backward.*'sideways'"):
+        compiled.build("lstm", "baseline", "sideways")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="activation must be one of sigmoid, .*tanh.*'nothing'"):
         compiled.activation("nothing", "baseline")
 
@@ -522,7 +554,7 @@ FORK = """
     import os, signal, sys, threading, time
     from fusedrnn.kernels import compiled
     built = compiled.activation("tanh", "baseline")
-    thread = threading.Thread(target=compiled.build, args=("lstm", "baseline"))
+    thread = threading.Thread(target=compiled.build, args=("rnn", "baseline"))
     thread.start()
     time.sleep({delay})
     assert thread.is_alive(), "it is compiling"
@@ -549,7 +581,7 @@ def test_a_child_forked_while_a_thread_compiles(tmp_path: Path, delay: float) ->
 
 def test_numba_is_asked_for_debug_information(tmp_path: Path) -> None:
     """Of a whole cell: one activation alone compiles with it, too."""
-    code = "import fusedrnn as fr; print(fr.LSTM(3, 5, backend='numba').backend)"
+    code = "import fusedrnn as fr; print(fr.RNN(3, 5, backend='numba').backend)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "NUMBA_DEBUGINFO": "1", "NUMBA_CACHE_DIR": str(tmp_path)},
@@ -661,3 +693,38 @@ def test_nothing_is_compiled_at_import() -> None:
         "assert not {'numba', 'llvmlite'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
+    code = """
+        import sys
+        from fusedrnn.kernels import cache, compiled, policy
+        print("ready", flush=True)
+        sys.stdin.read()
+        print(compiled.activation("tanh", "baseline").cached)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    together = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    assert [each.stdout.readline() for each in together] == ["ready\n"] * 3
+    for each in together:
+        each.stdin.close()
+    assert sorted(each.stdout.read() for each in together) == ["False\n", "True\n", "True\n"]
+    assert [each.wait() for each in together] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_kernel_is_compiled_where_its_turn_does_not_come(
+    held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process may be stopped; or files may have no locks."""
+    from fusedrnn.kernels import activations, cache
+
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "MAX_WAIT", 0.1)
+    if not held:
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+    kernel = cache.kernel_cache(activations.over_array("tanh", "baseline"), "baseline")
+    with kernel.turn(), kernel.turn():
+        pass

@@ -112,7 +112,7 @@ SUFFIXES = ["c", "h", "py", "md", "toml", "json", "txt", "svg", "png", "safetens
 #: Files that are written by a command, or are an example of a name.
 NOT_HERE = re.compile(
     r"(?:FLOPs/byte|/dev/.*|.*[*<{].*|(?:old|new|OLD|NEW|results|machine|compared|cost|table|network|net|report)\.\w+"
-    r"|(?:report/)?(?:index\.html|report\.md|results\.json)|(?:csrc/\w+/|kernels/|docs/cells/)?(?:mgu|v2)\.\w+)"
+    r"|(?:report/)?(?:index\.html|report\.md|results\.json)|(?:csrc/\w+/|kernels/|docs/cells/)?(?:mgu(?:_back)?|v2)\.\w+)"
 )
 
 

@@ -151,7 +151,7 @@ def several() -> dict[str, Any]:
             "rows": [each_stage("naive", None, 1.0), each_stage("fused", 4.0, 4.0)],
         },
         latency={"clock": 4e-8, "rows": [each_latency("c", 1e-6), each_latency("torch", 3e-5)]},
-        compile={"lstm": {"compile": 7.5, "cached": 0.25}},
+        compile={"lstm backward": {"compile": 7.5, "cached": 0.25}},
     )
 
 
@@ -352,7 +352,8 @@ class TestReport:
         assert re.search(r'<td class="met">1\.20×', page)
         for name in ("index.html", "report.md"):
             assert (
-                "lstm 7.50\N{NO-BREAK SPACE}s, then 250\N{NO-BREAK SPACE}ms" in files[name].decode()
+                "lstm backward 7.50\N{NO-BREAK SPACE}s, then 250\N{NO-BREAK SPACE}ms"
+                in files[name].decode()
             )
 
     def test_latency_alone(self, tmp_path: Path) -> None:

@@ -476,7 +476,16 @@ def test_the_operator_is_what_it_declares(kind: str) -> None:
     names = " ".join(module._flat_weights_names)
     weights = [each.detach() for each in module._flat_weights]
     for x in (torch.randn(5, 3, 4), torch.randn(5, 4)):
-        arguments = (x, None, None, None, None, weights, names, f"{kind.lower()} 0 1 auto {{}}")
+        arguments = (
+            x,
+            None,
+            None,
+            None,
+            None,
+            weights,
+            names,
+            f"{kind.lower()} 0 1 auto full {{}}",
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.library.opcheck(torch.ops.fusedrnn.run.default, arguments)

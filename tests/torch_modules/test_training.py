@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FAMILY, oracle
-from drawn_modules import module_of, options_of_modules
+from drawn_modules import module_of, options_of_modules, own_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -143,18 +143,6 @@ def test_negative_control_other_weights_have_other_gradients(kind: str) -> None:
         close(gradients(converted, x, None, 1)[2], gradients(own, x, None, 1)[2])
 
 
-OWN = {fr.RNN: "RNN", fr.LSTM: "LSTM", fr.GRU: "GRU", fr.ClockworkRNN: "ClockworkRNN"}
-
-
-def own_module(name: str, **more: Any) -> Any:
-    """This package's module for a member of the family."""
-    cell, options = FAMILY[name]
-    options = dict(options)
-    if cell is fr.RNN and "activation" in options:
-        options["nonlinearity"] = options.pop("activation")
-    return getattr(ft, OWN[cell])(3, 6, **options, **more)
-
-
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("way", ["plain", "resets"])
 def test_the_family_has_the_gradients_of_the_specification(name: str, way: str) -> None:
@@ -220,7 +208,7 @@ def test_resets_beside_packed_sequences_are_in_the_order_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
-def test_cells_have_pytorchs_gradients(kind: str) -> None:
+def test_cells_train_by_pytorchs_own_forward(kind: str) -> None:
     own = getattr(nn, kind)(4, 5)
     converted = ft.convert(copy.deepcopy(own))
     x = torch.randn(6, 3, 4, requires_grad=True)
@@ -232,8 +220,47 @@ def test_cells_have_pytorchs_gradients(kind: str) -> None:
         (state[0] if kind == "LSTMCell" else state).square().sum().backward()
         results.append([x.grad, *(each.grad for each in cell.parameters())])
         x.grad = None
-    for one, other in zip(*results, strict=True):
-        close(one, other)
+    assert all(map(torch.equal, *results))
+    assert not used(converted)
+    for each in (own, converted):
+        each.requires_grad_(False)
+    assert all(map(torch.equal, flat(converted(x[0])), flat(own(x[0]))))  # of the input alone
+    assert not used(converted)
+    with torch.no_grad():
+        close(flat(converted(x[0]))[0], flat(own(x[0]))[0])
+    assert used(converted)
+    with pytest.raises(Exception) as expected:
+        own([1.0])
+    with pytest.raises(type(expected.value)):
+        converted([1.0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("first", [False, True])
+def test_one_step_trains_by_pytorchs_own_forward(kind: str, first: bool) -> None:
+    own = getattr(nn, kind)(4, 5, 2, batch_first=first)
+    converted, two_way = (
+        ft.convert(copy.deepcopy(own)),
+        ft.convert(getattr(nn, kind)(4, 5, bidirectional=True)),
+    )
+    x = torch.randn(3, 1, 4) if first else torch.randn(1, 3, 4)
+    assert all(map(torch.equal, gradients(converted, x, None, 1), gradients(own, x, None, 1)))
+    assert not used(converted)
+    with torch.no_grad():
+        close(converted(x)[0], own(x)[0])
+    assert used(converted)
+    assert not used(two_way)
+    two_way(torch.randn(1, 3, 4))
+    assert used(two_way)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_several_steps_of_a_batch_of_one_are_trained_here(kind: str) -> None:
+    """Negative control: whichever axis is the batch."""
+    for first, shape in ((False, (3, 1, 4)), (True, (1, 3, 4)), (True, (3, 4))):
+        module = ft.convert(getattr(nn, kind)(4, 5, batch_first=first))
+        module(torch.randn(shape))
+        assert used(module)
 
 
 # ---- training ---------------------------------------------------------------------------------------------
@@ -273,15 +300,42 @@ def losses(model: Any, steps: int, clip: float = 0.0, parts: int = 1) -> list[fl
     return found
 
 
-def test_an_ordinary_loop_has_the_losses_of_pytorch() -> None:
+@pytest.mark.parametrize(("kind", "units"), [("GRU", 64), ("LSTM", 16)])
+def test_an_ordinary_loop_has_the_losses_of_pytorch(kind: str, units: int) -> None:
     torch.manual_seed(0)
-    own = Tagger()
+    own = Tagger(units)
+    own.gru = getattr(nn, kind)(units, units, batch_first=True)
     converted = ft.convert(copy.deepcopy(own))
     expected = losses(own, 200)
     found = losses(converted, 200)
-    assert expected[-1] < 0.9 * expected[0]
+    assert expected[-1] < 0.97 * expected[0]
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     assert used(converted.gru)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_numba_backend_trains_with_the_bits_of_c(own: bool) -> None:
+    pytest.importorskip("numba")
+    weights = nn.RNN(3, 6, 2, bidirectional=True).state_dict()
+    found = []
+    for backend in ("c", "numba"):
+        if own:
+            module = ft.RNN(3, 6, 2, bidirectional=True, backend=backend)
+        else:
+            module = ft.convert(nn.RNN(3, 6, 2, bidirectional=True), backend=backend)
+        module.load_state_dict(weights)
+        x = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(1), requires_grad=True)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            module(x)[0].square().sum().backward()
+            optimizer.step()
+        assert used(module)
+        assert module.__dict__[STATE].backend == backend
+        found.append([x.grad, *(each.detach() for each in module.parameters())])
+    for of_c, of_numba in zip(*found, strict=True):
+        assert torch.equal(of_c, of_numba)
+    assert not torch.equal(found[1][1], weights["weight_ih_l0"])
 
 
 def test_accumulated_and_clipped_gradients() -> None:
@@ -377,6 +431,87 @@ def test_under_checkpoint_the_gradients_have_the_same_bits() -> None:
     expected = torch.autograd.grad(module(x)[0].square().sum(), module.parameters())
     y = checkpoint(lambda x: module(x)[0].square().sum(), x, use_reentrant=False)
     assert all(map(torch.equal, torch.autograd.grad(y, module.parameters()), expected))
+
+
+class Tapes:
+    """Which kinds of tape calls ask for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.kinds: list[str] = []
+        real = fr.Layer.record
+
+        def noted(layer: Any, *arguments: Any, **named: Any) -> Any:
+            self.kinds.append(named["tape"])
+            return real(layer, *arguments, **named)
+
+        monkeypatch.setattr(fr.Layer, "record", noted)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda tape: ft.convert(nn.GRU(4, 5, 2), tape=tape),
+        lambda tape: ft.convert(nn.LSTM(4, 5, 2, dropout=0.5), tape=tape),
+        lambda tape: copy.deepcopy(ft.convert(nn.RNN(4, 5), tape=tape)),
+        lambda tape: ft.LSTM(4, 5, peephole=True, tape=tape),
+        lambda tape: ft.GRU(4, 5, reset="before", tape=tape),
+        lambda tape: ft.RNN(4, 5, tape=tape),
+        lambda tape: ft.ClockworkRNN(4, 6, periods=(1, 2), tape=tape),
+    ],
+)
+def test_a_tape_of_segments_gives_the_same_bits(
+    make: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tapes, found = Tapes(monkeypatch), []
+    x = torch.randn(9, 3, 4, requires_grad=True)
+    for tape in ("full", "segments"):
+        torch.manual_seed(4)
+        module = make(tape)
+        tapes.kinds.clear()
+        found.append(gradients(module, x, None, 4))
+        assert set(tapes.kinds) == {tape}
+    assert all(map(torch.equal, *found))
+
+
+def test_a_compiled_module_has_a_tape_of_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch._dynamo.reset()
+    tapes, module = Tapes(monkeypatch), ft.GRU(4, 5, tape="segments")
+    x = torch.randn(9, 3, 4, requires_grad=True)
+    expected = gradients(module, x, None, 4)
+    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
+    (found,) = torch.autograd.grad((compiled(x)[0] * expected[0]).sum(), x)
+    (again,) = torch.autograd.grad((module(x)[0] * expected[0]).sum(), x)
+    assert torch.equal(found, again)
+    assert set(tapes.kinds) == {"segments"}
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("tape", ["half", True, None])
+def test_a_wrong_tape_is_refused_and_nothing_converted(tape: Any) -> None:
+    module = nn.GRU(4, 5)
+    with pytest.raises(ValueError, match="tape"):
+        ft.convert(module, tape=tape)
+    assert type(module) is nn.GRU
+    with pytest.raises(ValueError, match="tape"):
+        ft.GRU(4, 5, tape=tape)
+
+
+def test_a_graph_without_backward_pass_gives_its_memory_back() -> None:
+    module, x = ft.convert(nn.LSTM(4, 5)), torch.randn(5, 3, 4)
+
+    def memory(*outputs: Any) -> list[int]:
+        """Where the tapes of these calls are."""
+        tokens = [each.grad_fn.saved_tensors[-1] for each in outputs]
+        tapes = importlib.import_module("fusedrnn.torch.autograd")._tapes
+        return [id(tapes[int(token)]._recording._memory) for token in tokens]
+
+    first = module(x)[0]
+    (place,) = memory(first)
+    second = module(x)[0]
+    assert memory(second) != [place]  # negative control: the first one still has its own
+    del first
+    assert memory(module(x)[0]) == [place]
+    second.sum().backward()
 
 
 def test_autocast_trains_in_float32() -> None:
@@ -481,7 +616,16 @@ def test_the_operator_of_training_is_what_it_declares() -> None:
     module = ft.LSTM(4, 5, bidirectional=True)
     weights = [each.detach().requires_grad_() for each in module.parameters()]
     names = " ".join(name for name, _ in module.named_parameters())
-    arguments = (torch.randn(5, 3, 4), None, None, None, None, weights, names, "lstm 0 1 auto {}")
+    arguments = (
+        torch.randn(5, 3, 4),
+        None,
+        None,
+        None,
+        None,
+        weights,
+        names,
+        "lstm 0 1 auto full {}",
+    )
     torch.library.opcheck(
         torch.ops.fusedrnn.record.default,
         arguments,

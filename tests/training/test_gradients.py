@@ -1,4 +1,7 @@
-"""Gradients of every cell and option, in every backend: near those of the specification in float64."""
+"""Gradients of every cell and option, in C and NumPy: near those of the specification in float64.
+
+Those of Numba have the bits of C: ``test_gradient_bits.py``.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FAMILY, Maker
+from conftest import FAMILY, RECORDING, Maker
 from drawn_calls import FORMS, DrawnCall, Member, draw_call, gradients_by_name, near_a_kink
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -28,6 +31,11 @@ SIZES = {
 }
 #: Options whose derivative has a jump. A sum within rounding of one is on another side in float32.
 KINKED = ("clip", "cell_clip", "gate_activation", "activation", "output_activation")
+
+
+@pytest.fixture(params=[target for target in RECORDING if target.backend != "numba"], ids=str)
+def make_recording(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Maker:
+    return Maker(request.param, monkeypatch)
 
 
 def drawn(make_recording: Maker, member: Member, form: dict[str, Any], **sizes: int) -> DrawnCall:

@@ -183,15 +183,16 @@ def stages(report: Path | None, json: Path | None, **given: Any) -> int:
 @bench.command(
     "torch",
     cls=Command,
-    examples=["fusedrnn bench torch", "fusedrnn bench torch --rounds 101 -o modules.md"],
+    examples=["fusedrnn bench torch", "fusedrnn bench torch --training --rounds 101 -o steps.md"],
 )
 @click.option("--rounds", metavar="N", type=WHOLE, default=41, help="rounds of each (default: 41)")
+@click.option("--training", is_flag=True, help="whole steps of a training loop")
 @output_options
-def torch_modules(*, rounds: int, output: Output) -> None:
+def torch_modules(*, rounds: int, training: bool, output: Output) -> None:
     """Your PyTorch model: modules as PyTorch runs them, and converted ones."""
-    from fusedrnn.bench import torch_modules
+    from fusedrnn.bench import torch_modules, torch_training
 
-    output.put(_measured(torch_modules, rounds))
+    output.put(_measured(torch_training if training else torch_modules, rounds))
 
 
 @bench.command(

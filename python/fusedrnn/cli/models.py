@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import click
@@ -22,12 +21,9 @@ from fusedrnn.cli.options import (
     layer_option,
     output_options,
 )
-from fusedrnn.cli.output import Output, one_line, write
+from fusedrnn.cli.output import Output, progress_bar, say, write
 
 __all__ = ["inspect", "run"]
-
-#: Seconds of work from which on there is a progress bar.
-LONG = 1.0
 
 
 @click.command(
@@ -163,7 +159,7 @@ def run(
         state = None
         if state_in is not None:
             state = running.load_state(state_in, made, rows.batch or 1)
-        with _output(path, size.output_size, rows) as output, _progress(rows) as progress:
+        with _output(path, size.output_size, rows) as output, progress_bar("running") as progress:
             if stream:
                 state, latency = running.stream(made, rows, output, state=state, progress=progress)
             else:
@@ -172,13 +168,13 @@ def run(
         running.save_state(state_out, state)
     for note in found.notes:
         if activation is None or note != TANH_ASSUMED:
-            _say(note)
+            say(note)
     if rows.note:
-        _say(rows.note)
+        say(rows.note)
     if stream:
-        _say(str(latency))
+        say(str(latency))
     elif running.backward(made):
-        _say("the layer also runs from the last step to the first: all of the input was in memory")
+        say("the layer also runs from the last step to the first: all of the input was in memory")
 
 
 def _check_suffix(context: click.Context, path: Path) -> None:
@@ -206,31 +202,3 @@ def _output(path: Path, width: int, rows: Any) -> Iterator[Any]:
     with writing(path) as writer:
         made = NpyWriter if path.suffix.lower() == ".npy" else CsvWriter
         yield made(writer, width, rows)
-
-
-def _say(line: str) -> None:
-    """A line for people, on standard error."""
-    if sys.stderr is not None:
-        print(f"fusedrnn: {one_line(line)}", file=sys.stderr)
-
-
-@contextmanager
-def _progress(rows: Any) -> Iterator[Callable[[float | None], None]]:
-    """What is told how far the work is: a bar, if it is long, its end is known, and a terminal shows it."""
-    start, bar = monotonic(), None
-    quiet = sys.stderr is None or not sys.stderr.isatty() or rows.share is None
-
-    def tell(share: float | None) -> None:
-        nonlocal bar
-        if quiet or share is None or monotonic() - start < LONG:
-            return
-        if bar is None:
-            bar = click.progressbar(length=1000, label="running", file=sys.stderr)
-            bar.__enter__()
-        bar.update(int(share * 1000) - bar.pos)
-
-    try:
-        yield tell
-    finally:
-        if bar is not None:
-            bar.__exit__(None, None, None)

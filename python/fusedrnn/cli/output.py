@@ -6,10 +6,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, Protocol
 
 import click
@@ -28,6 +29,8 @@ __all__ = [
     "Output",
     "Result",
     "guarded",
+    "progress_bar",
+    "say",
     "write",
     "write_json",
 ]
@@ -35,6 +38,8 @@ __all__ = [
 FAILED, ERROR, INCOMPLETE, INTERRUPTED, READER_GONE = 1, 2, 3, 130, 141
 #: The format of a result when only the output file's name tells.
 SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown"}
+#: Seconds of work from which on there is a progress bar.
+LONG = 1.0
 #: An error message has at most so many characters: a bad value may have any number.
 MAX_MESSAGE = 600
 #: Characters that steer a terminal instead of being shown: controls, and those that turn the direction of text.
@@ -103,6 +108,34 @@ def write(text: str) -> None:
     rest = memoryview(text.encode(sys.stdout.encoding, encoding_errors(sys.stdout)))
     while rest:
         rest = rest[stream.write(rest) :]
+
+
+def say(line: str) -> None:
+    """A line for people, on standard error."""
+    if sys.stderr is not None:
+        print(f"fusedrnn: {one_line(line)}", file=sys.stderr)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[float | None], None]]:
+    """What is told how far the work is, from 0 to 1: a bar, if it is long, its end is known, and a terminal shows it."""
+    start, bar = monotonic(), None
+    quiet = sys.stderr is None or not sys.stderr.isatty()
+
+    def tell(share: float | None) -> None:
+        nonlocal bar
+        if quiet or share is None or monotonic() - start < LONG:
+            return
+        if bar is None:
+            bar = click.progressbar(length=1000, label=label, file=sys.stderr)
+            bar.__enter__()
+        bar.update(int(share * 1000) - bar.pos)
+
+    try:
+        yield tell
+    finally:
+        if bar is not None:
+            bar.__exit__(None, None, None)
 
 
 def write_json(facts: Any) -> None:

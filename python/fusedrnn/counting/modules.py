@@ -18,7 +18,8 @@ from typing import Any
 from fusedrnn.architecture import Architecture
 from fusedrnn.counting.counts import count
 from fusedrnn.counting.network import Array, Layer, Network
-from fusedrnn.formats.torch_modules import CLASSES
+from fusedrnn.counting.result import Figure
+from fusedrnn.formats.torch_modules import CLASSES, own_architecture
 
 __all__ = ["network_of"]
 
@@ -40,14 +41,23 @@ class _Cost:
         Width of a row that it reads and that it gives; None where that is not known.
     macs
         Multiply-adds of a step; None where they are not known.
+    peak
+        Of the step with most of them; None where that is every one.
     note
         What the sizes do not say.
     """
 
     kind: str
     sizes: tuple[int | None, int | None] = (None, None)
-    macs: int | None = 0
+    macs: Figure | None = 0
+    peak: int | None = None
     note: str = ""
+
+    def most(self) -> int | None:
+        """Multiply-adds of the step with most of them."""
+        if self.peak is not None or self.macs is None:
+            return self.peak
+        return int(self.macs)
 
 
 def network_of(model: Module, *, steps: int = 1) -> Network:
@@ -79,7 +89,7 @@ def network_of(model: Module, *, steps: int = 1) -> Network:
                 output_size=None if cost is None else cost.sizes[1],
                 arrays=arrays,
                 macs_per_step=None if cost is None else cost.macs,
-                peak_macs_per_step=None if cost is None else cost.macs,
+                peak_macs_per_step=None if cost is None else cost.most(),
                 note=f"{type(module).__name__} is no layer that is known"
                 if cost is None
                 else cost.note,
@@ -132,6 +142,10 @@ def _arrays(name: str, module: Module, seen: dict[int, str], *, recurse: bool) -
 
 def _cost(module: Module, steps: int) -> _Cost | None:
     """What a module costs; None if its class, or its way to run, is not known."""
+    own = own_architecture(module)
+    if own is not None:
+        runs = type(module).forward.__module__ == "fusedrnn.torch.layers"
+        return _of_cell(own) if runs else None
     nn = sys.modules["torch"].nn
     for names, function in _KNOWN:
         for name in names:
@@ -155,8 +169,13 @@ def _recurrent(module: Module, steps: int) -> _Cost:
         bidirectional=getattr(module, "bidirectional", False),
         proj_size=getattr(module, "proj_size", 0),
     )
-    macs = int(count(architecture).macs_per_step)
-    return _Cost(cell, (architecture.input_size, architecture.output_size), macs)
+    return _of_cell(architecture)
+
+
+def _of_cell(architecture: Architecture) -> _Cost:
+    sizes = architecture.input_size, architecture.output_size
+    cost = count(architecture)
+    return _Cost(architecture.cell, sizes, cost.macs_per_step, cost.peak_macs_per_step)
 
 
 def _dense(module: Module, steps: int) -> _Cost:
@@ -175,9 +194,11 @@ def _elementwise(kind: str) -> Callable[[Module, int], _Cost]:
 def _convolution(module: Module, steps: int) -> _Cost:
     sizes = module.in_channels, module.out_channels
     if len(module.kernel_size) > 1:
-        return _Cost("convolution", sizes, None, "how many positions it has depends on its input")
+        return _Cost(
+            "convolution", sizes, None, None, "how many positions it has depends on its input"
+        )
     macs = prod(sizes) // module.groups * module.kernel_size[0]
-    return _Cost("convolution", sizes, macs, "one position a step")
+    return _Cost("convolution", sizes, macs, None, "one position a step")
 
 
 def _attention(module: Module, steps: int) -> _Cost:
@@ -185,7 +206,7 @@ def _attention(module: Module, steps: int) -> _Cost:
     # Of a step: queries and outputs, keys and values; then scores and their sum, over all steps.
     macs = 2 * width * width + (module.kdim + module.vdim) * width + 2 * steps * width
     note = f"each step looks at {steps:,} steps"
-    return _Cost("attention", (width, width), macs, note)
+    return _Cost("attention", (width, width), macs, None, note)
 
 
 #: Names of classes, and what an object of them costs.

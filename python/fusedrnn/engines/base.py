@@ -12,9 +12,22 @@ import numpy.typing as npt
 
 from fusedrnn.architecture import Architecture, Kind
 from fusedrnn.arrays import Array
+from fusedrnn.errors import UnsupportedError
 from fusedrnn.narrowing import Narrow, Stored
 
-__all__ = ["Call", "Engine", "Lengths", "Recording", "Resets", "by_direction", "by_name"]
+__all__ = [
+    "Call",
+    "Engine",
+    "Lengths",
+    "Recording",
+    "Resets",
+    "by_direction",
+    "by_name",
+    "refuse_clockwork_sums",
+]
+
+#: Of weights.
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: An array, or what is stored of it.
 StoredT = TypeVar("StoredT", Array, Array | Narrow)
@@ -77,6 +90,36 @@ class Recording(ABC):
         dict
             The gradient of each weight by its canonical name, of its shape, in the order of
             :meth:`Architecture.weights`. New arrays.
+        """
+
+    @abstractmethod
+    def sums(self) -> list[Array]:
+        """The sums of all gates, before their limit and activation and without peepholes, of each layer and direction.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            (T, B, G, H), gates in the order of the cell table, steps in the order of x; NaN past a sequence's end.
+
+        Raises
+        ------
+        UnsupportedError
+            If the recording has none: of a Clockwork RNN, or of segments.
+        """
+
+    @abstractmethod
+    def states(self) -> list[tuple[Array, ...]]:
+        """The states after every step, without counters, of each layer and direction.
+
+        Returns
+        -------
+        list of tuple
+            h (T, B, R) and, for a cell that has it, c (T, B, H), steps in the order of x; NaN past a sequence's end.
+
+        Raises
+        ------
+        UnsupportedError
+            If the recording does not have c: of segments.
         """
 
 
@@ -143,12 +186,20 @@ class Engine(ABC):
         return None
 
 
+def refuse_clockwork_sums(architecture: Architecture) -> None:
+    """Raise the error of :meth:`Recording.sums` for a cell whose tape has no sums."""
+    if architecture.periods:
+        raise UnsupportedError(
+            "a Clockwork RNN has no sums on its tape: its modules are computed at some steps only"
+        )
+
+
 def by_direction(
     architecture: Architecture, weights: Mapping[str, StoredT]
 ) -> list[dict[str, list[StoredT]]]:
     """The weights of each layer and direction, in the order of the state, grouped by kind."""
     groups: list[dict[str, list[StoredT]]] = [
-        {kind: [] for kind in get_args(Kind)}
+        {kind: [] for kind in KINDS}
         for _ in range(architecture.num_layers * architecture.directions)
     ]
     for weight in architecture.weights():

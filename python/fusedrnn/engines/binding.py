@@ -39,6 +39,8 @@ def bind_unequal(
     """Point a bound call to what its lengths and resets are in C: arrays that live as long as the call is run."""
     q.order = q.lengths = q.active = q.since = ffi.NULL
     held: list[npt.NDArray[np.int64]] = []
+    if lengths is None and resets is None:
+        return held
     steps = np.arange(q.steps)
     if lengths is not None:
         order = np.argsort(-lengths, kind="stable")

@@ -29,9 +29,8 @@ from fusedrnn.engines.native import (
 from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
-from fusedrnn.errors import UnsupportedError
-from fusedrnn.kernels.reference import parameters
-from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of, widened
+from fusedrnn.kernels.reference import Operands, operands
+from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of
 
 __all__ = ["Compiled", "PlainCall"]
 
@@ -60,8 +59,28 @@ LONG_STEP_SECONDS = 1e-3
 MAX_CHOSEN = 256
 
 
+def _values(group: Mapping[str, list[Array | Narrow]]) -> dict[str, list[Array]]:
+    """Arrays, and the values of narrow weights."""
+    return {
+        kind: [each.values if isinstance(each, Narrow) else each for each in weights]
+        for kind, weights in group.items()
+    }
+
+
+def _scales(group: Mapping[str, list[Array | Narrow]]) -> list[Array]:
+    """The scales of the rows of W, R and P, if there are any."""
+    return [
+        each.scales
+        for kind in ("input", "recurrent", "projection")
+        for each in group[kind]
+        if isinstance(each, Narrow) and each.scales is not None
+    ]
+
+
 class Compiled(Engine):
     """C or Numba kernels behind the C API: weights packed once into a plan, bound for good."""
+
+    isa: str
 
     def __init__(
         self, architecture: Architecture, weights: Stored, backend: str, threads: Threads = 1
@@ -70,8 +89,7 @@ class Compiled(Engine):
         self.backend = backend
         self.isa = isa = active_isa()
         self._architecture = architecture
-        self._isa = isas()[isa]
-        self._lanes = lib.fr_isa_lanes(self._isa)
+        self._lanes = lib.fr_isa_lanes(isas()[isa])
         kernel = find_kernel(backend, architecture.table.kernel, isa)
 
         panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
@@ -153,33 +171,19 @@ class Compiled(Engine):
 
     def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
-        packing = Packing(self._lanes)
-        weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
-        groups = by_direction(self._architecture, weights)
-        for panel, group in zip(panels, groups, strict=True):
+        packing, a = Packing(self._lanes), self._architecture
+        weight_type, groups = WEIGHT_TYPES[weight_dtype_of(weights)], by_direction(a, weights)
+        self._operands = [operands(a, _values(group)) for group in groups]
+        for panel, w, group in zip(panels, self._operands, groups, strict=True):
             panel.weight_type = weight_type
-            self._add_panels(packing, panel, group)
-        self._weights = weights
+            self._add_panels(packing, panel, w, _scales(group))
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
     def _add_panels(
-        self, packing: Packing, panel: Any, group: Mapping[str, list[Array | Narrow]]
+        self, packing: Packing, panel: Any, w: Operands, scales: Sequence[Array]
     ) -> None:
         a = self._architecture
-        w = parameters(
-            a,
-            {
-                kind: [each.values if isinstance(each, Narrow) else each for each in arrays]
-                for kind, arrays in group.items()
-            },
-        )
-        scales = [
-            each.scales
-            for kind in ("input", "recurrent", "projection")
-            for each in group[kind]
-            if isinstance(each, Narrow) and each.scales is not None
-        ]
         self._add_matrices(packing, panel, "panels", w.W, w.R, w.P)
         if scales:
             self._add_matrices(packing, panel, "scales", *scales)
@@ -246,10 +250,6 @@ class Compiled(Engine):
 
     def record(self, call: Call, segments: bool) -> Recording:
         """See :class:`Engine`. The GIL is released inside."""
-        if self.backend != "c":
-            raise UnsupportedError(
-                f"the {self.backend} backend cannot be trained; use backend='c' or 'numpy'"
-            )
         with self._training:
             if self.plan.panels.back_kernel == ffi.NULL:
                 self._fill_back_panels()
@@ -262,10 +262,8 @@ class Compiled(Engine):
         a = self._architecture
         packing = Packing(self._lanes)
         late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
-        groups = by_direction(a, widened(self._weights))
-        panels = self.plan.panels[0 : len(groups)]
-        for panel, group in zip(panels, groups, strict=True):
-            w = parameters(a, group)
+        panels = self.plan.panels[0 : len(self._operands)]
+        for panel, w in zip(panels, self._operands, strict=True):
             first = len(w.W) - late * a.hidden_size
             packing.add_transposed(panel, "back_x_panels", w.W[:first])
             if late:
@@ -277,7 +275,7 @@ class Compiled(Engine):
             if w.P is not None:
                 packing.add_transposed(panel, "back_dependent_panels", w.P)
         self._alive.append(packing.packed())
-        kernel = lib.fr_find_back_kernel(self._isa, a.table.kernel.encode())
+        kernel = find_kernel(self.backend, a.table.kernel, self.isa, "backward")
         for panel in panels:
             panel.back_kernel = kernel
 

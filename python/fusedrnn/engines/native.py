@@ -7,7 +7,7 @@ import sys
 from functools import cache, lru_cache
 from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from importlib.util import module_from_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from fusedrnn import _native
 from fusedrnn._native import ffi, lib
 from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.errors import StreamBusyError, UnsupportedError
+
+if TYPE_CHECKING:
+    from fusedrnn.kernels.compiled import Role
 
 __all__ = [
     "active_isa",
@@ -114,9 +117,13 @@ def strided(array: Array) -> Any:
     return pointer(array) if array.flags.c_contiguous else ffi.cast("float *", array.ctypes.data)
 
 
-def find_kernel(backend: str, name: str, isa: str) -> Any:
+def find_kernel(backend: str, name: str, isa: str, role: Role = "forward") -> Any:
+    find, declared = {
+        "forward": (lib.fr_find_kernel, "fr_kernel"),
+        "backward": (lib.fr_find_back_kernel, "fr_back_kernel"),
+    }[role]
     if backend == "c":
-        return lib.fr_find_kernel(isas()[isa], name.encode())
+        return find(isas()[isa], name.encode())
     from fusedrnn.kernels.compiled import build
 
-    return ffi.cast("fr_kernel", build(name, isa).address)
+    return ffi.cast(declared, build(name, isa, role).address)

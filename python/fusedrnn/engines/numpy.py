@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import Array
-from fusedrnn.engines.base import Call, Engine, Lengths, Recording, Resets, by_direction, by_name
-from fusedrnn.kernels.reference import BACKWARD_STEPS, STEPS, Parameters, by_kind, parameters
+from fusedrnn.engines.base import (
+    Call,
+    Engine,
+    Lengths,
+    Recording,
+    Resets,
+    by_direction,
+    by_name,
+    refuse_clockwork_sums,
+)
+from fusedrnn.kernels.reference import (
+    BACKWARD_STEPS,
+    STEPS,
+    Function,
+    Parameters,
+    by_kind,
+    parameters,
+)
 from fusedrnn.narrowing import Stored, widened
 
 __all__ = ["Reference"]
@@ -27,14 +43,15 @@ class _Step:
         Indices of the time step, or of each row's, and of the rows that were computed.
     x
         (rows, X), what the layer read.
-    before
-        The state before the step, after resets.
+    before, after
+        The state before the step, after resets; and the state after it.
     """
 
     at: Any
     rows: Any
     x: Array
     before: tuple[Array, ...]
+    after: tuple[Array, ...]
 
 
 class Reference(Engine):
@@ -64,7 +81,7 @@ class Reference(Engine):
         """See :class:`Engine`. Segments are for kernels: every step's inputs and states are remembered either way."""
         steps: list[list[_Step]] = [[] for _ in self._parameters]
         self._run(call, steps)
-        return _Recorded(self._architecture, self._parameters, steps, call.resets)
+        return _Recorded(self._architecture, self._parameters, steps, call)
 
     def _run(self, call: Call, recorded: list[list[_Step]] | None) -> None:
         # Infinities make NaN and small numbers vanish: that is what they mean, and no news.
@@ -86,9 +103,9 @@ class Reference(Engine):
                     before = tuple(array[rows] for array in now)
                     if call.resets is not None:
                         before = _replaced(before, call.resets[at, rows], [0] * len(before))
-                    if recorded is not None:
-                        recorded[index].append(_Step(at, rows, x[at, rows], before))
                     new = self._step(x[at, rows], before, self._parameters[index])
+                    if recorded is not None:
+                        recorded[index].append(_Step(at, rows, x[at, rows], before, new))
                     now = _replaced(now, rows, new)
                     out[at, rows, columns] = new[0]
                 after.append(now)
@@ -104,12 +121,13 @@ class _Recorded(Recording):
         architecture: Architecture,
         parameters: Sequence[Parameters],
         steps: Sequence[Sequence[_Step]],
-        resets: Resets | None,
+        call: Call,
     ) -> None:
         self._architecture = architecture
         self._parameters = parameters
         self._steps = steps
-        self._resets = resets
+        self._resets: Resets | None = call.resets
+        self._shape = call.x.shape[:2]
 
     def backward(
         self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
@@ -152,10 +170,55 @@ class _Recorded(Recording):
                     total += part
         return now
 
+    def sums(self) -> list[Array]:
+        """See :class:`Recording`. They are computed again, as backward does."""
+        a = self._architecture
+        refuse_clockwork_sums(a)
+        found = []
+        for steps, w in zip(self._steps, self._parameters, strict=True):
+            sums = self._unwritten(len(a.table.gates), a.hidden_size)
+            for step in steps:
+                sums[step.at, step.rows] = np.stack(_gate_sums(a, step, w), axis=1)
+            found.append(sums)
+        return found
+
+    def states(self) -> list[tuple[Array, ...]]:
+        """See :class:`Recording`."""
+        a = self._architecture
+        found = []
+        for steps in self._steps:
+            states = tuple(
+                self._unwritten(a.fed_back if each.kind == "hidden" else a.hidden_size)
+                for each in a.table.states
+                if each.kind != "counter"
+            )
+            for step in steps:
+                for array, values in zip(states, step.after):
+                    array[step.at, step.rows] = values
+            found.append(states)
+        return found
+
+    def _unwritten(self, *shape: int) -> Array:
+        return np.full((*self._shape, *shape), np.nan, self._parameters[0].W.dtype)
+
     def _zeros(self) -> list[dict[str, list[Array]]]:
         dtype = self._parameters[0].W.dtype
         a = self._architecture
         return by_direction(a, {each.name: np.zeros(each.shape, dtype) for each in a.weights()})
+
+
+def _gate_sums(architecture: Architecture, step: _Step, w: Parameters) -> list[Array]:
+    """The sums of a step's gates: what its limit is given, if there are no peepholes. No other gate's sum has c in it."""
+    seen: list[Array] = []
+
+    def limited(x: Array) -> Array:
+        seen.append(x)
+        return w.clip(x)
+
+    run = STEPS[architecture.cell, architecture.table.form]
+    with np.errstate(invalid="ignore", under="ignore"):
+        run(step.x, step.before, replace(w, p={}, clip=Function(limited, w.clip.derivative)))
+    return seen
 
 
 def _columns(architecture: Architecture, direction: int) -> slice:

@@ -10,10 +10,11 @@ import numpy as np
 from fusedrnn._native import ffi, lib
 from fusedrnn.architecture import Architecture
 from fusedrnn.arrays import FLOAT32, Array
-from fusedrnn.engines.base import Call, Recording
+from fusedrnn.engines.base import Call, Recording, refuse_clockwork_sums
 from fusedrnn.engines.binding import bind, bind_unequal
 from fusedrnn.engines.native import pointer, strided
 from fusedrnn.engines.packing import LINE, aligned
+from fusedrnn.errors import UnsupportedError
 
 __all__ = ["Recorder"]
 
@@ -151,6 +152,7 @@ class Recorder:
 
     def __init__(self, architecture: Architecture) -> None:
         states = architecture.table.states
+        self.architecture = architecture
         self.gradients = _GradientLayout(architecture)
         self.second = "".join(each.kind for each in states[1:])
         self._widest = max(architecture.hidden_size, architecture.fed_back)
@@ -189,12 +191,18 @@ class _CompiledRecording(Recording):
         self, recorder: Recorder, plan: Any, alive: Any, call: Call, memory: _Memory
     ) -> None:
         self._recorder, self._plan, self._alive = recorder, plan, alive
+        self._architecture = recorder.architecture
         self._call = call
         self._before = [array.copy() for array in call.state]
         self._memory: _Memory | None = memory
         bind(memory.q, call.x, call.y, call.state, recorder.second)
         self._unequal = bind_unequal(memory.q, call.lengths, call.resets)
         lib.fr_run(self._plan, memory.q)
+
+    def __del__(self) -> None:
+        memory = getattr(self, "_memory", None)  # what was not made whole has none
+        if memory is not None:  # there was no backward pass
+            self._recorder.take_back(memory)
 
     def backward(
         self, dy: Array, dstate: Sequence[Array | None], dx: Array | None, *, keep: bool
@@ -220,3 +228,73 @@ class _CompiledRecording(Recording):
             self._memory = None
             recorder.take_back(memory)
         return recorder.gradients.by_name(gradients)
+
+    def sums(self) -> list[Array]:
+        """See :class:`Recording`."""
+        refuse_clockwork_sums(self._architecture)
+        gates = len(self._architecture.table.gates)
+        return [self._recorded(index, slice(gates)) for index in range(self._count)]
+
+    def states(self) -> list[tuple[Array, ...]]:
+        """See :class:`Recording`."""
+        states: list[tuple[Array, ...]] = []
+        for index in range(self._count):
+            h = self._in_order(index, self._outputs(index)[self._places(index)])
+            if self._recorder.second == "cell":
+                c = self._architecture.table.recorded.index("c'")
+                states.append((h, self._recorded(index, slice(c, c + 1))[:, :, 0]))
+            else:
+                states.append((h,))
+        return states
+
+    @property
+    def _count(self) -> int:
+        return int(self._plan.layers * self._plan.directions)
+
+    def _recorded(self, index: int, which: slice) -> Array:
+        """Some of the values that the tape has of each unit: (T, B, values, H). The layout is that of fr_span.tape."""
+        memory, plan = self._memory, self._plan
+        assert memory is not None
+        if memory.q.tape == ffi.NULL:
+            raise UnsupportedError(
+                "segments keep no sums of gates: record with tape='full', its default"
+            )
+        panel = plan.panels[index]
+        rows = memory.key[2]
+        shape = (rows, panel.blocks, panel.recorded, plan.lanes)
+        start = index * memory.q.tape_floats
+        tape = memory.tape[start : start + rows * panel.blocks * panel.recorded * plan.lanes]
+        values = tape.reshape(shape)[:, :, which].swapaxes(1, 2)
+        units = values.reshape(*values.shape[:2], panel.blocks * plan.lanes)[:, :, : plan.hidden]
+        return self._in_order(index, units)
+
+    def _outputs(self, index: int) -> Array:
+        """h of one layer and direction, (T, B, R): y, or the layer's buffer in the workspace."""
+        memory, plan, y = self._memory, self._plan, self._call.y
+        assert memory is not None
+        layer, direction = divmod(index, plan.directions)
+        if layer < plan.layers - 1 and y.size:
+            layout = memory.q.layout
+            line = LINE * FLOAT32.itemsize
+            first = -memory.workspace.ctypes.data % line // FLOAT32.itemsize
+            first += layer * layout.layer_buffer
+            y = memory.workspace[first : first + y.size].reshape(y.shape)
+        return y[:, :, direction * plan.outputs : (direction + 1) * plan.outputs]
+
+    def _places(self, index: int) -> tuple[Any, Any]:
+        """The steps and the rows of x whose records follow each other on the tape of a layer and direction."""
+        steps, batch, _ = self._call.x.shape
+        lengths = self._call.lengths
+        if lengths is None:
+            lengths = np.full(batch, steps)
+        order = np.argsort(-lengths, kind="stable")
+        step, place = np.nonzero(lengths[order] > np.arange(steps)[:, None])
+        rows = order[place]
+        reverse = self._plan.reverse or index % self._plan.directions
+        return (lengths[rows] - 1 - step if reverse else step), rows
+
+    def _in_order(self, index: int, values: Array) -> Array:
+        """Values in the order of the tape, as (T, B, ...); NaN past a sequence's end."""
+        full = np.full((*self._call.x.shape[:2], *values.shape[1:]), np.nan, values.dtype)
+        full[self._places(index)] = values
+        return full

@@ -13,9 +13,10 @@ from fusedrnn.formats.torch_state import found_layer
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from fusedrnn.architecture import Architecture
     from fusedrnn.layers import Layer
 
-__all__ = ["found_in", "from_torch", "to_state_dict"]
+__all__ = ["CLASSES", "found_in", "from_torch", "own_architecture", "to_state_dict"]
 
 #: PyTorch's classes and their cells in this package.
 CLASSES = {
@@ -32,8 +33,9 @@ def from_torch(module: Any, **options: Any) -> Layer[Any]:
     Parameters
     ----------
     module
-        ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, or one of their cells. float16 and bfloat16 weights are widened, float64
-        ones rounded. Dropout between layers, which does nothing in inference, is left out.
+        ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, or one of their cells, converted or not; or a module of
+        :mod:`fusedrnn.torch`. float16 and bfloat16 weights are widened, float64 ones rounded. Dropout between layers,
+        which does nothing in inference, is left out.
     **options
         Those of :meth:`Layer.from_weights`, before what the module says: ``backend``, ``threads``, ``batch_first``.
 
@@ -45,7 +47,9 @@ def from_torch(module: Any, **options: Any) -> Layer[Any]:
     found = found_in(module)
     if found is None:
         names = ", ".join(f"nn.{name}" for name in CLASSES)
-        raise TypeError(f"module must be one of {names}, not {type(module).__name__}")
+        raise TypeError(
+            f"module must be one of {names}, or of fusedrnn.torch, not {type(module).__name__}"
+        )
     return found.layer(**options)
 
 
@@ -54,18 +58,24 @@ def found_in(module: Any, name: str = "") -> FoundLayer | None:
     torch = sys.modules.get("torch")
     if torch is None:
         return None
-    for each, cell in CLASSES.items():
-        if isinstance(module, getattr(torch.nn, each)):
-            break
+    own = own_architecture(module)
+    options: dict[str, Any]
+    if own is not None:
+        cell, options, step, origin = own.cell, own.untold(), False, "fusedrnn.torch"
+        batch_first = module.batch_first
     else:
-        return None
-    step = each.endswith("Cell")
+        for theirs, cell in CLASSES.items():
+            if isinstance(module, getattr(torch.nn, theirs)):
+                break
+        else:
+            return None
+        step, origin = theirs.endswith("Cell"), f"PyTorch {theirs}"
+        options = {"activation": module.nonlinearity} if cell == "rnn" else {}
+        batch_first = not step and bool(module.batch_first)
     group = {
-        f"{own}_l0" if step else own: _tensor(f"{name}.{own}".lstrip("."), parameter)
-        for own, parameter in module.named_parameters(recurse=False)
+        f"{each}_l0" if step else each: _tensor(f"{name}.{each}".lstrip("."), parameter)
+        for each, parameter in module.named_parameters(recurse=False)
     }
-    options = {"activation": module.nonlinearity} if cell == "rnn" else {}
-    batch_first = not step and bool(module.batch_first)
     return found_layer(
         "",
         name,
@@ -73,8 +83,18 @@ def found_in(module: Any, name: str = "") -> FoundLayer | None:
         cell=cell,
         options=options,
         batch_first=batch_first,
-        origin=f"PyTorch {each}",
+        origin=origin,
     )
+
+
+def own_architecture(module: Any) -> Architecture | None:
+    """The architecture of a module of :mod:`fusedrnn.torch`; None for another module."""
+    layers = sys.modules.get("fusedrnn.torch.layers")  # there is no such module without it
+    classes: Any = tuple(getattr(layers, each) for each in layers.__all__) if layers else ()
+    if not isinstance(module, classes):
+        return None
+    architecture: Architecture = module.architecture
+    return architecture
 
 
 def _tensor(name: str, parameter: Any) -> Tensor:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from math import log10
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTS", "available_plots", "image", "inline"]
+__all__ = ["PLOTS", "available_plots", "image", "inline", "saved", "themed"]
 
 TEXT, GRID = "#1c1c1e", "#d5d5da"
 #: Behind what is slower than another library.
@@ -456,27 +457,33 @@ def available_plots(results: Results) -> list[str]:
 
 def image(name: str, results: Results, kind: str) -> bytes:
     """A plot as a file: ``kind`` is "png" or "svg"."""
-    return _saved(name, results, kind, "white")
+    return saved(lambda: PLOTS[name][0](results), name, kind, "white")
 
 
 def inline(name: str, results: Results) -> str:
     """A plot as an SVG element, which takes its colours from the page around it."""
-    svg = _saved(name, results, "svg", "none").decode()
+    return themed(lambda: PLOTS[name][0](results), name, PLOTS[name][1])
+
+
+def themed(draw: Callable[[], Figure], salt: str, about: str) -> str:
+    """A figure as an SVG element, which takes its colours from the page around it; ``salt`` is its own on the page."""
+    svg = saved(draw, salt, "svg", "none").decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     # Its width is the page's business; its shape is in the viewBox.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{PLOTS[name][1]}"', 1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(about, quote=True)}"', 1)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg
 
 
-def _saved(name: str, results: Results, kind: str, background: str) -> bytes:
+def saved(draw: Callable[[], Figure], salt: str, kind: str, background: str) -> bytes:
+    """A figure, drawn in the style of all pages, as a file."""
     file = io.BytesIO()
-    with _style(name):
-        figure = PLOTS[name][0](results)
+    with _style(salt):
+        figure = draw()
         metadata = {"Date": None} if kind == "svg" else {}
         figure.savefig(file, format=kind, dpi=200, facecolor=background, metadata=metadata)
     return file.getvalue()

@@ -297,7 +297,7 @@ class Results:
     clock
         Seconds that reading the clock takes, which are in each of those.
     compile
-        Seconds to compile each Numba kernel, and to read it from its cache, by cell.
+        Seconds to compile each Numba kernel, and to read it from its cache, by cell and role.
     overheads
         What calls from Python cost above their kernel, by engine and size.
     limits_of_calls
@@ -435,7 +435,7 @@ def parse(results: dict[str, Any]) -> Results:
         threads=about["threads"],
         latencies=[_latency(each) for each in latency["rows"]],
         clock=_number(latency["clock"]),
-        compile={cell: dict(took) for cell, took in (about["compile"] or {}).items()},
+        compile={name: dict(took) for name, took in (about["compile"] or {}).items()},
         overheads=[_overhead(each) for each in overhead["rows"]],
         limits_of_calls=(dict(overhead["max_calls"]), dict(overhead["max_seconds"])),
         stages=[_stage(each) for each in stages["rows"]],

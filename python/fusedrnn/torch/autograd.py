@@ -19,7 +19,7 @@ from torch import Tensor
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layer import Layer
 from fusedrnn.torch.packing import array_of
-from fusedrnn.training.tape import Gradients, Tape
+from fusedrnn.training.tape import Gradients, Tape, TapeKind
 
 __all__ = ["compute", "gradients", "record", "wants_gradient"]
 
@@ -45,9 +45,11 @@ class _TokenArray(np.ndarray[Any, Any]):
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
     """Whether a gradient of one of these is asked for."""
-    return torch.is_grad_enabled() and any(
-        tensor is not None and tensor.requires_grad for tensor in tensors
-    )
+    if torch.is_grad_enabled():
+        for tensor in tensors:  # any() of a generator takes twice as long
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return False
 
 
 def compute(
@@ -57,6 +59,7 @@ def compute(
     lengths: Any,
     resets: Any,
     weights: Sequence[Tensor],
+    tape: TapeKind,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """y and the state after a call; with gradients if any are asked for.
 
@@ -68,19 +71,26 @@ def compute(
         As the layer's, as arrays.
     weights
         Those that the layer was packed from, in the order of ``layer.weights``.
+    tape
+        As :meth:`Layer.record` has it.
     """
-    if wants_gradient(x, *state, *weights):
-        y, *after = _Recorded.apply(layer, lengths, resets, len(state), x, *state, *weights)
+    if wants_gradient(*weights, x, *state):
+        y, *after = _Recorded.apply(layer, lengths, resets, tape, len(state), x, *state, *weights)
         return y, tuple(after)
     values, ends = layer(array_of(x), tuple(map(array_of, state)) or None, lengths, resets=resets)
     return torch.from_numpy(values), tuple(map(torch.from_numpy, ends))
 
 
 def record(
-    layer: Layer[Any], x: Tensor, state: Sequence[Tensor], lengths: Any, resets: Any
+    layer: Layer[Any],
+    x: Tensor,
+    state: Sequence[Tensor],
+    lengths: Any,
+    resets: Any,
+    kind: TapeKind,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-    """y, the state after the call, and the token of the tape."""
-    y, after, tape = _taped(layer, x, state, lengths, resets)
+    """y, the state after the call, and the token of the tape, which is of that kind."""
+    y, after, tape = _taped(layer, x, state, lengths, resets, kind)
     number = next(_numbers)
     token = np.full(1, number).view(_TokenArray)
     token.tape = _tapes[number] = tape
@@ -89,9 +99,15 @@ def record(
 
 
 def _taped(
-    layer: Layer[Any], x: Tensor, state: Sequence[Tensor], lengths: Any, resets: Any
+    layer: Layer[Any],
+    x: Tensor,
+    state: Sequence[Tensor],
+    lengths: Any,
+    resets: Any,
+    kind: TapeKind,
 ) -> tuple[Any, Any, Tape]:
-    return layer.record(array_of(x), tuple(map(array_of, state)) or None, lengths, resets=resets)
+    before = tuple(map(array_of, state)) or None
+    return layer.record(array_of(x), before, lengths, resets=resets, tape=kind)
 
 
 def gradients(
@@ -101,6 +117,7 @@ def gradients(
     state: Sequence[Tensor],
     lengths: Any,
     resets: Any,
+    kind: TapeKind,
     dy: Tensor | None,
     dstate: Sequence[Tensor | None],
     want_x: bool,
@@ -112,7 +129,7 @@ def gradients(
         raise UnsupportedError(BATCHED_GRADIENT) from error
     tape = _tapes.pop(int(token.item()), None)
     if tape is None:
-        _, _, tape = _taped(layer, x, state, lengths, resets)
+        _, _, tape = _taped(layer, x, state, lengths, resets, kind)
     return tape.backward(given[0], tuple(given[1:]), want_x=want_x)
 
 
@@ -125,13 +142,14 @@ class _Recorded(torch.autograd.Function):
         layer: Layer[Any],
         lengths: Any,
         resets: Any,
+        kind: TapeKind,
         states: int,
         x: Tensor,
         *others: Tensor,
     ) -> tuple[Tensor, ...]:
         state = others[:states]
-        y, after, token = record(layer, x, state, lengths, resets)
-        ctx.call = layer, lengths, resets
+        y, after, token = record(layer, x, state, lengths, resets, kind)
+        ctx.call = layer, lengths, resets, kind
         ctx.states, ctx.weights = states, len(others) - states
         ctx.save_for_backward(x, *state, y, token)
         ctx.set_materialize_grads(False)
@@ -141,10 +159,10 @@ class _Recorded(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dafter: Tensor | None) -> tuple[Any, ...]:
         x, *state, _, token = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[4:]
+        wanted = ctx.needs_input_grad[5:]
         dstate = [None if each is None or not each.is_floating_point() else each for each in dafter]
-        layer, lengths, resets = ctx.call
-        found = gradients(token, layer, x, state, lengths, resets, dy, dstate, wanted[0])
+        layer, lengths, resets, kind = ctx.call
+        found = gradients(token, layer, x, state, lengths, resets, kind, dy, dstate, wanted[0])
         arrays = (
             found.x,
             *(found.state if ctx.states else ()),
@@ -156,7 +174,7 @@ class _Recorded(torch.autograd.Function):
         ]
         if torch.is_grad_enabled():  # create_graph=True
             results = _once(results)
-        return (None, None, None, None, *results)
+        return (None, None, None, None, None, *results)
 
 
 def _once(results: list[Tensor | None]) -> list[Tensor | None]:

@@ -128,6 +128,7 @@ def _called(
         None if lengths is None else lengths.numpy(),
         None if resets is None else array_of(resets),
         list(weights.values()),
+        choices.tape,
     )
 
 

@@ -13,10 +13,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.formats.torch_modules import CLASSES
+from fusedrnn.formats.torch_modules import CLASSES, own_architecture
 from fusedrnn.layers import LAYERS
+from fusedrnn.torch.autograd import wants_gradient
 from fusedrnn.torch.calls import STATE, obstacle, run
-from fusedrnn.torch.packing import Choices, State
+from fusedrnn.torch.packing import Choices, State, array_of
+from fusedrnn.training.tape import TapeKind, checked_tape
 
 __all__ = ["CONVERTED", "convert", "left_alone", "revert"]
 
@@ -39,14 +41,31 @@ class _Converted:
         return state
 
     def _choices(self) -> Choices:
-        nonlinearity = getattr(self, "nonlinearity", "")
+        own, state = (
+            self.__dict__,
+            self._fused_state(),
+        )  # getattr takes a microsecond for what is not there
+        nonlinearity = own.get("nonlinearity", "")
         options = f'{{"activation": "{nonlinearity}"}}' if nonlinearity else "{}"
-        state = self._fused_state()
-        batch_first = getattr(self, "batch_first", False)
-        return Choices(self._cell, options, batch_first, state.threads, state.backend)
+        return Choices(
+            self._cell,
+            options,
+            own.get("batch_first", False),
+            state.threads,
+            state.backend,
+            state.tape,
+        )
 
     def _weights(self) -> dict[str, Any]:
         """The weights as they are now, by canonical name."""
+        raise NotImplementedError
+
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        """Whether a call is one step of one direction.
+
+        With gradients PyTorch computes such a call: a record and a backward pass of this package for every single step
+        take longer than its few operators, up to twice as long at H = 32.
+        """
         raise NotImplementedError
 
     def _computed(
@@ -62,21 +81,33 @@ class _Converted:
         packed = isinstance(input, PackedSequence)
         given = () if hx is None else hx if isinstance(hx, tuple) else (hx,)
         inputs = (input.data if packed else input, *given)
-        if (packed and traced) or obstacle(inputs, weights.values(), traced):
+        # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
+        inference = traced and not self.training and torch.compiler.is_exporting()
+        single = not inference and self._one_step(input, traced)
+        if (
+            (packed and traced)
+            or (single and wants_gradient(*weights.values()))
+            or obstacle(inputs, weights.values(), traced)
+            or (single and wants_gradient(*inputs))
+        ):
             return super().forward(input, hx)  # type: ignore[misc]
         run: Callable[..., Any] = self._run
         if not traced and get_eval_frame_callback() is not None:
             # At a break of the graph where a model is compiled: this is not to be compiled piece by piece.
             run = torch.compiler.disable(run)
-        return run(input, hx, given, weights)
+        return run(input, hx, given, weights, inference)
 
-    def _run(self, input: Any, hx: Any, given: tuple[Tensor, ...], weights: dict[str, Any]) -> Any:
+    def _run(
+        self,
+        input: Any,
+        hx: Any,
+        given: tuple[Tensor, ...],
+        weights: dict[str, Any],
+        inference: bool,
+    ) -> Any:
         """The kernels; or PyTorch's own forward, which says in its own words what is wrong with an input."""
-        traced = torch.compiler.is_compiling()
-        if not traced and isinstance(input, Tensor) and not input.numel():
+        if isinstance(input, Tensor) and not torch.compiler.is_compiling() and not input.numel():
             return super().forward(input, hx)  # type: ignore[misc]
-        # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
-        inference = traced and not self.training and torch.compiler.is_exporting()
         try:
             return self._computed(input, given, weights, inference)
         except UnsupportedError:
@@ -104,6 +135,12 @@ class _Sequences(_Converted):
             for name in self._flat_weights_names
         }
 
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        if traced or self.bidirectional or not isinstance(input, Tensor) or not input.dim():
+            return False  # a compiled graph may serve any number of steps
+        steps: int = input.shape[1 if self.batch_first and input.dim() == 3 else 0]
+        return steps == 1
+
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
     ) -> Any:
@@ -127,16 +164,23 @@ class _Steps(_Converted):
     _parameters: dict[str, Any]
 
     def _weights(self) -> dict[str, Any]:
-        return {f"{name}_l0": each for name, each in self._parameters.items() if each is not None}
+        return {name + "_l0": each for name, each in self._parameters.items() if each is not None}
+
+    def _one_step(self, input: Any, traced: bool) -> bool:
+        return True
 
     def _computed(
         self, input: Any, given: tuple[Tensor, ...], weights: dict[str, Any], inference: bool
     ) -> Any:
-        before = tuple(each[None] for each in given)
-        _, after = run(
-            self._fused_state(), self._choices(), weights, input[None], before, inference=inference
-        )
-        last = tuple(each[0] for each in after)
+        state, choices = self._fused_state(), self._choices()
+        if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+            before = tuple(each[None] for each in given)
+            _, after = run(state, choices, weights, input[None], before, inference=inference)
+            last = tuple(each[0] for each in after)
+        else:  # there are no gradients: an array gets an axis in a tenth of the time of a tensor
+            start = tuple(array_of(each)[None] for each in given) or None
+            _, ends = state.current(choices, weights)(array_of(input)[None], start)
+            last = tuple(torch.from_numpy(each[0]) for each in ends)
         return last if len(last) > 1 else last[0]
 
 
@@ -186,11 +230,13 @@ assert set(CLASSES) == {each.__name__ for each in CONVERTED}
 # ---- conversion ----------------------------------------------------------------------------------------
 
 
-def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> ModuleT:
+def convert(
+    module: ModuleT, *, threads: Threads = 1, backend: str = "auto", tape: TapeKind = "full"
+) -> ModuleT:
     """Let this package run the recurrent modules of a model, in place.
 
     Every ``nn.RNN``, ``nn.LSTM``, ``nn.GRU`` and cell of them stays the same object, with the same parameters, names,
-    hooks and ``state_dict``. Results are equal to rounding. See :func:`left_alone` for modules that were not converted,
+    hooks and ``state_dict``. Results are equal to rounding. Modules of this package stay as they are. See :func:`left_alone` for modules that were not converted,
     and :func:`revert` for the way back.
 
     Parameters
@@ -201,6 +247,9 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
         How many threads may compute a call, as in :class:`fusedrnn.Layer`: 1 unless asked for more.
     backend
         "c", "numba", "numpy" or "auto".
+    tape
+        What a call remembers for its gradients, as in :meth:`fusedrnn.Layer.record`: "segments" takes less memory and
+        more time, and gives the same bits.
 
     Returns
     -------
@@ -215,19 +264,19 @@ def convert(module: ModuleT, *, threads: Threads = 1, backend: str = "auto") -> 
     Warns
     -----
     UserWarning
-        If there is nothing to convert.
+        If there is nothing to convert, and nothing that this package runs.
     """
     _check_module(module)
-    LAYERS["rnn"](
-        1, 1, threads=threads, backend=backend
-    )  # refuses what cannot be, before anything is converted
+    # Refuses what cannot be, before anything is converted.
+    LAYERS["rnn"](1, 1, threads=threads, backend=backend)
+    checked_tape(tape)
     found = 0
     for each in module.modules():
         if type(each) in CONVERTED and not _obstacle(each):
             each.__class__ = CONVERTED[type(each)]
         if isinstance(each, _Converted):
-            found += 1
-            each.__dict__[STATE] = State(threads, backend)
+            each.__dict__[STATE] = State(threads, backend, tape)
+        found += _runs_here(each)
     if not found:
         left = "; ".join(
             f"{name or 'the module'}: {why}" for name, why in left_alone(module).items()
@@ -281,12 +330,16 @@ def _left_alone(module: nn.Module) -> Iterator[tuple[str, str]]:
         kind = getattr(each, "original_name", type(each).__name__)
         if type(each) in CONVERTED:
             yield name, _obstacle(each) or "not converted"
-        elif isinstance(each, _Converted):
+        elif _runs_here(each):
             continue
         elif isinstance(each, recurrent):
             yield name, f"{kind} is a class of its own, whose forward may do more than PyTorch's"
         elif kind in CLASSES:
             yield name, f"{type(each).__module__}.{kind} is not PyTorch's own float module"
+
+
+def _runs_here(module: nn.Module) -> bool:
+    return isinstance(module, _Converted) or own_architecture(module) is not None
 
 
 def _obstacle(module: nn.Module) -> str:

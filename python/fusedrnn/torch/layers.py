@@ -18,12 +18,19 @@ from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
 from fusedrnn.torch.calls import STATE, obstacle, run
 from fusedrnn.torch.packing import Choices, State, pack
+from fusedrnn.training.tape import TapeKind
 
 __all__ = ["GRU", "LSTM", "RNN", "ClockworkRNN"]
 
 
 class _Module(nn.Module):
-    """What all of them share. Parameters have the names, shapes and order of PyTorch's, and then what PyTorch lacks."""
+    """What all of them share. Parameters have the names, shapes and order of PyTorch's, and then what PyTorch lacks.
+
+    Attributes
+    ----------
+    architecture
+        The cell, its sizes and its options.
+    """
 
     _cell: ClassVar[str]
 
@@ -40,6 +47,7 @@ class _Module(nn.Module):
         dtype: Any,
         threads: Threads,
         backend: str,
+        tape: TapeKind,
         **options: Any,
     ) -> None:
         super().__init__()
@@ -49,7 +57,7 @@ class _Module(nn.Module):
             raise TypeError(f"dropout must be a number, not {type(dropout).__name__}")
         if not 0 <= dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, got {dropout}")
-        self._architecture = a = Architecture(
+        self.architecture = a = Architecture(
             self._cell,
             input_size,
             hidden_size,
@@ -73,7 +81,7 @@ class _Module(nn.Module):
         # What cannot be is refused here, not at the first call.
         LAYERS[self._cell](1, len(a.periods) or 2, threads=threads, backend=backend, **a.untold())
         self._options = json.dumps(a.untold())
-        self.__dict__[STATE] = State(threads, backend)
+        self.__dict__[STATE] = State(threads, backend, tape)
         self._names = [weight.name for weight in a.weights()]
         for weight in a.weights():
             values = torch.empty(weight.shape, device=device, dtype=dtype)
@@ -82,7 +90,7 @@ class _Module(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all parameters uniformly on ±1/sqrt(H), as PyTorch; what no module of a Clockwork RNN reads is 0."""
-        a = self._architecture
+        a = self.architecture
         bound = a.hidden_size**-0.5
         with torch.no_grad():
             for weight in a.weights():
@@ -99,7 +107,7 @@ class _Module(nn.Module):
     def extra_repr(self) -> str:
         """Sizes and options, as in the constructor."""
         said = [str(self.input_size), str(self.hidden_size)]
-        chosen = self._architecture.chosen()
+        chosen = self.architecture.chosen()
         chosen.pop("bias", None)
         chosen |= {"bias": False} if not self.bias else {}
         chosen |= {"batch_first": True} if self.batch_first else {}
@@ -108,7 +116,14 @@ class _Module(nn.Module):
 
     def _choices(self) -> Choices:
         state: State = self.__dict__[STATE]
-        return Choices(self._cell, self._options, self.batch_first, state.threads, state.backend)
+        return Choices(
+            self._cell,
+            self._options,
+            self.batch_first,
+            state.threads,
+            state.backend,
+            state.tape,
+        )
 
     def _weights(self) -> dict[str, Any]:
         """The weights as they are now: functional_call exchanges them, and a parametrisation computes them."""
@@ -158,6 +173,8 @@ class _Module(nn.Module):
         reason = obstacle((data, *given[: 1 if counted else None]), weights.values(), traced, kind)
         if reason:
             self._refuse(reason)
+        if resets is not None and not isinstance(resets, Tensor):
+            raise TypeError(f"resets must be a tensor of bools, not {type(resets).__name__}")
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         inference = traced and not self.training and torch.compiler.is_exporting()
         y, after = run(
@@ -193,6 +210,8 @@ class RNN(_Module):
         As in :class:`fusedrnn.RNN`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "rnn"
@@ -213,6 +232,7 @@ class RNN(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -226,6 +246,7 @@ class RNN(_Module):
             dtype,
             threads,
             backend,
+            tape,
             activation=nonlinearity,
             clip=clip,
         )
@@ -243,6 +264,8 @@ class LSTM(_Module):
         As in :class:`fusedrnn.LSTM`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "lstm"
@@ -269,6 +292,7 @@ class LSTM(_Module):
         cell_clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -282,6 +306,7 @@ class LSTM(_Module):
             dtype,
             threads,
             backend,
+            tape,
             proj_size=proj_size,
             peephole=peephole,
             coupled=coupled,
@@ -304,6 +329,8 @@ class GRU(_Module):
         As in :class:`fusedrnn.GRU`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "gru"
@@ -326,6 +353,7 @@ class GRU(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -339,6 +367,7 @@ class GRU(_Module):
             dtype,
             threads,
             backend,
+            tape,
             reset=reset,
             gate_activation=gate_activation,
             activation=activation,
@@ -359,6 +388,8 @@ class ClockworkRNN(_Module):
         As in :class:`fusedrnn.ClockworkRNN`.
     threads, backend
         As in :class:`fusedrnn.Layer`. float64 parameters need ``backend="numpy"``.
+    tape
+        As in :meth:`fusedrnn.Layer.record`, for calls whose gradients are asked for.
     """
 
     _cell = "clockwork"
@@ -380,6 +411,7 @@ class ClockworkRNN(_Module):
         clip: float | None = None,
         threads: Threads = 1,
         backend: str = "auto",
+        tape: TapeKind = "full",
     ) -> None:
         super().__init__(
             input_size,
@@ -393,6 +425,7 @@ class ClockworkRNN(_Module):
             dtype,
             threads,
             backend,
+            tape,
             periods=periods,
             activation=activation,
             clip=clip,

@@ -50,9 +50,11 @@ def _layer(names: str, weights: Sequence[Tensor], choices: str) -> Layer[Any]:
     key = (choices, names, *(weight.data_ptr() for weight in weights))
     with _kept_lock:
         packed = _kept.get(key)
-        if packed is None or not packed.fits(packed.weights):
+        if packed is not None and packed.watched.same(packed.watched.tensors):
+            named = packed.watched.tensors
+        else:
             named = dict(zip(names.split(), weights, strict=True))
-            packed = _kept[key] = pack(Choices.of(choices), named, packed)
+        packed = _kept[key] = pack(Choices.of(choices), named, packed)
         _kept.move_to_end(key)
         while len(_kept) > MAX_KEPT:
             _kept.popitem(last=False)
@@ -100,7 +102,9 @@ def _record(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As ``run``, and the token of the tape."""
     layer = _layer(names, weights, choices)
-    y, after, token = record(layer, x, _state(h, second), _array(lengths), _array(resets))
+    y, after, token = record(
+        layer, x, _state(h, second), _array(lengths), _array(resets), Choices.of(choices).tape
+    )
     return y, after[0], after[1] if len(after) > 1 else x.new_empty(0), token
 
 
@@ -127,7 +131,16 @@ def _gradients(
     layer, state = _layer(names, weights, choices), _state(h, second)
     dstate = [dh, dsecond][: len(layer.state_type._fields)]
     found = gradients(
-        token, layer, x, state, _array(lengths), _array(resets), dy, dstate, want_x=True
+        token,
+        layer,
+        x,
+        state,
+        _array(lengths),
+        _array(resets),
+        Choices.of(choices).tape,
+        dy,
+        dstate,
+        want_x=True,
     )
     arrays = (found.x, *(found.state if state else ()), *found.weights.values())
     return [x.new_empty(0) if array is None else torch.from_numpy(array) for array in arrays]

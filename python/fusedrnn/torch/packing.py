@@ -12,6 +12,7 @@ from torch import Tensor
 from fusedrnn.engines.threads import Threads
 from fusedrnn.layer import Layer
 from fusedrnn.layers import LAYERS
+from fusedrnn.training.tape import TapeKind, checked_tape
 
 __all__ = ["Choices", "Packed", "State", "array_of", "pack"]
 
@@ -32,6 +33,8 @@ class Choices(NamedTuple):
         Whether sequences are (B, T, ·).
     threads, backend
         As in :class:`fusedrnn.Layer`.
+    tape
+        As in :meth:`fusedrnn.Layer.record`.
     """
 
     cell: str
@@ -39,65 +42,97 @@ class Choices(NamedTuple):
     batch_first: bool
     threads: Threads
     backend: str
+    tape: TapeKind
 
     def text(self) -> str:
         """For a compiled graph, whose operators have no tuples of this kind."""
-        return f"{self.cell} {self.batch_first:d} {self.threads} {self.backend} {self.options}"
+        return f"{self.cell} {self.batch_first:d} {self.threads} {self.backend} {self.tape} {self.options}"
 
     @classmethod
     def of(cls, text: str) -> Choices:
         """From its text."""
-        cell, batch_first, threads, backend, options = text.split(" ", 4)
+        cell, batch_first, threads, backend, tape, options = text.split(" ", 5)
         number: Threads = "auto" if threads == "auto" else int(threads)
-        return cls(cell, options, batch_first == "1", number, backend)
+        return cls(cell, options, batch_first == "1", number, backend, checked_tape(tape))
 
 
-class Packed:
-    """A fused layer, and what its weights were when it was packed."""
+class Watched:
+    """The weights of a module, and their memory.
 
-    __slots__ = ("_addresses", "_counted", "_samples", "_values", "_versions", "layer", "weights")
+    Attributes
+    ----------
+    tensors
+        By canonical name.
+    arrays
+        The same memory.
+    """
 
-    def __init__(self, layer: Layer[Any], weights: Mapping[str, Tensor]) -> None:
-        self.layer = layer
-        self.weights = dict(weights)
+    __slots__ = ("_addresses", "_counted", "_samples", "arrays", "tensors")
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self.tensors = dict(weights)
         values = weights.values()
         # Inference tensors have no version counter.
         self._counted = not any(each.is_inference() for each in values)
-        self._versions = [each._version for each in values] if self._counted else []
         self._addresses = [each.data_ptr() for each in values]
-        flat = [each.detach().numpy().reshape(-1) for each in values]
+        self.arrays = {name: weight.detach().numpy() for name, weight in weights.items()}
+        flat = [each.reshape(-1) for each in self.arrays.values()]
         self._samples = [each[:: max(each.size // SAMPLES, 1)] for each in flat]
-        self._values = [each.tobytes() for each in self._samples]
 
-    def fits(self, weights: Mapping[str, Tensor]) -> bool:
-        """Whether these are still the weights that were packed. Comprehensions: this is part of every call."""
+    def same(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether these are the same tensors, in the same memory. Comprehensions: this is part of every call."""
         values = weights.values()
-        if len(weights) != len(self.weights) or not all(map(is_, values, self.weights.values())):
-            return False
-        if self._counted and [each._version for each in values] != self._versions:
-            return False
-        return [each.data_ptr() for each in values] == self._addresses and [
-            each.tobytes() for each in self._samples
-        ] == self._values
+        return (
+            len(weights) == len(self.tensors)
+            and all(map(is_, values, self.tensors.values()))
+            and [each.data_ptr() for each in values] == self._addresses
+        )
+
+    def seen(self) -> tuple[list[int], list[bytes]]:
+        """What is another one if a weight has changed: version counters and samples."""
+        versions = [each._version for each in self.tensors.values()] if self._counted else []
+        return versions, [each.tobytes() for each in self._samples]
+
+
+class Packed(NamedTuple):
+    """A fused layer, and what its weights were when it was packed."""
+
+    layer: Layer[Any]
+    watched: Watched
+    seen: tuple[list[int], list[bytes]]
 
 
 def pack(choices: Choices, weights: Mapping[str, Tensor], before: Packed | None = None) -> Packed:
-    """A fused layer with these weights: that of ``before`` with other ones, where their shapes are the same."""
-    arrays = {name: weight.detach().numpy() for name, weight in weights.items()}
-    if before is not None and all(
-        name in before.weights and before.weights[name].shape == weight.shape
-        for name, weight in weights.items()
-    ):
-        return Packed(before.layer.with_weights(arrays), weights)
+    """A fused layer with these weights as they are now.
+
+    Parameters
+    ----------
+    choices, weights
+        Of the module.
+    before
+        What was packed with the same choices: it is returned if its weights have not changed.
+    """
+    kept = before is not None and before.watched.same(weights)
+    watched = before.watched if before is not None and kept else Watched(weights)
+    seen = watched.seen()  # first: a change meanwhile is then noticed by the next call
+    if before is not None:
+        if kept and seen == before.seen:
+            return before
+        if kept or _shapes(watched) == _shapes(before.watched):
+            return Packed(before.layer.with_weights(watched.arrays), watched, seen)
     layer = LAYERS[choices.cell].from_weights(
-        arrays,
+        watched.arrays,
         batch_first=choices.batch_first,
         threads=choices.threads,
         backend=choices.backend,
-        dtype=str(next(iter(arrays.values())).dtype),
+        dtype=str(next(iter(watched.arrays.values())).dtype),
         **json.loads(choices.options),
     )
-    return Packed(layer, weights)
+    return Packed(layer, watched, seen)
+
+
+def _shapes(watched: Watched) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in watched.arrays.items()}
 
 
 class State:
@@ -111,27 +146,28 @@ class State:
         That of each layer of the stack, once these have been run one by one.
     """
 
-    __slots__ = ("backend", "layers", "packed", "threads")
+    __slots__ = ("backend", "layers", "packed", "tape", "threads")
 
-    def __init__(self, threads: Threads = 1, backend: str = "auto") -> None:
-        self.threads, self.backend = threads, backend
+    def __init__(
+        self, threads: Threads = 1, backend: str = "auto", tape: TapeKind = "full"
+    ) -> None:
+        self.threads, self.backend, self.tape = threads, backend, checked_tape(tape)
         self.packed: Packed | None = None
         self.layers: dict[int, State] = {}
 
-    def __reduce__(self) -> tuple[type[State], tuple[Threads, str]]:
-        return State, (self.threads, self.backend)
+    def __reduce__(self) -> tuple[type[State], tuple[Threads, str, TapeKind]]:
+        return State, (self.threads, self.backend, self.tape)
 
     def of_layer(self, number: int) -> State:
         """The state of one layer of the stack."""
-        return self.layers.setdefault(number, State(self.threads, self.backend))
+        return self.layers.setdefault(number, State(self.threads, self.backend, self.tape))
 
     def current(self, choices: Choices, weights: Mapping[str, Tensor]) -> Layer[Any]:
         """The fused layer with the weights as they are now."""
         packed = self.packed
-        if packed is None or packed.layer.batch_first != choices.batch_first:
-            packed = self.packed = pack(choices, weights)
-        elif not packed.fits(weights):
-            packed = self.packed = pack(choices, weights, packed)
+        if packed is not None and packed.layer.batch_first != choices.batch_first:
+            packed = None
+        packed = self.packed = pack(choices, weights, packed)
         return packed.layer
 
 

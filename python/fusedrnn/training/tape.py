@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 
@@ -13,7 +13,17 @@ from fusedrnn.arrays import Array
 from fusedrnn.engines.base import Recording
 from fusedrnn.signature import Sequences, Signature
 
-__all__ = ["Gradients", "Tape"]
+__all__ = ["Gradients", "Tape", "TapeKind", "checked_tape"]
+
+#: What a tape remembers: all sums of gates, or what they are computed again from.
+TapeKind = Literal["full", "segments"]
+
+
+def checked_tape(tape: Any) -> TapeKind:
+    """A kind of tape."""
+    if not isinstance(tape, str) or tape not in get_args(TapeKind):
+        raise ValueError(f"tape must be 'full' or 'segments', got {tape!r}")
+    return cast(TapeKind, tape)
 
 
 class Gradients(NamedTuple):
@@ -106,14 +116,53 @@ class Tape:
         result = np.zeros(shape, signature.dtype) if want_x else None
         dx = None if result is None else signature.time_major(result, batched)
         with self._lock:
-            recording = self._recording
-            if recording is None:
-                raise ValueError(
-                    "this tape has been used: say backward(..., keep=True) to use it again, or record anew"
-                )
+            recording = self._open()
             if not keep:
                 self._recording = None
             weights = recording.backward(dy, before, dx, keep=keep)
         if not batched:
             before = [None if array is None else array[:, 0] for array in before]
         return Gradients(result, self._state_type(*before), weights)
+
+    def sums(self) -> list[Array]:
+        """The sums of all gates, before their limit and activation and without peepholes.
+
+        Returns
+        -------
+        list of numpy.ndarray
+            Of each layer and direction, in the order of the state: (T, B, G, H) whatever the layout of x, gates in the
+            order of the weights' blocks; NaN past a sequence's end. New arrays.
+
+        Raises
+        ------
+        ValueError
+            If the tape has been used up.
+        UnsupportedError
+            For a Clockwork RNN, and with ``tape="segments"``.
+        """
+        with self._lock:
+            return self._open().sums()
+
+    def states(self) -> list[tuple[Array, ...]]:
+        """The states after every step.
+
+        Returns
+        -------
+        list of tuple
+            Of each layer and direction, in the order of the state: h (T, B, R) and, for an LSTM, c (T, B, H), whatever
+            the layout of x; NaN past a sequence's end. New arrays.
+
+        Raises
+        ------
+        ValueError, UnsupportedError
+            As :meth:`sums`; a Clockwork RNN has states.
+        """
+        with self._lock:
+            return self._open().states()
+
+    def _open(self) -> Recording:
+        if self._recording is None:
+            raise ValueError(
+                "this tape has been used: say backward(..., keep=True) to use it again, or record anew"
+            )
+        return self._recording
