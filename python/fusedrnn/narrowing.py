@@ -25,7 +25,6 @@ __all__ = [
     "matrices",
     "narrowed",
     "restored",
-    "rounded",
     "saved",
     "stored",
     "weight_dtype_of",
@@ -43,8 +42,14 @@ ELEMENTS: dict[str, np.dtype[Any]] = {
     "int8": np.dtype(np.int8),
 }
 
-#: The largest float16, and the bits of the smallest one that is not subnormal.
-FLOAT16_MAX = 65504.0
+#: The largest magnitudes that are not refused: the largest float16; what is still rounded to the largest bfloat16, not to
+#: Inf; and the largest float32.
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": float(np.uint32(0x7F7F7FFF).view(np.float32)),
+    "int8": float(np.finfo(np.float32).max),
+}
+#: The bits of the smallest float16 that is not subnormal.
 FLOAT16_NORMAL = 0x0400
 #: The largest integer of a row of int8: -128 is not used, so that a weight and its negative are equally exact.
 INT8_MAX = 127
@@ -141,17 +146,13 @@ def narrowed(
     Raises
     ------
     ValueError
-        If a matrix has NaN or Inf, or a number that the type cannot hold; the message names the matrix. For an unknown type.
+        If a matrix has NaN or Inf, or a number that the type cannot hold; the message names the
+        matrix and the first place. For an unknown type.
     """
     checked_weight_dtype(weight_dtype)
     if weight_dtype == "float32":
         raise ValueError("weight_dtype 'float32' is not a narrow type")
     return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
-
-
-def rounded(name: str, matrix: Array, weight_dtype: str) -> Array:
-    """A matrix as a narrow type has it, in float32; errors, and what each type does, as :func:`narrowed` says."""
-    return _narrow(name, matrix, weight_dtype).widened()
 
 
 def stored(weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str) -> Stored:
@@ -220,22 +221,19 @@ def widened_from(what: str, weight_dtype: str, values: object, scales: object) -
 
 
 def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
-    if not np.isfinite(matrix).all():
-        what = "NaN" if np.isnan(matrix).any() else "Inf"
-        raise ValueError(f"weights: {name!r} has {what}, which {weight_dtype} weights must not")
+    reason = f"must be finite to be narrowed to {weight_dtype}"
+    _refuse(name, matrix, ~np.isfinite(matrix), reason)
     with np.errstate(over="ignore", under="ignore"):
         weights = matrix.astype(np.float32)
-    largest = np.abs(weights).max(initial=0)
+    reason = f"is beyond {weight_dtype}, at most {LARGEST[weight_dtype]:g}"
+    _refuse(name, matrix, np.abs(weights) > LARGEST[weight_dtype], reason)
     if weight_dtype == "float16":
-        _check_range(name, largest, FLOAT16_MAX, weight_dtype)
         with np.errstate(under="ignore"):
             bits = weights.astype(np.float16).view(np.uint16)
         return Narrow("float16", np.where(bits & 0x7FFF < FLOAT16_NORMAL, bits & 0x8000, bits))
     if weight_dtype == "bfloat16":
-        _check_range(name, largest, float(np.uint32(0x7F7F7FFF).view(np.float32)), weight_dtype)
         word = weights.view(np.uint32)
         return Narrow("bfloat16", ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype(np.uint16))
-    _check_range(name, largest, float(np.finfo(np.float32).max), weight_dtype)
     scales = np.abs(weights).max(axis=1, initial=0) / np.float32(INT8_MAX)
     scales = (scales.view(np.uint32) & SCALE_BITS).view(np.float32)
     empty = scales < SMALLEST_SCALE
@@ -245,8 +243,9 @@ def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
     return Narrow("int8", integers.astype(np.int8), scales)
 
 
-def _check_range(name: str, largest: Any, limit: float, weight_dtype: str) -> None:
-    if largest > limit:
+def _refuse(name: str, matrix: Array, wrong: npt.NDArray[np.bool_], reason: str) -> None:
+    if wrong.any():
+        place = tuple(int(each) for each in np.argwhere(wrong)[0])
         raise ValueError(
-            f"weights: {name!r} has a number of magnitude {largest:g}; {weight_dtype} holds at most {limit:g}"
+            f"weights: {name}[{', '.join(map(str, place))}] = {matrix[place]} {reason}"
         )

@@ -98,18 +98,20 @@ def test_narrowed_again_is_the_same(weight_dtype: str, numbers: list[float]) -> 
 
 
 @pytest.mark.parametrize("weight_dtype", NARROW)
-@pytest.mark.parametrize(("bad", "what"), [(np.nan, "NaN"), (np.inf, "Inf"), (-np.inf, "Inf")])
+@pytest.mark.parametrize(("bad", "what"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
 def test_nan_and_inf_are_refused_by_name(weight_dtype: str, bad: float, what: str) -> None:
-    with pytest.raises(ValueError, match=f"'weight_ih_l0' has {what}.*{weight_dtype}"):
+    with pytest.raises(
+        ValueError, match=rf"weight_ih_l0\[0, 1\] = {what} must be finite.*{weight_dtype}"
+    ):
         narrow([0, bad, *range(10)], weight_dtype)
 
 
 @pytest.mark.parametrize(
     ("weight_dtype", "number", "shown"),
-    [("float16", 65520.0, "65520.*65504"), ("bfloat16", 3.4e38, "3.4e.*3.396")],
+    [("float16", 65520.0, "65520.0 .*float16.*65504"), ("bfloat16", 3.4e38, "3.39.*3.396")],
 )
 def test_what_a_type_cannot_hold_is_refused(weight_dtype: str, number: float, shown: str) -> None:
-    with pytest.raises(ValueError, match=f"'weight_ih_l0'.*{shown}"):
+    with pytest.raises(ValueError, match=rf"weight_ih_l0\[0, 0\] = {shown}"):
         narrow([number, *range(11)], weight_dtype)
     assert narrow([65504.0, *range(11)], weight_dtype).widened().max() in (65504, 65536)
 

@@ -17,7 +17,7 @@ from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import Layer
-from fusedrnn.narrowing import rounded
+from fusedrnn.narrowing import stored, widened
 
 __all__ = ["DTYPES", "Cause", "Curve", "Drift", "drift", "narrowed_weights"]
 
@@ -269,12 +269,7 @@ def _over_time(curve: Curve, points: int = 100) -> list[dict[str, float]]:
 
 def narrowed_weights(layer: Layer[Any], weight_dtype: str) -> dict[str, Array]:
     """A layer's weights with its matrices rounded to a type; biases and peepholes stay as they are."""
-    return {
-        weight.name: rounded(weight.name, layer.weights[weight.name], weight_dtype)
-        if weight.kind in ("input", "recurrent", "projection")
-        else layer.weights[weight.name]
-        for weight in layer.architecture.weights()
-    }
+    return widened(stored(layer.weights, layer.architecture, weight_dtype))
 
 
 def drift(
@@ -297,7 +292,7 @@ def drift(
         direction runs backward.
     weight_dtype
         "float32": only the arithmetic is rounded. "float16", "bfloat16", "int8": the matrices are, too, as
-        :func:`fusedrnn.narrowing.rounded` says; biases and peepholes are not.
+        :func:`fusedrnn.narrowing.narrowed` says; biases and peepholes are not.
     causes
         Whether to round one block of weights at a time, too, over the first 2,000 steps.
     progress

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import inf, prod
 from threading import Lock
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,24 @@ LONG_STEP_SECONDS = 1e-3
 
 #: The numbers of shapes for which "auto" remembers its choice.
 MAX_CHOSEN = 256
+
+
+def _values(group: Mapping[str, list[Array | Narrow]]) -> dict[str, list[Array]]:
+    """Arrays, and the values of narrow weights."""
+    return {
+        kind: [each.values if isinstance(each, Narrow) else each for each in weights]
+        for kind, weights in group.items()
+    }
+
+
+def _scales(group: Mapping[str, list[Array | Narrow]]) -> list[Array]:
+    """The scales of the rows of W, R and P, if there are any."""
+    return [
+        each.scales
+        for kind in ("input", "recurrent", "projection")
+        for each in group[kind]
+        if isinstance(each, Narrow) and each.scales is not None
+    ]
 
 
 class Compiled(Engine):
@@ -160,13 +178,11 @@ class Compiled(Engine):
     def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
         packing, a = Packing(self._lanes), self._architecture
-        self._operands: list[Operands] = []
-        for panel, group in zip(panels, by_direction(a, weights), strict=True):
+        groups = by_direction(a, weights)
+        self._operands = [operands(a, _values(group)) for group in groups]
+        for panel, w, group in zip(panels, self._operands, groups, strict=True):
             panel.weight_type = self._weight_type
-            narrow = self._weight_type != lib.FR_F32
-            w = operands(a, _values(group) if narrow else cast(dict[str, list[Array]], group))
-            self._add_panels(packing, panel, w, _scales(group) if narrow else ())
-            self._operands.append(w)
+            self._add_panels(packing, panel, w, _scales(group))
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
@@ -412,23 +428,6 @@ class Compiled(Engine):
         lib.fr_run(self.plan, call.q)
         if call.workspace.size <= MAX_IDLE_FLOATS and len(self._idle) < MAX_IDLE:
             self._idle.append(call)
-
-
-def _values(group: Mapping[str, list[Array | Narrow]]) -> dict[str, list[Array]]:
-    """The elements of narrow matrices, and the arrays of others."""
-    return {
-        kind: [each.values if isinstance(each, Narrow) else each for each in arrays]
-        for kind, arrays in group.items()
-    }
-
-
-def _scales(group: Mapping[str, list[Array | Narrow]]) -> list[Array]:
-    """The scales of narrow matrices that have some, over x, over h, and of the projection."""
-    kinds = ("input", "recurrent", "projection")
-    matrices = [each for kind in kinds for each in group[kind]]
-    return [
-        each.scales for each in matrices if isinstance(each, Narrow) and each.scales is not None
-    ]
 
 
 #: Number of calls kept for the next ones, one for each thread of the program: to make one anew takes as long as a small layer.
