@@ -302,7 +302,7 @@ def test_narrow_is_the_constructor_s_weight_dtype(
             same_bits(array, wide.weights[name])
 
 
-@pytest.mark.parametrize("weight_dtype", NARROW)
+@pytest.mark.parametrize("weight_dtype", ["float16", "bfloat16"])
 def test_numpy_computes_with_the_widened_weights(
     weight_dtype: str, member: Member, draw: Draw
 ) -> None:
