@@ -19,7 +19,17 @@ from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import Layer
 from fusedrnn.narrowing import stored, widened
 
-__all__ = ["DTYPES", "Cause", "Curve", "Drift", "drift", "narrowed_weights"]
+__all__ = [
+    "DTYPES",
+    "PIECE",
+    "Cause",
+    "Curve",
+    "Drift",
+    "drift",
+    "narrowed_weights",
+    "rebuilt",
+    "wide_layer",
+]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -324,19 +334,14 @@ def drift(
     if not steps or not batch:
         raise ValueError("x must have at least one step and sequence: there is no error of none")
     a = layer.architecture
-    wide = _rebuilt(
-        layer,
-        {name: array.astype(np.float64) for name, array in layer.weights.items()},
-        "numpy",
-        "float64",
-    )
+    wide = wide_layer(layer)
     backend = recording(layer).backend
     weights: Mapping[str, Array] = layer.weights
     blocks: list[tuple[str, str, Weight, slice]] = []
     if weight_dtype != "float32":
         weights = narrowed_weights(layer, weight_dtype)
         blocks = list(_blocks(a)) if causes else []
-    tested = _rebuilt(layer, weights, backend)
+    tested = rebuilt(layer, weights, backend)
     others = [
         tested.with_weights(_with_block(layer.weights, weights, weight, rows))
         for *_, weight, rows in blocks
@@ -378,12 +383,18 @@ def _wide(state: Sequence[Array]) -> list[Array]:
     return [each.astype(np.float64) if each.dtype.kind == "f" else each for each in state]
 
 
-def _rebuilt(
+def rebuilt(
     layer: Layer[Any], weights: Mapping[str, Array], backend: str, dtype: str = "float32"
 ) -> Layer[Any]:
     """A layer of these weights, steps first, without a state of its own."""
     options = layer.architecture.untold()
     return type(layer).from_weights(weights, backend=backend, dtype=dtype, **options)
+
+
+def wide_layer(layer: Layer[Any]) -> Layer[Any]:
+    """The layer in float64, by the specification."""
+    weights = {name: array.astype(np.float64) for name, array in layer.weights.items()}
+    return rebuilt(layer, weights, "numpy", "float64")
 
 
 def _blocks(a: Architecture) -> Iterable[tuple[str, str, Weight, slice]]:

@@ -32,6 +32,7 @@ COMMANDS = {
     "horizon": "analysis",
     "trace": "analysis",
     "drift": "analysis",
+    "narrow": "analysis",
     "info": "machine",
     "bench": "bench",
     "demo": "demo",
