@@ -205,7 +205,7 @@ def test_a_missing_command_is_one_short_line(arguments: list[str], capsys: Captu
 def test_verbs_of_the_benchmark_are_listed_in_order(capsys: Capture) -> None:
     assert cli.main(["bench", "--help"]) == 0
     verbs = re.findall(r"^  ([a-z]+)  +[A-Z]", capsys.readouterr().out, re.MULTILINE)
-    assert verbs == ["run", "peers", "latency", "stages", "torch", "onnx", "diff"]
+    assert verbs == ["run", "peers", "latency", "stages", "torch", "onnx", "narrow", "diff"]
 
 
 def test_the_examples_of_the_help_work(

@@ -77,7 +77,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         "fusedrnn roofline lstm --input 128 --hidden 256 --steps 100",
         "fusedrnn horizon --forget 0.99 --steps 500",
         "fusedrnn trace demo --report trace",
-        "fusedrnn drift demo --weight-dtype int8",
+        "fusedrnn narrow demo",
         "fusedrnn info",
         "fusedrnn bench run --quick --report report",
     ],

@@ -209,6 +209,22 @@ def onnx_models(*, rounds: int, output: Output) -> None:
     output.put(_measured(onnx_session, rounds))
 
 
+@bench.command(
+    cls=Command,
+    examples=["fusedrnn bench narrow", "fusedrnn bench narrow --rounds 15 -o narrow.md"],
+)
+@click.option("--rounds", metavar="N", type=WHOLE, default=21, help="rounds of each (default: 21)")
+@output_options
+def narrow(*, rounds: int, output: Output) -> None:
+    """Weights of 16 and 8 bits: beside float32, and the int8 of ONNX Runtime and PyTorch.
+
+    What is not installed is left out.
+    """
+    from fusedrnn.bench import narrow_weights
+
+    output.put(_measured(narrow_weights, rounds))
+
+
 def _measured(models: Any, rounds: int) -> Any:
     """All cases of a module of pairs, as one result."""
     from fusedrnn.bench.pairs import each
