@@ -655,6 +655,64 @@ def test_a_second_gradient_is_a_named_error_and_no_zero() -> None:
         first.square().sum().backward()
 
 
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_whatever_asks_for_a_second_gradient_gets_the_error(kind: str) -> None:
+    module, x = ft.convert(getattr(nn, kind)(3, 4)), torch.randn(4, 2, 3, requires_grad=True)
+    parameters = list(module.parameters())
+
+    def penalty() -> Any:
+        total = module(x)[0].square().sum()
+        found = torch.autograd.grad(total, [x, *parameters], create_graph=True)
+        return total + sum(each.square().sum() for each in found)
+
+    for ask in (
+        lambda: torch.autograd.grad(penalty(), parameters),
+        lambda: penalty().backward(inputs=parameters),
+        lambda: torch.autograd.grad(penalty(), x, allow_unused=True),
+        lambda: torch.autograd.functional.hessian(lambda x: module(x)[0].square().sum(), x),
+        lambda: torch.autograd.functional.jvp(lambda x: module(x)[0], x, torch.ones_like(x)),
+    ):
+        with pytest.raises(fr.UnsupportedError, match=r"second gradients.*revert"):
+            ask()
+
+
+def test_resets_that_are_written_to_later_do_not_change_gradients() -> None:
+    module, x = ft.GRU(4, 6), torch.randn(7, 2, 4, requires_grad=True)
+    resets = torch.rand(7, 2) < 0.4
+    y = module(x, resets=resets)[0].square().sum()
+    (first,) = torch.autograd.grad(y, x, retain_graph=True)
+    resets.zero_()
+    again = [torch.autograd.grad(y, x, retain_graph=True)[0] for _ in range(2)]
+    assert all(torch.equal(first, each) for each in again)
+
+
+def test_a_state_of_another_height_is_pytorchs_error_with_dropout_too() -> None:
+    module, x = ft.convert(nn.LSTM(4, 6, 3, dropout=0.5)), torch.randn(5, 3, 4)
+    for rows in (1, 2, 6):
+        with pytest.raises(RuntimeError, match="Expected hidden"):
+            module(x, (torch.zeros(rows, 3, 6), torch.zeros(rows, 3, 6)))
+    with pytest.raises(ValueError, match=r"must have shape \(3, \.\.\.\)"):
+        ft.GRU(4, 6, 3, dropout=0.5)(x, torch.zeros(2, 3, 6))
+
+
+def test_one_step_stays_float32_under_autocast() -> None:
+    x = torch.randn(1, 2, 4)
+    for module in (nn.LSTM(4, 5), nn.GRU(4, 5), nn.RNN(4, 5)):
+        with torch.autocast("cpu", torch.bfloat16):
+            y, _ = ft.convert(module)(x)
+        assert y.dtype is torch.float32 and y.requires_grad
+        y.sum().backward()
+
+
+def test_revert_leaves_modules_of_this_package_alone() -> None:
+    model = nn.ModuleDict({"a": nn.LSTM(4, 6), "b": ft.LSTM(4, 6)})
+    x = torch.randn(5, 2, 4)
+    before = model["b"](x)[0]
+    ft.revert(ft.convert(model))
+    assert type(model["a"]) is nn.LSTM
+    assert torch.equal(model["b"](x)[0], before)
+
+
 def test_batched_gradients_are_a_named_error() -> None:
     module, x = ft.convert(nn.GRU(2, 3)), torch.randn(4, 1, 2, requires_grad=True)
     y = module(x)[0].flatten()

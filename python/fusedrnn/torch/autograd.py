@@ -75,6 +75,7 @@ def compute(
         As :meth:`Layer.record` has it.
     """
     if wants_gradient(*weights, x, *state):
+        resets = None if resets is None else resets.copy()  # a call may be recorded again
         y, *after = _Recorded.apply(layer, lengths, resets, tape, len(state), x, *state, *weights)
         return y, tuple(after)
     values, ends = layer(array_of(x), tuple(map(array_of, state)) or None, lengths, resets=resets)
@@ -124,7 +125,7 @@ def gradients(
 ) -> Gradients:
     """The gradients of a recorded call: of its tape, once; recorded again after that."""
     try:
-        given = [None if each is None else array_of(each) for each in (dy, *dstate)]
+        given = [None if each is None else array_of(each.resolve_neg()) for each in (dy, *dstate)]
     except RuntimeError as error:  # those of a transform have no memory of their own
         raise UnsupportedError(BATCHED_GRADIENT) from error
     tape = _tapes.pop(int(token.item()), None)
@@ -158,7 +159,7 @@ class _Recorded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, *dafter: Tensor | None) -> tuple[Any, ...]:
-        x, *state, _, token = ctx.saved_tensors
+        x, *state, y, token = ctx.saved_tensors
         wanted = ctx.needs_input_grad[5:]
         dstate = [None if each is None or not each.is_floating_point() else each for each in dafter]
         layer, lengths, resets, kind = ctx.call
@@ -173,21 +174,28 @@ class _Recorded(torch.autograd.Function):
             for want, array in zip(wanted, arrays, strict=True)
         ]
         if torch.is_grad_enabled():  # create_graph=True
-            results = _once(results)
+            results = _once(results, (y, dy, *dafter))
         return (None, None, None, None, None, *results)
 
 
-def _once(results: list[Tensor | None]) -> list[Tensor | None]:
-    """The same gradients, whose own gradient is an error: not a zero, whatever asks for it."""
-    there = [each.requires_grad_() for each in results if each is not None]
-    named = iter(_NoSecondGradient.apply(*there))
+def _once(results: list[Tensor | None], sources: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The same gradients, whose own gradient is an error: not a zero, whatever asks for it.
+
+    Parameters
+    ----------
+    sources
+        What they depend on: y, through which PyTorch finds the way to x, the state and the weights, and the gradients of
+        the outputs.
+    """
+    there = [each for each in results if each is not None]
+    named = iter(_NoSecondGradient.apply(len(there), *there, *sources))
     return [each if each is None else next(named) for each in results]
 
 
 class _NoSecondGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(each.view_as(each) for each in tensors)
+    def forward(ctx: Any, number: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(each.view_as(each) for each in tensors[:number])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

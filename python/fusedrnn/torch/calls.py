@@ -177,6 +177,12 @@ def _by_layer(
         resets = resets.transpose(0, 1)
     each_layer = choices._replace(batch_first=False)
     layers = 1 + max(_layer_of(name) for name in weights)
+    rows = layers * (1 + any(name.endswith("_reverse") for name in weights))
+    for each in given:
+        if each.dim() == 0 or len(each) != rows:
+            raise ValueError(
+                f"the state must have shape ({rows}, ...): layers times directions, got {tuple(each.shape)}"
+            )
     parts = [each.chunk(layers) for each in given]
     ends = []
     for number in range(layers):

@@ -83,7 +83,10 @@ class _Converted:
         inputs = (input.data if packed else input, *given)
         # A module in eval mode that is exported is a graph for inference, whether gradients are on or not.
         inference = traced and not self.training and torch.compiler.is_exporting()
-        single = not inference and self._one_step(input, traced)
+        # Autocast would make another type of a call of PyTorch's.
+        single = (
+            not inference and not torch.is_autocast_enabled("cpu") and self._one_step(input, traced)
+        )
         if (
             (packed and traced)
             or (single and wants_gradient(*weights.values()))
@@ -301,8 +304,8 @@ def revert(module: ModuleT) -> ModuleT:
     _check_module(module)
     own = {here: theirs for theirs, here in CONVERTED.items()}
     for each in module.modules():
-        each.__dict__.pop(STATE, None)
-        if type(each) in own:
+        if type(each) in own:  # a module of this package has a state, too, and keeps it
+            each.__dict__.pop(STATE, None)
             each.__class__ = own[type(each)]
     return module
 
