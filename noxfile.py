@@ -112,7 +112,6 @@ def lint(session: nox.Session) -> None:
     for source, march in (
         ("csrc/dispatch.c", "x86-64"),
         ("csrc/pack.c", "x86-64"),
-        ("csrc/backward.c", "x86-64"),
         ("csrc/schedule.c", "x86-64"),
         ("csrc/workspace.c", "x86-64"),
         ("csrc/run.c", "x86-64"),
