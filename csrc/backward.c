@@ -46,6 +46,8 @@ int64_t fr_bind_backward(const fr_plan *plan, fr_backward *b)
     b->rows = q->segment * B;
     b->dz_row = dz_floats(plan);
     b->layer_gradient = ALIGN(q->steps * B * plan->directions * plan->outputs);
+    /* A thread that computes alone, where the pool cannot be had, has the columns of all: those of the others, and all
+     * that they have, lie behind its own. */
     b->thread_floats = ALIGN((FR_ROW_ARRAYS + BACK_ARRAYS) * B * POINTER) + ALIGN(b->rows * POINTER) +
                        FR_MAX_BLOCKS * b->rows * plan->lanes + ALIGN(b->rows * (b->dz_row / q->schedule.threads + 1));
     b->segment_floats = 0;
