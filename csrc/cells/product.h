@@ -259,34 +259,18 @@ FR_INLINE void fr_accumulate(int type, vf *sum, int rows, int blocks, int gates,
     }
 }
 
-/* to = from + first + second, for a tile of float32 weights. */
-FR_INLINE void fr_product_tile(int rows, int blocks, int gates, fr_sums from, fr_factor first, fr_factor second,
-                               fr_sums to)
+/* to = from + first + second, for a tile of weights of a type, a constant: all but int8. */
+FR_INLINE void fr_product_tile(int type, int rows, int blocks, int gates, fr_sums from, fr_factor first,
+                               fr_factor second, fr_sums to)
 {
     vf sum[FR_MAX_SUMS];
     FR_UNROLL
     for (int k = 0; k < rows * blocks * gates; k++)
         sum[k] = vf_load(from.at + k / gates / blocks * from.row_stride + k / gates % blocks * from.block_stride +
                          k % gates * VF_LANES);
-    fr_accumulate(FR_F32, sum, rows, blocks, gates, first, 1);
+    fr_accumulate(type, sum, rows, blocks, gates, first, 1);
     if (second.depth > 0)
-        fr_accumulate(FR_F32, sum, rows, blocks, gates, second, 1);
-    FR_UNROLL
-    for (int k = 0; k < rows * blocks * gates; k++)
-        vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
-                     k % gates * VF_LANES,
-                 sum[k]);
-}
-
-/* to = from + f, for a tile of weights that are widened. */
-FR_INLINE void fr_widened_tile(int type, int rows, int blocks, int gates, fr_sums from, fr_factor f, fr_sums to)
-{
-    vf sum[FR_MAX_SUMS];
-    FR_UNROLL
-    for (int k = 0; k < rows * blocks * gates; k++)
-        sum[k] = vf_load(from.at + k / gates / blocks * from.row_stride + k / gates % blocks * from.block_stride +
-                         k % gates * VF_LANES);
-    fr_accumulate(type, sum, rows, blocks, gates, f, 1);
+        fr_accumulate(type, sum, rows, blocks, gates, second, 1);
     FR_UNROLL
     for (int k = 0; k < rows * blocks * gates; k++)
         vf_store(to.at + k / gates / blocks * to.row_stride + k / gates % blocks * to.block_stride +
@@ -317,7 +301,7 @@ FR_INLINE void fr_widened_tile(int type, int rows, int blocks, int gates, fr_sum
 #define FR_ALL_SHAPES                                                                                                  \
     FR_SHAPES(1) FR_SHAPES(2) FR_SHAPES(3) FR_SHAPES(4) FR_SHAPES(5) FR_SHAPES(6) FR_SHAPES(7) FR_SHAPES(8)
 
-#define FR_TILE(ROWS, BLOCKS) fr_product_tile(ROWS, BLOCKS, gates, *from, *first, *second, *to)
+#define FR_TILE(ROWS, BLOCKS) fr_product_tile(FR_F32, ROWS, BLOCKS, gates, *from, *first, *second, *to)
 #define FR_PRODUCT(GATES)                                                                                              \
     static FR_ONE_COPY void fr_product_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,                      \
                                                const fr_factor *first, const fr_factor *second, const fr_sums *to)     \
@@ -336,7 +320,7 @@ FR_PRODUCT(4)
 
 /* Narrow products take one factor at a time: half the code, and sums that pass through memory in between keep their
  * bits. */
-#define FR_TILE(ROWS, BLOCKS) fr_widened_tile(type, ROWS, BLOCKS, gates, *from, *f, *to)
+#define FR_TILE(ROWS, BLOCKS) fr_product_tile(type, ROWS, BLOCKS, gates, *from, *f, (fr_factor){0}, *to)
 #define FR_WIDENED_PRODUCT(NAME, TYPE, GATES)                                                                          \
     static FR_ONE_COPY void fr_product_##NAME##_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,             \
                                                         const fr_factor *f, const fr_sums *to)                         \
@@ -456,13 +440,13 @@ FR_INLINE void fr_product(int gates, int64_t rows, int64_t blocks, fr_sums from,
     /* A small step notices a call: the tiles of one row are copied to those who know that they have one. */
     if (__builtin_constant_p(rows) && rows == 1) {
         if (blocks == 1)
-            fr_product_tile(1, 1, gates, from, first, second, to);
+            fr_product_tile(FR_F32, 1, 1, gates, from, first, second, to);
         else if (blocks == 2)
-            fr_product_tile(1, 2, gates, from, first, second, to);
+            fr_product_tile(FR_F32, 1, 2, gates, from, first, second, to);
         else if (blocks == 4 && FR_FITS(1, 4, gates))
-            fr_product_tile(1, 4, gates, from, first, second, to);
+            fr_product_tile(FR_F32, 1, 4, gates, from, first, second, to);
         else if (FR_FITS(1, 8, gates))
-            fr_product_tile(1, 8, gates, from, first, second, to);
+            fr_product_tile(FR_F32, 1, 8, gates, from, first, second, to);
         return;
     }
     if (gates == 1)
