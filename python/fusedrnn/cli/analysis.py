@@ -53,6 +53,16 @@ def _report_option(function: Any) -> Any:
     )(function)
 
 
+def _input_option(function: Any) -> Any:
+    return click.option(
+        "--input",
+        "source",
+        metavar="INPUT",
+        type=ModelFile(),
+        help="what FILE reads (.npy or CSV); default: normal random numbers",
+    )(function)
+
+
 def _batch_option(function: Any) -> Any:
     return click.option(
         "--batch-first/--steps-first",
@@ -107,6 +117,32 @@ def _layer(file: str, layer: str | None, external: bool) -> tuple[Any, Any]:
     for note in found.notes:
         say(note)
     return found, found.layer(batch_first=False)
+
+
+def _read(
+    context: click.Context,
+    model: str,
+    source: str | None,
+    layer: str | None,
+    external: bool,
+    batch_first: bool | None,
+    steps: int,
+) -> _Read:
+    """A model and its input; without one, so many steps: of a book, or of random numbers."""
+    if model == DEMO:
+        _refuse_beside_demo(context, input=source, layer=layer)
+        return _demo(None, steps)
+    if source is not None:
+        return _file(model, source, layer, external, batch_first)
+    made = _layer(model, layer, external)[1]
+    return _Read(Path(model).name, made, _random(made, steps))
+
+
+def _random(layer: Any, steps: int) -> Any:
+    import numpy as np
+
+    x = np.random.default_rng(0).standard_normal((steps, 1, layer.architecture.input_size))
+    return x.astype(np.float32)
 
 
 def _refuse_beside_demo(context: click.Context, **given: Any) -> None:
@@ -395,13 +431,7 @@ def trace(
     ],
 )
 @click.argument("model", metavar="FILE|demo", type=_Model())
-@click.option(
-    "--input",
-    "source",
-    metavar="INPUT",
-    type=ModelFile(),
-    help="what FILE reads (.npy or CSV); default: normal random numbers",
-)
+@_input_option
 @click.option(
     "--steps",
     metavar="T",
@@ -442,14 +472,9 @@ def drift(
     if steps is not None and steps < 1:
         raise click.UsageError("--steps: must be at least 1", context)
     _check_report(report)
-    if model == DEMO:
-        _refuse_beside_demo(context, input=source, layer=layer)
-        read = _demo(None, steps or RANDOM_STEPS)
-    elif source is None:
-        made = _layer(model, layer, allow_external_data)[1]
-        read = _Read(Path(model).name, made, _random(made, steps or RANDOM_STEPS))
-    else:
-        read = _file(model, source, layer, allow_external_data, batch_first)
+    read = _read(
+        context, model, source, layer, allow_external_data, batch_first, steps or RANDOM_STEPS
+    )
     from fusedrnn.analysis.drifts import drift as drift_of
 
     x = read.x
@@ -478,13 +503,7 @@ def drift(
     ],
 )
 @click.argument("model", metavar="FILE|demo", type=_Model())
-@click.option(
-    "--input",
-    "source",
-    metavar="INPUT",
-    type=ModelFile(),
-    help="what FILE reads (.npy or CSV); default: normal random numbers",
-)
+@_input_option
 @click.option(
     "--steps", metavar="T", type=WHOLE, help="only the first T steps (default: all, or 2000)"
 )
@@ -520,22 +539,10 @@ def narrow(
     """
     if steps is not None and steps < 1:
         raise click.UsageError("--steps: must be at least 1", context)
-    if model == DEMO:
-        _refuse_beside_demo(context, input=source, layer=layer)
-        read = _demo(None, steps or FEW_STEPS)
-    elif source is None:
-        made = _layer(model, layer, allow_external_data)[1]
-        read = _Read(Path(model).name, made, _random(made, steps or FEW_STEPS))
-    else:
-        read = _file(model, source, layer, allow_external_data, batch_first)
+    read = _read(
+        context, model, source, layer, allow_external_data, batch_first, steps or FEW_STEPS
+    )
     from fusedrnn.analysis.narrowings import narrowings
 
     with progress_bar("measuring") as progress:
         output.put(narrowings(read.layer, read.x[:steps], tolerance=tolerance, progress=progress))
-
-
-def _random(layer: Any, steps: int) -> Any:
-    import numpy as np
-
-    x = np.random.default_rng(0).standard_normal((steps, 1, layer.architecture.input_size))
-    return x.astype(np.float32)
