@@ -62,7 +62,7 @@ class Layer(Generic[StateT]):
         True: as many bias vectors as count; False: none; "double": PyTorch's two of each.
     weight_dtype
         dtype of the matrices in memory: "float32", or "float16", "bfloat16" or "int8", to which they are rounded
-        here, once. They are widened on their way into the products; biases, peepholes and sums are float32.
+        here, once. Biases, peepholes and finished sums are float32.
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
