@@ -13,6 +13,7 @@ from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.contents import FoundLayer
 from fusedrnn.formats.layouts import suffix
 from fusedrnn.formats.onnx_graph import STANDARD, GraphView, Place
+from fusedrnn.narrowing import Narrow
 
 __all__ = ["NodeLayer", "Uses", "stacked"]
 
@@ -127,7 +128,7 @@ def _joined(stack: Sequence[NodeLayer]) -> FoundLayer:
     architecture = replace(first.architecture, num_layers=len(layers))
     directions = architecture.directions
 
-    def read() -> Mapping[str, Array]:
+    def read() -> Mapping[str, Array | Narrow]:
         weights = {}
         for place, layer in enumerate(layers):
             own = layer.read()
