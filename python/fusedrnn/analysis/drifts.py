@@ -278,8 +278,8 @@ def _over_time(curve: Curve, points: int = 100) -> list[dict[str, float]]:
 
 
 def narrowed_weights(layer: Layer[Any], weight_dtype: str) -> dict[str, Array]:
-    """A layer's weights with its matrices rounded to a type; biases and peepholes stay as they are."""
-    return widened(stored(layer.weights, layer.architecture, weight_dtype))
+    """A layer's weights with its matrices rounded to a type, unless they are of it; biases and peepholes stay as they are."""
+    return widened(stored(layer._weights, layer.architecture, weight_dtype))
 
 
 def drift(

@@ -93,9 +93,9 @@ def _way(above: NodeLayer, uses: Uses) -> Way | None:
     path: list[Proto] = []
     while len(path) < MAX_WAY and view is above.view and len(uses.of(view, name)) == 1:
         node = view.makers.get(name)
-        if node is None or node.domain not in STANDARD or not node.input:
+        if node is None or not node.input:
             return None
-        if node.op_type not in MOVES:
+        if node.op_type not in MOVES or node.domain not in STANDARD:
             return view, name, path[::-1]
         path.append(node)
         view, name = view.home(node.input[0])
@@ -109,7 +109,7 @@ def _continues(below: NodeLayer, above: NodeLayer, way: Way) -> bool:
     return (
         below.node.op_type == above.node.op_type
         and wanted == other.architecture
-        and one.batch_first == other.batch_first
+        and (one.batch_first, one.weight_dtype) == (other.batch_first, other.weight_dtype)
         and _input(below.node, 4) == _input(above.node, 4)
         and _joins(one, way)
     )
