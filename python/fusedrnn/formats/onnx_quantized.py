@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.layouts import Layout, from_layout
 from fusedrnn.formats.onnx_graph import GraphView
+from fusedrnn.formats.values import said_of_integers
 from fusedrnn.narrowing import LARGEST_SCALE, SMALLEST_SCALE, Narrow
 
 __all__ = ["QUANTIZERS", "QuantizedWeights", "is_quantized", "turned"]
@@ -73,12 +74,7 @@ class QuantizedWeights:
             if low > -128 or (zero_point != CENTRES[zero_point.dtype.name]).any():
                 integers = self.integers(key)
                 kept = kept and low <= integers.min() and integers.max() <= 127
-        names = ", ".join(sorted(dtypes))
-        if not kept:
-            return False, (
-                f"{names} weights, widened to float32: less their zero points they do not all fit int8"
-            )
-        return True, f"{names} weights, kept" + (" as int8" if dtypes != {"int8"} else "")
+        return kept, said_of_integers(dtypes, kept=kept)
 
     def integers(self, key: str) -> npt.NDArray[np.int16]:
         """The integers of W or R less their zero points: (D, rows, columns), as the standard has them."""
