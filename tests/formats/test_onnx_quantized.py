@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import oracle
+from damaged import load_with_flipped_bytes
 
 onnx = oracle("onnx")
 ort = oracle("onnxruntime")
@@ -357,6 +358,11 @@ def test_commands_on_a_quantized_file(tmp_path: Path, capsys: pytest.CaptureFixt
     assert drifts[0]["curves"] == drifts[1]["curves"]
     assert cli.main(["narrow", str(path), "--input", str(rows)]) != 0
     assert "int8 weights" in capsys.readouterr().err
+
+
+def test_flipped_bytes_give_an_error_or_a_layer(tmp_path: Path) -> None:
+    onnx.save(quantized_model(quantized_arrays("uint8", 127)), tmp_path / "model.onnx")
+    load_with_flipped_bytes(tmp_path / "model.onnx", 300)
 
 
 def changed(**arrays: Any) -> Any:
