@@ -1,5 +1,5 @@
 /*
- * int8: integers from -127 to 127, with a scale for each row of the matrix. Their product is one of integers, exact and
+ * int8: integers from -128 to 127, with a scale for each row of the matrix. Their product is one of integers, exact and
  * the same on every instruction set: a row of v is made integers, too, and only finished sums are floats.
  *
  *   q[k] = round(v[k] / step), step = max |v| / 16382
@@ -15,7 +15,7 @@
 #ifndef FR_WEIGHTS_I8_H
 #define FR_WEIGHTS_I8_H
 
-#define FR_I8_SLICE 1024        /* 1024 * 127 * 16383 < 2^31 */
+#define FR_I8_SLICE 1024        /* 1024 * 128 * 16383 < 2^31 */
 #define FR_Q_MAX 16382.0f       /* 16383 may be rounded to, in any rounding mode */
 #define FR_Q_ROUNDING 0x1.8p23f /* the lower half of the bits of v / step + this is q */
 #define FR_SMALLEST_ROW 0x1p-100f

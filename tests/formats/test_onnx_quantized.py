@@ -183,8 +183,12 @@ def test_y_is_onnx_runtime_s_and_the_specification_s(
     exact = fr.from_onnx(dequantized_model(arrays, **attributes), backend="numpy", dtype="float64")
     true = exact(x.astype(np.float64))[0]
     np.testing.assert_allclose(y, true, rtol=INTEGERS, atol=INTEGERS)
+    specification = fr.from_onnx(model, backend="numpy", dtype="float64")
+    step = specification(x[:1].astype(np.float64))[0]  # x is the same integers then
+    np.testing.assert_allclose(layer(x[:1])[0], step, rtol=TOLERANCE, atol=TOLERANCE)
     wrong = in_another_order(layer)(x)[0]
     assert far(wrong, theirs, THEIR_ERROR) and far(wrong, true, INTEGERS)
+    assert far(wrong[:1], step, TOLERANCE)
 
 
 @pytest.mark.parametrize(

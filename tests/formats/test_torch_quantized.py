@@ -87,6 +87,9 @@ def test_integers_and_scales_are_kept(kind: str, options: dict[str, Any], draw: 
     exact = type(layer).from_weights(dequantized(module), backend="numpy", dtype="float64", **told)
     true = exact(x.astype(np.float64))[0]
     np.testing.assert_allclose(y, true, rtol=INTEGERS, atol=INTEGERS)
+    if not layer.batch_first and layer.architecture.num_layers == 1:
+        step = fr.from_torch(module, backend="numpy", dtype="float64")(x[:1].astype(np.float64))[0]
+        np.testing.assert_allclose(layer(x[:1])[0], step, rtol=TOLERANCE, atol=TOLERANCE)
     gates = "".join(gate.name for gate in layer.architecture.table.gates)
     if len(gates) > 1:
         wrong = type(layer).from_weights(layer._weights, gate_order=gates[::-1], **told)(x)[0]
