@@ -12,8 +12,8 @@ from conftest import FAMILY, Draw, Maker, Target
 
 import fusedrnn as fr
 from fusedrnn.engines.native import isas
-from fusedrnn.kernels.reference import as_integers
-from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow, matrices
+from fusedrnn.kernels.integers import as_integers
+from fusedrnn.narrowing import INTEGERS, WEIGHT_DTYPES, Narrow, matrices
 
 NARROW = WEIGHT_DTYPES[1:]
 #: As of a step of float32 weights.
@@ -29,15 +29,15 @@ def make_c(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> M
 
 def given(layer: fr.Layer[Any], weight_dtype: str = "int8", seed: int = 1) -> Weights:
     """Weights of a layer's names and shapes: integers of all 8 bits and scales of all 24, or the layer's own in 16 bits."""
-    if weight_dtype != "int8":
+    if weight_dtype not in INTEGERS:
         return dict(layer.narrow(weight_dtype)._weights)
     random = np.random.default_rng(seed)
     weights: Weights = {**layer.weights}
     for name, (rows, columns) in matrices(layer.architecture).items():
         values = random.integers(-128, 128, (rows, columns)).astype(np.int8)
         values[layer.weights[name] == 0] = 0  # what modules of a Clockwork RNN do not read
-        scales = random.uniform(0.2, 1, rows).astype(np.float32) / 128 / np.sqrt(columns)
-        weights[name] = Narrow("int8", values, scales.astype(np.float32))
+        scales = (random.uniform(0.2, 1, rows) / 128 / columns**0.5).astype(np.float32)
+        weights[name] = Narrow(weight_dtype, values, scales)
     return weights
 
 
@@ -81,11 +81,14 @@ def test_given_matrices_are_kept_to_the_bit(name: str, weight_dtype: str, tmp_pa
         same(layer._weights, other)
 
 
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
 @pytest.mark.parametrize("name", ["lstm", "lstm-projection", "gru", "gru-before", "rnn"])
-def test_a_step_is_that_of_the_specification(name: str, make_c: Maker, draw: Draw) -> None:
+def test_a_step_is_that_of_the_specification(
+    name: str, weight_dtype: str, make_c: Maker, draw: Draw
+) -> None:
     """Step by step from the same state, so that x and h are the same integers."""
     cell, chosen = FAMILY[name]
-    weights = given(cell(7, 12, seed=1, **chosen))
+    weights = given(cell(7, 12, seed=1, **chosen), weight_dtype)
     options = told(cell(7, 12, **chosen))
     layer = make_c.from_weights(weights, cell=cell, **options)
     more = {"backend": "numpy", "dtype": "float64"}
@@ -93,7 +96,7 @@ def test_a_step_is_that_of_the_specification(name: str, make_c: Maker, draw: Dra
     kept = specification.weights["weight_hh_l0"]
     R = weights["weight_hh_l0"]
     np.testing.assert_array_equal(kept, R.values.astype(float) * R.scales.astype(float)[:, None])
-    wrong = {**weights, "weight_hh_l0": Narrow("int8", R.values, R.scales[::-1].copy())}
+    wrong = {**weights, "weight_hh_l0": Narrow(weight_dtype, R.values, R.scales[::-1].copy())}
     another = cell.from_weights(wrong, **options, **more)
     # What a second product reads is not the same in float32 and float64: its integers may be one off.
     near = (
@@ -112,17 +115,20 @@ def test_a_step_is_that_of_the_specification(name: str, make_c: Maker, draw: Dra
     assert differs
 
 
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
 @pytest.mark.parametrize("inputs", [5, 1024, 1027, 2048])
-def test_sums_of_the_largest_integers_are_exact(make_c: Maker, inputs: int) -> None:
+def test_sums_of_the_largest_integers_are_exact(
+    make_c: Maker, inputs: int, weight_dtype: str
+) -> None:
     values = np.full((9, inputs), -128, np.int8)
     values[1], values[2, ::2] = 127, 127
     scales = np.ones(9, np.float32)
-    zeros = Narrow("int8", np.zeros((9, 9), np.int8), scales)
-    weights = {"weight_ih_l0": Narrow("int8", values, scales), "weight_hh_l0": zeros}
+    zeros = Narrow(weight_dtype, np.zeros((9, 9), np.int8), scales)
+    weights = {"weight_ih_l0": Narrow(weight_dtype, values, scales), "weight_hh_l0": zeros}
     layer = make_c.from_weights(weights, cell=fr.RNN, activation="identity")
     x = np.ones((1, 2, inputs), np.float32)
     x[:, 1] = -1
-    q, step = as_integers(x)
+    q, step = as_integers(x, weight_dtype)
     total = np.float32(0)
     for k in range(0, inputs, 1024):
         whole = q[..., k : k + 1024].astype(np.int64) @ values[:, k : k + 1024].T.astype(np.int64)
@@ -166,6 +172,10 @@ def test_another_weight_dtype_rounds_or_widens() -> None:
     np.testing.assert_array_equal(exact.weights["weight_hh_l0"], R.widened(np.float64))
     assert (exact.weights["weight_hh_l0"] != wide.weights["weight_hh_l0"]).any()
     assert wide.with_weights(weights).weight_dtype == "float32"
+    fewer = layer.narrow("w8a7")  # the same integers
+    assert fewer.weight_dtype == "w8a7"
+    same(fewer._weights, given(model, "w8a7"))
+    same(fr.GRU.from_weights(given(model, "w8a7"), weight_dtype="int8")._weights, weights)
     mixed = {**weights, "weight_hh_l0": model.weights["weight_hh_l0"]}
     with pytest.raises(ValueError, match="weight_ih_l0 is int8, weight_hh_l0 is float32"):
         fr.GRU.from_weights(mixed)
