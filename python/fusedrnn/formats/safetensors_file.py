@@ -250,7 +250,7 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         raise ModelFormatError(f"{what}: {error}") from None
     if weight_dtype != "float32":
         stored = (*group.values(), *scales.values())
-        notes = (f"{weight_dtype} weights, kept",)
+        notes = (f"{weight_dtype} weights, kept by default",)
         found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=notes)
     states = {f"{STATE}{each.name}" for each in found.architecture.table.states}
     left_over = set(tensors) - set(group) - {tensor.name for tensor in scales.values()}
