@@ -85,11 +85,13 @@ FR_INLINE void fr_make_integers(int way, const float *v, int64_t depth, float pe
         const vi bits = vi_bits(vf_add(vf_mul(vf_load_n(v + k, depth - k), scale), rounding));
         if (way == FR_WIDE)
             vi_store_halves(row->q + k, bits);
+#ifdef VI_DOT
         else if (way == FR_DOT_2) {
             vi_store_bytes(row->first + k, vi_shr7(bits));
             vi_store_bytes(row->second + k, vi_and(bits, low_7));
         } else
             vi_store_bytes(row->first + k, bits);
+#endif
     }
 }
 
