@@ -47,7 +47,7 @@ def test_other_libraries_compute_the_same_layer(small: None, capsys: Capture) ->
     oracle("torch")
     found = ways(capsys)
     assert found["ONNX Runtime float32"]["rms"] < 1e-6
-    for name in ("ONNX Runtime int8", "PyTorch int8"):
+    for name in ("ONNX Runtime int8", "ONNX Runtime int8 of 7 bits", "PyTorch int8"):
         assert found["int8"]["rms"] < found[name]["rms"] < 0.1
     # Everything is rounded to bfloat16 there, and so is y: more than its weights alone.
     assert found["bfloat16"]["rms"] < found["PyTorch bfloat16"]["rms"] < 0.1
