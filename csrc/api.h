@@ -63,7 +63,7 @@ enum fr_max {
 enum fr_bytes { FR_LINE_BYTES = 64 /* of a cache line */ };
 enum fr_floats {
     FR_LINE_FLOATS = 16,      /* floats in a cache line */
-    FR_FAR_FLOATS = 48 * 1024 /* panels of more floats come from L2 or beyond */
+    FR_FAR_FLOATS = 48 * 1024 /* panels of more bytes than so many floats come from L2 or beyond */
 };
 
 /* The constants of the activations: csrc/cells/activations.h says what they are. */
@@ -480,7 +480,7 @@ void fr_pack(const float *rows, int64_t stride, int64_t units, int64_t depth, in
              float *panels);
 
 /* fr_pack of narrow weights, whose elements are of 16 or 8 bits; `stride` is the number of elements from row to row.
- * Panels of 8 bits are [ceil(units / lanes)][ceil(depth / 4)][gates][lanes][4]: csrc/weights/i8.h. */
+ * Panels of 8 bits are blocks of [ceil(depth / 4)][gates][lanes][4], and sums of weights behind: csrc/weights/i8.h. */
 void fr_pack_16(const uint16_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
                 uint16_t *panels);
 void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,

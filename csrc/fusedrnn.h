@@ -17,4 +17,18 @@ static inline int64_t fr_i8_depth(int64_t depth)
     return (depth + 3) / 4 * 4 + (depth + FR_I8_SLICE - 1) / FR_I8_SLICE * 4;
 }
 
+static inline int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : fr_is_i8(type) ? 1 : 2; }
+
+/* How many weights of a unit a panel holds. */
+static inline int64_t fr_panel_depth(int64_t type, int64_t depth)
+{
+    return fr_is_i8(type) ? fr_i8_depth(depth) : depth;
+}
+
+/* The bytes of panels with `depth` weights of each unit and gate: what a decision that caches matter to depends on. */
+static inline int64_t fr_panel_bytes(const fr_panels *w, int64_t depth)
+{
+    return w->blocks * w->block_floats * fr_panel_depth(w->weight_type, depth) * fr_weight_bytes(w->weight_type);
+}
+
 #endif

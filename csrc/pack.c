@@ -95,10 +95,7 @@ void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth,
     }
 }
 
-int64_t fr_panel_weights(int64_t weight_type, int64_t depth)
-{
-    return fr_is_i8(weight_type) ? fr_i8_depth(depth) : depth;
-}
+int64_t fr_panel_weights(int64_t weight_type, int64_t depth) { return fr_panel_depth(weight_type, depth); }
 
 /* Where a column begins in panels of one gate. */
 static inline float *column_of(float *panels, int64_t depth, int64_t lanes, int64_t column)

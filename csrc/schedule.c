@@ -5,18 +5,17 @@
 
 /* ---- the decision ----------------------------------------------------------------------------------------------- */
 
-/* The input product of a chunk is made, then read back step by step: half of a 512 KiB L2, the smallest in use, keeps
- * it near, and bounds the scratch for any T. Where W is far larger it comes from far: a quarter of W for z then lets
- * more steps share one reading of it. */
-#define SCRATCH_FLOATS (256 * 1024 / (int64_t)sizeof(float))
+/* Half of a 512 KiB L2, the smallest in use. */
+#define NEAR_BYTES (256 * 1024)
 
 /*
  * A layer pipeline pays where a step is so short that a barrier in it would cost as much: up to 64 units, one sequence.
- * From 128 units on it is no faster than divided units, and slower where those fit the L2 of their core and a layer
- * does not. A thread waits for the layer below every PIPELINE_STEPS; sequences are long beside what it is behind.
+ * How short it is depends on its multiply-adds: so small a layer is no faster with narrow weights. From 128 units on it
+ * is no faster than divided units, and slower where those fit the L2 of their core and a layer does not. A thread waits
+ * for the layer below every PIPELINE_STEPS; sequences are long beside what it is behind.
  */
 #define PIPELINE_STEPS 12
-#define PIPELINE_FLOATS (64 * 1024)
+#define PIPELINE_MACS (64 * 1024)
 
 /* Tiles of fewer rows read each weight for too little. */
 #define MIN_THREAD_ROWS 4
@@ -27,23 +26,28 @@ static int64_t at_least_one(int64_t a) { return a > 1 ? a : 1; }
 
 static int64_t share_of(int64_t whole, int64_t parts) { return (whole + parts - 1) / parts; }
 
-static int64_t panel_floats(const fr_panels *w) { return w->blocks * w->block_floats * (w->inputs + w->outputs); }
+/* The multiply-adds of a step of a row, over all padded units. */
+static int64_t step_macs(const fr_panels *w) { return w->blocks * w->block_floats * (w->inputs + w->outputs); }
 
 /* The number of unit blocks that are divided: a Clockwork RNN divides each of its modules, which are of one size. */
 static int64_t divided_blocks(const fr_panels *w) { return w->modules ? w->blocks / w->module_count : w->blocks; }
 
+/*
+ * The input product of a chunk is made, then read back step by step: NEAR_BYTES keep it near, and bound the scratch for
+ * any T. Where W is far larger it comes from far: a quarter of W for z then lets more steps share one reading of it.
+ */
 static int64_t chunk_steps(const fr_panels *w, int64_t steps, int64_t rows)
 {
-    const int64_t input_share = w->blocks * w->block_floats * w->inputs / 4;
-    const int64_t floats = input_share > SCRATCH_FLOATS ? input_share : SCRATCH_FLOATS;
-    return at_least_one(min(steps, floats / (rows * w->blocks * w->block_floats)));
+    const int64_t input_share = fr_panel_bytes(w, w->inputs) / 4;
+    const int64_t bytes = input_share > NEAR_BYTES ? input_share : NEAR_BYTES;
+    return at_least_one(min(steps, bytes / (rows * w->blocks * w->block_floats * (int64_t)sizeof(float))));
 }
 
 static bool divides_layers(const fr_plan *plan, int64_t steps, int64_t batch, int64_t threads)
 {
     return threads > 1 && plan->directions == 1 && plan->layers % threads == 0 &&
            plan->layers <= FR_PIPELINE_LAYERS * threads && steps >= 4 * PIPELINE_STEPS &&
-           batch * panel_floats(plan->panels) <= PIPELINE_FLOATS;
+           batch * step_macs(plan->panels) <= PIPELINE_MACS;
 }
 
 static void divide_units(fr_schedule *schedule, const fr_panels *w, int64_t threads)
@@ -59,7 +63,8 @@ static void divide_units(fr_schedule *schedule, const fr_panels *w, int64_t thre
 static void divide_direction(fr_schedule *schedule, const fr_panels *w, int64_t batch, int64_t threads)
 {
     const int64_t by_rows = min(threads, batch / MIN_THREAD_ROWS), by_units = min(threads, divided_blocks(w));
-    const bool uneven = w->blocks % threads != 0, small = panel_floats(w) <= SCRATCH_FLOATS;
+    const int64_t bytes = fr_panel_bytes(w, w->inputs) + fr_panel_bytes(w, w->outputs);
+    const bool uneven = w->blocks % threads != 0, small = bytes <= NEAR_BYTES;
     if (by_rows > by_units || (by_rows == threads && threads > 1 && (uneven || small))) {
         schedule->division |= FR_ROWS;
         schedule->group_threads = by_rows;
@@ -132,12 +137,12 @@ static fr_work work_of(const fr_panels *w, int64_t lanes)
             work.first += (double)(read * module->units) / (double)module->period;
         }
     else if (!w->dependent_panels)
-        work.first = (double)panel_floats(w);
+        work.first = (double)step_macs(w);
     else if (w->outputs == w->hidden) { /* a GRU that resets before: one gate of h waits */
         work.dependent = (double)(w->blocks * lanes * w->hidden);
-        work.first = (double)panel_floats(w) - work.dependent;
+        work.first = (double)step_macs(w) - work.dependent;
     } else { /* a projection */
-        work.first = (double)panel_floats(w);
+        work.first = (double)step_macs(w);
         work.dependent = (double)(share_of(w->outputs, lanes) * lanes * w->hidden);
     }
     return work;

@@ -149,8 +149,7 @@ FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_spa
     if (gates != 4 || VF_LANES < 16 || fr_is_i8(w->weight_type))
         return tiling;
     const int64_t depth = z ? w->outputs : w->inputs + w->outputs;
-    const int64_t bytes = w->blocks * w->block_floats * depth * fr_weight_bytes(w->weight_type);
-    if (bytes > FR_FAR_FLOATS * (int64_t)sizeof(float) * s->shares)
+    if (fr_panel_bytes(w, depth) > FR_FAR_FLOATS * (int64_t)sizeof(float) * s->shares)
         tiling.blocks = 1;
     return tiling;
 }

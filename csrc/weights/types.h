@@ -1,6 +1,6 @@
 /*
- * How panels are read: the one place in C that knows what a weight is. `type`, an fr_weight_type, is a constant
- * wherever a weight is loaded.
+ * How panels are read: the one place in C that knows what a weight is; how large one is stands in fusedrnn.h. `type`,
+ * an fr_weight_type, is a constant wherever a weight is loaded.
  */
 #ifndef FR_WEIGHTS_TYPES_H
 #define FR_WEIGHTS_TYPES_H
@@ -13,16 +13,11 @@
 /* The types that are widened to floats, as they are called in the names of functions. */
 #define FR_WIDENED_TYPES(DO) DO(f16, FR_F16) DO(bf16, FR_BF16)
 
-FR_INLINE int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : fr_is_i8(type) ? 1 : 2; }
-
 /* The address of the weight that is `index` weights further on. */
 FR_INLINE const void *fr_weights_from(int64_t type, const void *weights, int64_t index)
 {
     return (const char *)weights + index * fr_weight_bytes(type);
 }
-
-/* How many weights of a unit a panel holds. */
-FR_INLINE int64_t fr_panel_depth(int64_t type, int64_t depth) { return fr_is_i8(type) ? fr_i8_depth(depth) : depth; }
 
 /* A vector of weights, widened. */
 FR_INLINE vf fr_weight(int type, const void *weights, int64_t index)

@@ -80,15 +80,20 @@ def test_transposed_panels_are_panels_of_the_transpose(
 
 
 def in_words(panels: np.ndarray) -> np.ndarray:
-    """Panels [N][K][G][L] as [N][ceil(K / 4)][G][L][4], with zeros past K."""
+    """Panels [N][K][G][L] as words [ceil(K / 4)][G][L][4], zeros past K, and the int32 sums of slices behind: [N][bytes]."""
     blocks, depth, gates, lanes = panels.shape
     whole = np.zeros((blocks, depth + -depth % 4, gates, lanes), panels.dtype)
     whole[:, :depth] = panels
-    return np.ascontiguousarray(whole.reshape(blocks, -1, 4, gates, lanes).transpose(0, 1, 3, 4, 2))
+    words = whole.reshape(blocks, -1, 4, gates, lanes).transpose(0, 1, 3, 4, 2)
+    slices = range(0, depth, lib.FR_I8_SLICE)
+    sums = [panels[:, k : k + lib.FR_I8_SLICE].sum(axis=1, dtype=np.int32) for k in slices]
+    tail = np.stack(sums, axis=1).view(np.int8)
+    return np.concatenate([words.reshape(blocks, -1), tail.reshape(blocks, -1)], axis=1)
 
 
 @pytest.mark.parametrize(("element", "pack"), [("uint16", lib.fr_pack_16), ("int8", lib.fr_pack_8)])
 @given(sizes, sizes, st.integers(1, 4), lanes_of, st.integers(0, 5))
+@example(3, 2 * lib.FR_I8_SLICE + 1, 2, 4, 1)
 def test_narrow_panels_are_as_their_definition_says(
     element: str, pack: Any, units: int, depth: int, gates: int, lanes: int, gap: int
 ) -> None:
@@ -97,6 +102,8 @@ def test_narrow_panels_are_as_their_definition_says(
     matrix, kind = wide[:, :depth], f"{element}_t *"
     layout = in_words if element == "int8" else np.asarray
     expected = layout(naive(matrix, gates, lanes))
+    if element == "int8":
+        assert expected.shape[1] == lib.fr_panel_weights(lib.FR_I8, depth) * gates * lanes
     panels = np.full(expected.shape, 99, element)
     rows, to = ffi.cast(kind, matrix.ctypes.data), ffi.from_buffer(kind, panels)
     pack(rows, matrix.strides[0] // matrix.itemsize, units, depth, gates, lanes, to)

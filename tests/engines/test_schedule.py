@@ -80,6 +80,25 @@ def test_division(
     assert lib.fr_predict(plan, steps, batch, asked, 1e-6, costs).division == division
 
 
+@pytest.mark.parametrize(
+    ("weight_dtype", "division", "chunk"),
+    [("float32", UNITS, 250), ("float16", ROWS, 125), ("int8", ROWS, 64)],
+)
+def test_caches_hold_more_narrow_weights(
+    monkeypatch: pytest.MonkeyPatch, weight_dtype: str, division: int, chunk: int
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_ISA", "baseline")
+    layer = fr.LSTM(128, 128, weight_dtype=weight_dtype, seed=0)
+    assert bound(layer, 100, 16, 4).schedule.division == division  # 256 KiB and less: rows
+    # z of a chunk is a quarter of W's bytes, 4 KiB a step, or 256 KiB where that is more.
+    long = fr.LSTM(1000, 256, weight_dtype=weight_dtype, seed=0)
+    assert bound(long, 1000, 1, 1).schedule.chunk == chunk
+    # What depends on multiply-adds is the same for all.
+    stack = fr.LSTM(64, 64, 2, weight_dtype=weight_dtype, seed=0)
+    assert bound(stack, 48, 1, 2).schedule.division == LAYERS
+    assert bound(stack, 48, 4, 2).schedule.division == UNITS
+
+
 def test_a_clockwork_layer_divides_each_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_ISA", "baseline")
     layer = fr.ClockworkRNN(8, 48, periods=(1, 2, 4), seed=0)  # 4 unit blocks in each of 3 modules
