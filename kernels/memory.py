@@ -25,7 +25,7 @@ from numba.extending import (
 )
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.kernels.llvm import BYTE, FLOAT, INT64, operation
+from fusedrnn.kernels.llvm import BYTE, FLOAT, INT16, INT64, operation
 
 __all__ = [
     "STRUCTS",
@@ -36,6 +36,7 @@ __all__ = [
     "floats",
     "layouts",
     "local_floats",
+    "local_int16s",
     "local_integers",
     "local_pointers",
     "null",
@@ -251,6 +252,12 @@ def local_pointers(count: int) -> Any:
 def local_integers(count: int) -> Any:
     """A function that gives room for integers on the stack of the kernel."""
     return _local(INT64, Pointer(types.int64), count)
+
+
+@cache
+def local_int16s(count: int) -> Any:
+    """A function that gives room for int16 on the stack of the kernel."""
+    return _local(INT16, Pointer(types.int16), count)
 
 
 @operation(floats)

@@ -1,0 +1,100 @@
+"""How panels are read: ``csrc/weights`` in Numba, and the tiles of each type. Cells do not know what a weight is.
+
+A kernel is compiled for one type of weights, so what depends on the type is chosen here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba import types
+
+from fusedrnn.kernels.llvm import FLOAT, operation
+from fusedrnn.kernels.memory import Pointer, constants, floats
+from fusedrnn.kernels.simd import InstructionSet
+
+__all__ = ["FLOAT32", "WEIGHTS", "Scaled", "Weights", "elements_of", "i8_depth"]
+
+LINE_BYTES, FAR_FLOATS = (constants()[f"FR_{name}"] for name in ("LINE_BYTES", "FAR_FLOATS"))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A type of weights.
+
+    Attributes
+    ----------
+    name
+        What it is called in :mod:`fusedrnn.narrowing`.
+    item
+        The type of an element of its panels.
+    load
+        (isa, builder, pointer): a vector of weights, widened. None for integers, whose product is in ``integers.py``.
+    """
+
+    name: str
+    item: types.Type
+    load: Callable[[InstructionSet, ir.IRBuilder, ir.Value], ir.Value] | None
+
+    @property
+    def pointer(self) -> Pointer:
+        """The type of pointers to panels."""
+        return Pointer(self.item)
+
+    @property
+    def element(self) -> ir.Type:
+        """The LLVM type of an element."""
+        return FLOAT if self.item == types.float32 else ir.IntType(self.item.bitwidth)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element."""
+        return int(self.item.bitwidth) // 8
+
+    @property
+    def line(self) -> int:
+        """Elements in a cache line."""
+        return LINE_BYTES // self.bytes
+
+    @property
+    def far(self) -> int:
+        """Panels of more elements come from L2 or beyond: FR_FAR_FLOATS."""
+        return FAR_FLOATS * 4 // self.bytes
+
+
+FLOAT32 = Weights("float32", types.float32, InstructionSet.load)
+WEIGHTS = {
+    weights.name: weights
+    for weights in (
+        FLOAT32,
+        Weights("float16", types.uint16, InstructionSet.load_f16),
+        Weights("bfloat16", types.uint16, InstructionSet.load_bf16),
+        Weights("int8", types.int8, None),
+    )
+}
+
+
+class Scaled(NamedTuple):
+    """Panels of int8, the scales of the rows of their matrix, and their fr_weight_type."""
+
+    at: Any
+    scales: Any
+    type: int
+
+
+def elements_of(weights: Weights) -> Any:
+    """A function that takes panels, which fr_panels declares as floats, as what they are."""
+
+    @operation(weights.pointer, floats)
+    def elements(builder: ir.IRBuilder, panels: ir.Value) -> ir.Value:
+        return builder.bitcast(panels, weights.element.as_pointer())
+
+    return elements
+
+
+def i8_depth(depth: int) -> int:
+    """``fr_i8_depth``: the bytes that panels of int8 hold for a unit."""
+    return (depth + 3) // 4 * 4
