@@ -20,6 +20,7 @@ from fusedrnn.bench.pairs import Case
 from fusedrnn.bench.peers import missing, one_thread
 from fusedrnn.bench.timing import Quartiles, calls, interleaved
 from fusedrnn.counting.result import Result, Table
+from fusedrnn.narrowing import WEIGHT_DTYPES
 
 __all__ = ["CASES", "Beside", "Measured", "Shape", "measure", "measured"]
 
@@ -200,7 +201,7 @@ def _ways(layer: Any, x: Any) -> dict[str, Callable[[], Any]]:
         return lambda: made(x)[0]
 
     ways = {BASE: here(layer)}
-    ways |= {each: here(layer.narrow(each)) for each in ("float16", "bfloat16", "int8")}
+    ways |= {each: here(layer.narrow(each)) for each in WEIGHT_DTYPES[1:]}
     if not missing("onnxruntime"):
         ways["ONNX Runtime float32"] = _onnxruntime(layer, x, False)
         ways["ONNX Runtime int8"] = _onnxruntime(layer, x, True)

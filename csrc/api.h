@@ -43,19 +43,22 @@ typedef void (*fr_back_kernel)(const struct fr_panels *w, const struct fr_back_s
                                const float *z);
 
 /*
- * The type of the elements of a matrix's panels. FR_F16 and FR_BF16 are widened to floats as they are read. FR_I8 has a
- * scale for each row of the matrix; its product is one of integers: csrc/weights/i8.h.
+ * The type of the elements of a matrix's panels. FR_F16 and FR_BF16 are widened to floats as they are read. FR_I8 and
+ * FR_W8A7 are int8, with a scale for each row of the matrix; their product is one of integers, of 15 bits of x and h or
+ * of 7: csrc/weights/i8.h.
  */
-enum fr_weight_type { FR_F32 = 0, FR_F16 = 1, FR_BF16 = 2, FR_I8 = 3 };
+enum fr_weight_type { FR_F32 = 0, FR_F16 = 1, FR_BF16 = 2, FR_I8 = 3, FR_W8A7 = 4 };
+enum fr_i8 { FR_I8_SLICE = 1024 /* of a row: 1024 * 127 * 16383 < 2^31 */ };
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };
 enum fr_max {
-    FR_MAX_THREADS = 64, /* of one call */
-    FR_MAX_ROWS = 8,     /* of a tile */
-    FR_MAX_BLOCKS = 8,   /* of a tile: unit blocks */
-    FR_MAX_SUMS = 24,    /* of a tile of several rows: vectors in registers */
-    FR_MAX_ROW_SUMS = 8  /* of a tile of one row */
+    FR_MAX_THREADS = 64,   /* of one call */
+    FR_MAX_ROWS = 8,       /* of a tile */
+    FR_MAX_BLOCKS = 8,     /* of a tile: unit blocks */
+    FR_MAX_SUMS = 24,      /* of a tile of several rows: vectors in registers */
+    FR_MAX_ROW_SUMS = 8,   /* of a tile of one row */
+    FR_MAX_TILE_SUMS = 256 /* of a tile of int8: all of FR_MAX_ROWS x FR_MAX_BLOCKS x 4 gates */
 };
 enum fr_bytes { FR_LINE_BYTES = 64 /* of a cache line */ };
 enum fr_floats {
@@ -75,6 +78,12 @@ static const float FR_EXP2_2 = 0x1.c6afa4p-5f;
 static const float FR_EXP2_3 = 0x1.3b2c3ep-7f;
 static const float FR_EXP2_4 = 0x1.5ef12ap-10f;
 static const float FR_EXP2_5 = 0x1.4296bcp-13f;
+
+/* How rows are made integers: csrc/weights/i8.h says what these are. */
+static const float FR_Q15 = 16382.0f;          /* 16383 may be rounded to, in any rounding mode */
+static const float FR_Q7 = 63.99f;             /* as may 64 */
+static const float FR_Q_ROUNDING = 0x1.8p23f;  /* the lower half of the bits of v / step + this is q */
+static const float FR_SMALLEST_ROW = 0x1p-100f;
 
 /* When FR_INPUT is called: never; where a call has more than one step; always, because FR_STEP cannot sum over x. */
 enum fr_input_product { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
@@ -497,7 +506,7 @@ void fr_pack_transposed(const float *rows, int64_t stride, int64_t depth, int64_
  * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in
  * csrc/cells/product.h. For tests: Numba has the same rules.
  */
-void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling);
+void fr_find_tiling(int64_t isa, int64_t type, int64_t gates, int64_t count, int64_t *tiling);
 
 /* y[k] = the named activation of x[k], as the kernels compute it. 0, or -1 if there is none of that name. */
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n);

@@ -56,9 +56,9 @@ fr_back_kernel fr_find_back_kernel(int64_t isa, const char *name)
     return NULL;
 }
 
-void fr_find_tiling(int64_t isa, int64_t gates, int64_t count, int64_t *tiling)
+void fr_find_tiling(int64_t isa, int64_t type, int64_t gates, int64_t count, int64_t *tiling)
 {
-    tables[isa]->tiling(gates, count, tiling);
+    tables[isa]->tiling(type, gates, count, tiling);
 }
 
 int fr_activation(int64_t isa, const char *name, const float *x, float *y, int64_t n)

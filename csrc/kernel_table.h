@@ -33,7 +33,7 @@ typedef int64_t (*fr_probe_loop)(int64_t repeats, const float *from, int64_t flo
 typedef struct {
     const char *isa;
     int64_t lanes;
-    void (*tiling)(int64_t gates, int64_t count, int64_t *tiling);
+    void (*tiling)(int64_t type, int64_t gates, int64_t count, int64_t *tiling);
 #define FR_MEMBER(cell)                                                                                                \
     fr_kernel cell;                                                                                                    \
     fr_back_kernel cell##_back;

@@ -76,17 +76,28 @@ void fr_pack_16(const uint16_t *rows, int64_t stride, int64_t units, int64_t dep
 void fr_pack_8(const int8_t *rows, int64_t stride, int64_t units, int64_t depth, int64_t gates, int64_t lanes,
                int8_t *panels)
 {
-    for (int64_t first = 0; first < units; first += lanes)
+    for (int64_t first = 0; first < units; first += lanes) {
         for (int64_t k = 0; k < depth; k += 4)
             for (int64_t gate = 0; gate < gates; gate++)
                 for (int64_t unit = first; unit < first + lanes; unit++)
                     for (int64_t j = k; j < k + 4; j++)
                         *panels++ = unit < units && j < depth ? rows[(gate * units + unit) * stride + j] : 0;
+        for (int64_t k = 0; k < depth; k += FR_I8_SLICE)
+            for (int64_t gate = 0; gate < gates; gate++)
+                for (int64_t unit = first; unit < first + lanes; unit++) {
+                    int32_t sum = 0;
+                    if (unit < units)
+                        for (int64_t j = k; j < depth && j < k + FR_I8_SLICE; j++)
+                            sum += rows[(gate * units + unit) * stride + j];
+                    memcpy(panels, &sum, sizeof sum);
+                    panels += sizeof sum;
+                }
+    }
 }
 
 int64_t fr_panel_weights(int64_t weight_type, int64_t depth)
 {
-    return weight_type == FR_I8 ? fr_i8_depth(depth) : depth;
+    return fr_is_i8(weight_type) ? fr_i8_depth(depth) : depth;
 }
 
 /* Where a column begins in panels of one gate. */

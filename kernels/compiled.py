@@ -32,8 +32,14 @@ ROLES: dict[Role, tuple[str, str]] = {
     "backward": ("fr_back_span", "_back"),
 }
 
-#: The types of weights that forward kernels are compiled for. Each is a kernel of its own, compiled where it is asked for.
-WEIGHTS = ("float32", "float16", "bfloat16", "int8")
+#: What forward kernels are compiled for, by the types of weights: each is a kernel of its own, compiled where it is asked for.
+WEIGHTS = {
+    "float32": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "int8": "int8",
+    "w8a7": "int8",  # the panels say how many bits x and h have
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def build(name: str, isa: str, role: Role = "forward", weights: str = "float32") -> CompiledKernel:
+def build(
+    name: str, isa: str, role: Role = "forward", weight_dtype: str = "float32"
+) -> CompiledKernel:
     """The kernel of a row of the cell table, for an instruction set that this CPU has.
 
     The first call compiles, in seconds, or reads the cache; every call returns the same object.
@@ -91,8 +99,9 @@ def build(name: str, isa: str, role: Role = "forward", weights: str = "float32")
         A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
     role
         One of :data:`ROLES`.
-    weights
-        The type of the weights of the panels. There are backward kernels for "float32" alone.
+    weight_dtype
+        The type of the weights, of :data:`fusedrnn.narrowing.WEIGHT_DTYPES`. The panels of the backward pass are
+        "float32".
 
     Raises
     ------
@@ -105,11 +114,12 @@ def build(name: str, isa: str, role: Role = "forward", weights: str = "float32")
     """
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    known = WEIGHTS if role == "forward" else WEIGHTS[:1]
-    if weights not in known:
+    known = WEIGHTS if role == "forward" else ("float32",)
+    if weight_dtype not in known:
         raise ValueError(
-            f"weights of a {role} kernel must be one of {', '.join(known)}, got {weights!r}"
+            f"weight_dtype of a {role} kernel must be one of {', '.join(known)}, got {weight_dtype!r}"
         )
+    weights = WEIGHTS[weight_dtype]
     compile_ = partial(_compile_cell, role, weights)
     return _memoised(role, "kernel", tuple(_ROWS), name, isa, compile_, weights)
 

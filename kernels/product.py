@@ -14,9 +14,15 @@ from functools import cache
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from fusedrnn.kernels import activations, integers
-from fusedrnn.kernels.integers import MAX_TILE_SUMS
-from fusedrnn.kernels.memory import constants, local_floats, local_pointers, null
+from fusedrnn.kernels import activations, integer_product
+from fusedrnn.kernels.memory import (
+    constants,
+    field_as,
+    local_floats,
+    local_pointers,
+    null,
+    null_of,
+)
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 from fusedrnn.kernels.tiles import (
@@ -24,6 +30,7 @@ from fusedrnn.kernels.tiles import (
     MAX_BLOCKS,
     MAX_ROWS,
     MAX_SUMS,
+    MAX_TILE_SUMS,
     Factor,
     Sums,
     call_product,
@@ -35,7 +42,7 @@ from fusedrnn.kernels.tiles import (
     widened_call,
     widened_product_of,
 )
-from fusedrnn.kernels.weights import FLOAT32, WEIGHTS, Scaled, Weights, elements_of, i8_depth
+from fusedrnn.kernels.weights import FLOAT32, WEIGHTS, Scaled, Weights, i8_depth
 
 __all__ = ["FINISH", "INPUT", "STEP", "Range", "Tile", "Tiling", "functions"]
 
@@ -83,29 +90,18 @@ def float_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
     """Of weights that are floats, as they are or widened: a matrix is a pointer to its panels, [N][depth][gates][L]."""
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
-    elements = elements_of(weights)
+    x_matrix, h_matrix, dependent_matrix = panels_fields(weights)
+    no_matrix = null_of(weights.pointer)
     line = weights.line
-
-    @inlined
-    def x_matrix(w):
-        return elements(w.x_panels)
-
-    @inlined
-    def h_matrix(w):
-        return elements(w.h_panels)
-
-    @inlined
-    def dependent_matrix(w):
-        return elements(w.dependent_panels)
 
     @inlined
     def x_module(w, m):
         """The matrix of a module of a Clockwork RNN."""
-        return elements(w.x_panels) + m.x_start
+        return x_matrix(w) + m.x_start
 
     @inlined
     def h_module(w, m):
-        return elements(w.h_panels) + m.h_start
+        return h_matrix(w) + m.h_start
 
     @inlined
     def tile_factor(tile, panels, gates, depth, v):
@@ -120,7 +116,7 @@ def float_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
     @inlined
     def no_factor(v):
         """The second factor of a product that has one: of depth 0."""
-        return Factor(elements(null()), v, 0, elements(null()), 0)
+        return Factor(no_matrix(), v, 0, no_matrix(), 0)
 
     if weights == FLOAT32:
         products = [product_of(isa, gates) for gates in GATES]
@@ -142,9 +138,18 @@ def float_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
             if second.depth > 0:
                 call(gates.product, tile.rows, tile.blocks, to, second, to)
 
-    matrices = x_matrix, h_matrix, dependent_matrix, x_module, h_module
-    others = tile_factor, no_factor, product
-    return named(products, products_of_one, *matrices, *others)
+    return named(
+        products,
+        products_of_one,
+        x_matrix=x_matrix,
+        h_matrix=h_matrix,
+        dependent_matrix=dependent_matrix,
+        x_module=x_module,
+        h_module=h_module,
+        tile_factor=tile_factor,
+        no_factor=no_factor,
+        product=product,
+    )
 
 
 @cache
@@ -152,32 +157,33 @@ def integer_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
     """Of int8: a matrix is Scaled; an element of its panels is a byte."""
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
-    elements = elements_of(weights)
+    x_panels, h_panels, dependent_panels = panels_fields(weights)
+    no_panels = null_of(weights.pointer)
     panel_depth = inlined(i8_depth)
-    call = integers.call_product
+    call = integer_product.call_product
 
     @inlined
     def x_matrix(w):
-        return Scaled(elements(w.x_panels), w.x_scales, w.weight_type)
+        return Scaled(x_panels(w), w.x_scales, w.weight_type)
 
     @inlined
     def h_matrix(w):
-        return Scaled(elements(w.h_panels), w.h_scales, w.weight_type)
+        return Scaled(h_panels(w), w.h_scales, w.weight_type)
 
     @inlined
     def dependent_matrix(w):
-        return Scaled(elements(w.dependent_panels), w.dependent_scales, w.weight_type)
+        return Scaled(dependent_panels(w), w.dependent_scales, w.weight_type)
 
     @inlined
     def x_module(w, m):
         """The matrix of a module of a Clockwork RNN."""
         scales = w.x_scales + m.block * vf.LANES
-        return Scaled(elements(w.x_panels) + m.x_start, scales, w.weight_type)
+        return Scaled(x_panels(w) + m.x_start, scales, w.weight_type)
 
     @inlined
     def h_module(w, m):
         scales = w.h_scales + m.block * vf.LANES
-        return Scaled(elements(w.h_panels) + m.h_start, scales, w.weight_type)
+        return Scaled(h_panels(w) + m.h_start, scales, w.weight_type)
 
     @inlined
     def tile_factor(tile, matrix, gates, depth, v):
@@ -190,7 +196,7 @@ def integer_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
     @inlined
     def no_factor(v):
         """The second factor of a product that has one: of depth 0."""
-        nothing = Scaled(elements(null()), null(), 0)
+        nothing = Scaled(no_panels(), null(), 0)
         return Factor(nothing, v, 0, nothing, 0)
 
     @inlined
@@ -206,15 +212,31 @@ def integer_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
         if second.depth > 0:
             add_factor(gates, tile, to, second, to)
 
-    products = [integers.product_of(isa, gates) for gates in GATES]
-    matrices = x_matrix, h_matrix, dependent_matrix, x_module, h_module
-    return named(products, products, *matrices, tile_factor, no_factor, product)
+    products = [integer_product.product_of(isa, gates) for gates in GATES]
+    return named(
+        products,
+        products,
+        x_matrix=x_matrix,
+        h_matrix=h_matrix,
+        dependent_matrix=dependent_matrix,
+        x_module=x_module,
+        h_module=h_module,
+        tile_factor=tile_factor,
+        no_factor=no_factor,
+        product=product,
+    )
 
 
-def named(products: list[Any], products_of_one: list[Any], *functions: Any) -> dict[str, Any]:
+def panels_fields(weights: Weights) -> list[Any]:
+    """What reads x_panels, h_panels and dependent_panels as what they are."""
+    names = ("x_panels", "h_panels", "dependent_panels")
+    return [field_as(name, weights.pointer) for name in names]
+
+
+def named(products: list[Any], products_of_one: list[Any], **functions: Any) -> dict[str, Any]:
     """Functions by their names, and the products of tiles, and of tiles of one row, by the number of gates."""
     return (
-        {function.__name__: function for function in functions}
+        functions
         | {f"product_{gates}": each for gates, each in zip(GATES, products, strict=True)}
         | {f"one_{gates}": each for gates, each in zip(GATES, products_of_one, strict=True)}
     )

@@ -31,11 +31,9 @@ __all__ = [
     "STEPS",
     "Array",
     "BackwardStep",
-    "Int8Matrix",
     "ParameterGradients",
     "Parameters",
     "Step",
-    "as_integers",
     "by_kind",
     "parameters",
     "sigmoid",
@@ -125,37 +123,6 @@ class Function:
 
     def __call__(self, x: Array) -> Array:
         return self.value(x)
-
-
-# ---- products with int8 --------------------------------------------------------------------------
-
-#: The largest integer that a row of x or h is made of: 15 bits.
-LARGEST_INTEGER = 16382
-#: A row of smaller numbers is taken for zeros.
-SMALLEST_ROW = 2.0**-100
-
-
-def as_integers(rows: Array) -> tuple[Array, npt.NDArray[np.float32]]:
-    """Rows of numbers as integers, and the step of each row: what they are multiplied with. In float32, as kernels do it.
-
-    NaN is the step of a row with NaN or an infinity.
-    """
-    v = rows.astype(np.float32)
-    largest = np.abs(v).max(axis=-1, keepdims=True)
-    counts = (largest >= SMALLEST_ROW) & (largest < np.inf)
-    divisor = np.where(counts, largest, np.float32(1))
-    step = np.where(counts, largest / np.float32(LARGEST_INTEGER), np.float32(0))
-    step = np.where(np.isfinite(largest), step, np.float32(np.nan))
-    per_step = np.where(counts, np.float32(LARGEST_INTEGER) / divisor, np.float32(0))
-    return np.rint(v * per_step), step
-
-
-class Int8Matrix(np.ndarray):
-    """The numbers that a matrix of int8 stands for: a product with it is one of integers, of rows made integers, too."""
-
-    def __rmatmul__(self, rows: Any) -> Any:
-        q, step = as_integers(rows)
-        return (q.astype(self.dtype) * step) @ self.view(np.ndarray)
 
 
 # ---- what a cell is given ------------------------------------------------------------------------

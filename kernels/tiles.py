@@ -28,6 +28,7 @@ __all__ = [
     "MAX_BLOCKS",
     "MAX_ROWS",
     "MAX_SUMS",
+    "MAX_TILE_SUMS",
     "SUMS",
     "SUMS_FIELDS",
     "Factor",
@@ -50,9 +51,16 @@ __all__ = [
 
 # ---- shapes --------------------------------------------------------------------------------------
 
-MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, LINE_FLOATS = (
+MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, MAX_TILE_SUMS, LINE_FLOATS = (
     constants()[f"FR_{name}"]
-    for name in ("MAX_ROWS", "MAX_BLOCKS", "MAX_SUMS", "MAX_ROW_SUMS", "LINE_FLOATS")
+    for name in (
+        "MAX_ROWS",
+        "MAX_BLOCKS",
+        "MAX_SUMS",
+        "MAX_ROW_SUMS",
+        "MAX_TILE_SUMS",
+        "LINE_FLOATS",
+    )
 )
 GATES = (1, 2, 3, 4)
 BLOCKS = (1, 2, 4, 8)

@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 
-from fusedrnn.kernels.llvm import FLOAT, operation
-from fusedrnn.kernels.memory import Pointer, constants, floats
+from fusedrnn.kernels.llvm import FLOAT
+from fusedrnn.kernels.memory import Pointer, constants
 from fusedrnn.kernels.simd import InstructionSet
 
-__all__ = ["FLOAT32", "WEIGHTS", "Scaled", "Weights", "elements_of", "i8_depth"]
+__all__ = ["FLOAT32", "WEIGHTS", "Scaled", "Weights", "i8_depth"]
 
-LINE_BYTES, FAR_FLOATS = (constants()[f"FR_{name}"] for name in ("LINE_BYTES", "FAR_FLOATS"))
+LINE_BYTES, FAR_FLOATS, SLICE = (
+    constants()[f"FR_{name}"] for name in ("LINE_BYTES", "FAR_FLOATS", "I8_SLICE")
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Weights:
     item
         The type of an element of its panels.
     load
-        (isa, builder, pointer): a vector of weights, widened. None for integers, whose product is in ``integers.py``.
+        (isa, builder, pointer): a vector of weights, widened. None for integers, whose product is in ``integer_product.py``.
     """
 
     name: str
@@ -85,16 +87,6 @@ class Scaled(NamedTuple):
     type: int
 
 
-def elements_of(weights: Weights) -> Any:
-    """A function that takes panels, which fr_panels declares as floats, as what they are."""
-
-    @operation(weights.pointer, floats)
-    def elements(builder: ir.IRBuilder, panels: ir.Value) -> ir.Value:
-        return builder.bitcast(panels, weights.element.as_pointer())
-
-    return elements
-
-
 def i8_depth(depth: int) -> int:
-    """``fr_i8_depth``: the bytes that panels of int8 hold for a unit."""
-    return (depth + 3) // 4 * 4
+    """``fr_i8_depth``: the bytes that panels of int8 hold for a unit, with sums of weights that are not read here."""
+    return (depth + 3) // 4 * 4 + (depth + SLICE - 1) // SLICE * 4

@@ -146,7 +146,7 @@ FR_INLINE void fr_back_state_tile(const fr_panels *w, const fr_back_span *b, int
 
 FR_INLINE void fr_back_state(const fr_panels *w, const fr_back_span *b, int64_t depth)
 {
-    const fr_tiling tiling = fr_tile_rows(fr_active(b->s, 0), 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, fr_active(b->s, 0), 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, (w->outputs + VF_LANES - 1) / VF_LANES), false)
         fr_back_state_tile(w, b, depth, &tile);
@@ -169,7 +169,7 @@ FR_INLINE void fr_back_input(const fr_panels *w, const fr_back_span *b, int64_t 
     const int64_t begin = count * s->share / s->shares, end = count * (s->share + 1) / s->shares;
     if (begin == end)
         return;
-    const fr_tiling tiling = fr_tile_rows(end - begin, 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, end - begin, 1);
     const fr_range all = {0, (X + VF_LANES - 1) / VF_LANES};
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, all, false) {
@@ -229,7 +229,7 @@ FR_INLINE void fr_back_outer(const fr_back_span *b, const float *values, int64_t
     const int64_t begin = count * share / shares, end = count * (share + 1) / shares;
     if (begin == end)
         return;
-    const fr_tiling tiling = fr_tile_rows(end - begin, 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, end - begin, 1);
     const fr_range all = {0, (features + VF_LANES - 1) / VF_LANES};
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, all, false) {

@@ -103,7 +103,7 @@ static void fr_clockwork(const fr_panels *w, const fr_span *s, int64_t phase, in
             }
             if (count == 0)
                 continue;
-            const fr_tiling tiling = fr_tile_rows(count, 1);
+            const fr_tiling tiling = fr_tile_rows(w->weight_type, count, 1);
             fr_tile tile;
             FR_FOR_TILES (tile, tiling, mine, fr_downward(s, t))
                 fr_clockwork_tile(w, s, t, z, m, &tile, due + tile.row);

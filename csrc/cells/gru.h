@@ -172,9 +172,9 @@ FR_INLINE void fr_gru_rows(int kind, bool defaults, const fr_panels *w, const fr
 {
     const int gates = kind == FR_GRU_AFTER ? 3 : kind == FR_GRU_RESET ? 2 : 1;
     if (fr_active(s, t) == 1)
-        fr_gru_step(kind, defaults, w, s, t, z, fr_tile_one(gates));
+        fr_gru_step(kind, defaults, w, s, t, z, fr_tile_one(w->weight_type, gates));
     else
-        fr_gru_step(kind, defaults, w, s, t, z, fr_tile_rows(fr_active(s, t), gates));
+        fr_gru_step(kind, defaults, w, s, t, z, fr_tile_rows(w->weight_type, fr_active(s, t), gates));
 }
 
 static void fr_gru_after(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)

@@ -52,7 +52,7 @@ FR_INLINE void fr_gru_back_tile(bool after, bool defaults, const fr_panels *w, c
 FR_INLINE void fr_gru_back_step(bool after, bool defaults, const fr_panels *w, const fr_back_span *b, int64_t t,
                                 const float *z, fr_back_rows group)
 {
-    const fr_tiling tiling = fr_tile_rows(group.count, 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, group.count, 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, w->blocks), fr_downward(b->s, t))
         fr_gru_back_tile(after, defaults, w, b, t, z, &tile, group);
@@ -62,7 +62,7 @@ FR_INLINE void fr_gru_back_step(bool after, bool defaults, const fr_panels *w, c
 FR_INLINE void fr_gru_back_finish(bool defaults, const fr_panels *w, const fr_back_span *b, int64_t t, const float *z)
 {
     const int64_t H = w->hidden, z_row = w->blocks * b->s->z_block;
-    const fr_tiling tiling = fr_tile_rows(fr_active(b->s, t), 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, fr_active(b->s, t), 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, w->blocks), fr_downward(b->s, t)) {
         fr_tile_sums memory;

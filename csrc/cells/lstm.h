@@ -126,9 +126,9 @@ FR_INLINE void fr_lstm_finish_tiles(const fr_panels *w, const fr_span *s, int64_
 static void fr_lstm_finish(const fr_panels *w, const fr_span *s, int64_t t)
 {
     if (fr_active(s, t) == 1)
-        fr_lstm_finish_tiles(w, s, t, fr_tile_one(1));
+        fr_lstm_finish_tiles(w, s, t, fr_tile_one(w->weight_type, 1));
     else
-        fr_lstm_finish_tiles(w, s, t, fr_tile_rows(fr_active(s, t), 1));
+        fr_lstm_finish_tiles(w, s, t, fr_tile_rows(w->weight_type, fr_active(s, t), 1));
 }
 
 FR_INLINE void fr_lstm_step(int gates, bool defaults, const fr_panels *w, const fr_span *s, int64_t t, float *z,
@@ -145,8 +145,8 @@ FR_INLINE void fr_lstm_step(int gates, bool defaults, const fr_panels *w, const 
  */
 FR_INLINE fr_tiling fr_lstm_tile_one(int gates, const fr_panels *w, const fr_span *s, const float *z)
 {
-    fr_tiling tiling = fr_tile_one(gates);
-    if (gates != 4 || VF_LANES < 16)
+    fr_tiling tiling = fr_tile_one(w->weight_type, gates);
+    if (gates != 4 || VF_LANES < 16 || fr_is_i8(w->weight_type))
         return tiling;
     const int64_t depth = z ? w->outputs : w->inputs + w->outputs;
     const int64_t bytes = w->blocks * w->block_floats * depth * fr_weight_bytes(w->weight_type);
@@ -163,7 +163,7 @@ FR_INLINE void fr_lstm_phase(int gates, bool defaults, const fr_panels *w, const
     else if (fr_active(s, t) == 1)
         fr_lstm_step(gates, defaults, w, s, t, z, fr_lstm_tile_one(gates, w, s, z));
     else
-        fr_lstm_step(gates, defaults, w, s, t, z, fr_tile_rows(fr_active(s, t), gates));
+        fr_lstm_step(gates, defaults, w, s, t, z, fr_tile_rows(w->weight_type, fr_active(s, t), gates));
 }
 
 static void fr_lstm(const fr_panels *w, const fr_span *s, int64_t phase, int64_t t, float *z)

@@ -125,7 +125,7 @@ FR_INLINE void fr_lstm_back_tile(int gates, bool defaults, const fr_panels *w, c
 FR_INLINE void fr_lstm_back_step(int gates, bool defaults, const fr_panels *w, const fr_back_span *b, int64_t t,
                                  const float *z, fr_back_rows group)
 {
-    const fr_tiling tiling = fr_tile_rows(group.count, 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, group.count, 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, (w->outputs + VF_LANES - 1) / VF_LANES), fr_downward(b->s, t))
         fr_lstm_back_tile(gates, defaults, w, b, t, z, &tile, group);
@@ -134,7 +134,7 @@ FR_INLINE void fr_lstm_back_step(int gates, bool defaults, const fr_panels *w, c
 /* FR_BACK_FINISH, of a projection: dm = P^T dh, after all of dh. */
 static void fr_lstm_back_finish(int gates, const fr_panels *w, const fr_back_span *b, int64_t t, const float *z)
 {
-    const fr_tiling tiling = fr_tile_rows(fr_active(b->s, t), 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, fr_active(b->s, t), 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, w->blocks), fr_downward(b->s, t)) {
         fr_tile_sums memory;

@@ -28,9 +28,6 @@
 
 #define FR_UNROLL _Pragma("GCC unroll 24")
 
-/* The number of columns whose integer sums fill the registers. */
-#define FR_I8_COLUMNS (VF_REGISTERS >= 32 ? 8 : 4)
-
 #include "weights/types.h"
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------ */
@@ -62,11 +59,12 @@ typedef struct {
     int64_t blocks; /* the largest number of unit blocks in a tile */
 } fr_tiling;
 
-FR_INLINE fr_tiling fr_tile_rows(int64_t count, int gates)
+FR_INLINE fr_tiling fr_tile_rows(int64_t type, int64_t count, int gates)
 {
-    fr_tiling tiling = {1, count, 0, 1};
-    if (count > FR_TALLEST(gates)) { /* a small step would notice the divisions */
-        tiling.tiles = (count + FR_TALLEST(gates) - 1) / FR_TALLEST(gates);
+    const int64_t tallest = fr_is_i8(type) ? FR_MAX_ROWS : FR_TALLEST(gates);
+    fr_tiling tiling = {1, count, 0, fr_is_i8(type) ? FR_MAX_BLOCKS : 1};
+    if (count > tallest) { /* a small step would notice the divisions */
+        tiling.tiles = (count + tallest - 1) / tallest;
         tiling.rows = count / tiling.tiles;
         tiling.higher = count % tiling.tiles;
     }
@@ -76,9 +74,11 @@ FR_INLINE fr_tiling fr_tile_rows(int64_t count, int gates)
 }
 
 /* The tiling of one row, the usual batch of a stream: constants, so that a small step does nothing but compute. */
-FR_INLINE fr_tiling fr_tile_one(int gates)
+FR_INLINE fr_tiling fr_tile_one(int64_t type, int gates)
 {
     fr_tiling tiling = {1, 1, 0, 1};
+    if (fr_is_i8(type))
+        tiling.blocks = FR_MAX_BLOCKS;
     FR_UNROLL
     for (int blocks = 2; blocks <= FR_MAX_BLOCKS; blocks *= 2)
         if (FR_FITS(1, blocks, gates))
@@ -87,9 +87,9 @@ FR_INLINE fr_tiling fr_tile_one(int gates)
 }
 
 /* For a test that these rules are Numba's. */
-static void fr_tiling_fields(int64_t gates, int64_t count, int64_t *fields)
+static void fr_tiling_fields(int64_t type, int64_t gates, int64_t count, int64_t *fields)
 {
-    const fr_tiling tiling = fr_tile_rows(count, (int)gates);
+    const fr_tiling tiling = fr_tile_rows(type, count, (int)gates);
     memcpy(fields, &tiling, sizeof tiling);
 }
 
@@ -339,80 +339,22 @@ FR_PRODUCT(4)
 FR_WIDENED_TYPES(FR_WIDENED_PRODUCTS)
 #undef FR_TILE
 
-/*
- * The product of int8 (weights/i8.h), a row at a time. A slice of a row of v is made integers for all columns of the
- * tile.
- */
-typedef void (*fr_i8_sums)(vi *sums, const int8_t *weights, int64_t block_bytes, int64_t words, const int16_t *q);
+#include "cells/integer_product.h"
 
-FR_INLINE void fr_i8_row(int gates, fr_i8_sums of_block, fr_i8_sums of_blocks, int64_t blocks, const float *v,
-                         const float *from, int64_t from_block, const fr_factor *f, float *to, int64_t to_block)
-{
-    const int64_t block_bytes = fr_i8_depth(f->depth) * gates * VF_LANES, many = FR_I8_COLUMNS / gates;
-    const float largest = fr_largest(v, f->depth);
-    const bool counts = largest >= FR_SMALLEST_ROW && largest < INFINITY;
-    const float step = counts ? largest / FR_Q_MAX : largest < FR_SMALLEST_ROW ? 0.0f : NAN;
-    const float per_step = counts ? FR_Q_MAX / largest : 0.0f;
-    vf total[FR_MAX_SUMS];
-    for (int64_t column = 0; column < blocks * gates; column++)
-        total[column] = vf_set1(0.0f);
-    for (int64_t k = 0; k < f->depth; k += FR_I8_SLICE) {
-        int16_t q[FR_I8_SLICE] __attribute__((aligned(64)));
-        vi sums[2 * FR_I8_COLUMNS];
-        const int64_t depth = f->depth - k < FR_I8_SLICE ? f->depth - k : FR_I8_SLICE;
-        const int8_t *weights = (const int8_t *)f->panel + k * gates * VF_LANES;
-        fr_quantise(v + k, depth, per_step, q);
-        for (int64_t block = 0, more; block < blocks; block += more) {
-            more = blocks - block < many ? 1 : many;
-            (more == many ? of_blocks : of_block)(sums, weights + block * block_bytes, block_bytes, (depth + 3) / 4, q);
-            for (int64_t column = 0; column < more * gates; column++)
-                total[block * gates + column] =
-                    vf_add(total[block * gates + column], vf_joined(sums[2 * column], sums[2 * column + 1]));
-        }
-    }
-    for (int64_t block = 0; block < blocks; block++)
-        for (int gate = 0; gate < gates; gate++) {
-            const int64_t column = block * gates + gate;
-            const vf scale = vf_mul(vf_set1(step), vf_load(f->scales + column * VF_LANES));
-            vf_store(to + block * to_block + gate * VF_LANES,
-                     vf_fma(scale, total[column], vf_load(from + block * from_block + gate * VF_LANES)));
-        }
-}
-
-/* The sums have functions of their own: beside what surrounds them, not all would have a register. */
-#define FR_I8_SUMS(NAME, GATES, COLUMNS)                                                                               \
-    static FR_ONE_COPY void fr_i8_##NAME##_##GATES(vi *sums, const int8_t *weights, int64_t block_bytes,               \
-                                                   int64_t words, const int16_t *q)                                    \
-    {                                                                                                                  \
-        fr_i8_accumulate(sums, COLUMNS, GATES, weights, block_bytes, words, q);                                        \
-    }
-#define FR_I8_PRODUCT(GATES)                                                                                           \
-    FR_I8_SUMS(block, GATES, GATES)                                                                                    \
-    FR_I8_SUMS(blocks, GATES, FR_I8_COLUMNS / GATES * GATES)                                                           \
-    static FR_ONE_COPY void fr_product_i8_##GATES(int64_t rows, int64_t blocks, const fr_sums *from,                   \
-                                                  const fr_factor *f, const fr_sums *to)                               \
-    {                                                                                                                  \
-        for (int64_t row = 0; row < rows; row++)                                                                       \
-            fr_i8_row(GATES, fr_i8_block_##GATES, fr_i8_blocks_##GATES, blocks, f->v[row],                             \
-                      from->at + row * from->row_stride, from->block_stride, f, to->at + row * to->row_stride,         \
-                      to->block_stride);                                                                               \
-    }
-FR_I8_PRODUCT(1)
-FR_I8_PRODUCT(2)
-FR_I8_PRODUCT(3)
-FR_I8_PRODUCT(4)
-
-#define FR_NARROW_TYPES(DO) FR_WIDENED_TYPES(DO) DO(i8, FR_I8)
 static FR_ONE_COPY void fr_product_narrow(int gates, int64_t rows, int64_t blocks, const fr_sums *from,
                                           const fr_factor *f, const fr_sums *to)
 {
+    if (fr_is_i8(f->type)) {
+        fr_product_i8(gates, rows, blocks, from, f, to);
+        return;
+    }
     switch (f->type * 8 + gates) {
 #define FR_CASE(NAME, TYPE, GATES)                                                                                     \
     case TYPE * 8 + GATES:                                                                                             \
         fr_product_##NAME##_##GATES(rows, blocks, from, f, to);                                                        \
         return;
 #define FR_CASES(NAME, TYPE) FR_CASE(NAME, TYPE, 1) FR_CASE(NAME, TYPE, 2) FR_CASE(NAME, TYPE, 3) FR_CASE(NAME, TYPE, 4)
-        FR_NARROW_TYPES(FR_CASES)
+        FR_WIDENED_TYPES(FR_CASES)
 #undef FR_CASES
 #undef FR_CASE
     }
@@ -464,7 +406,7 @@ static const fr_factor fr_no_factor = {0};
 
 /* Memory for the sums of a tile, between its product and its cell. */
 typedef struct {
-    float sum[FR_MAX_SUMS * VF_LANES] __attribute__((aligned(64)));
+    float sum[FR_MAX_TILE_SUMS * VF_LANES] __attribute__((aligned(64)));
 } fr_tile_sums;
 
 FR_INLINE fr_sums fr_sums_in(fr_tile_sums *tile, int64_t blocks, int gates)
@@ -524,7 +466,7 @@ FR_INLINE void fr_input_phase(int gates, const fr_panels *w, const fr_span *s, i
             s->scratch_rows[count++] = s->x[row] + t * s->x_step;
     if (count == 0)
         return;
-    const fr_tiling tiling = fr_tile_rows(count, gates);
+    const fr_tiling tiling = fr_tile_rows(w->weight_type, count, gates);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(s, w->blocks), false) {
         const fr_factor W_x = fr_tile_factor(&tile, fr_x_matrix(w), gates, w->inputs, s->scratch_rows + tile.row);

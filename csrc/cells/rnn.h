@@ -53,9 +53,9 @@ static void fr_rnn(const fr_panels *w, const fr_span *s, int64_t phase, int64_t 
     if (phase == FR_INPUT)
         fr_input_phase(1, w, s, t, z);
     else if (fr_active(s, t) == 1)
-        fr_rnn_step(w, s, t, z, fr_tile_one(1));
+        fr_rnn_step(w, s, t, z, fr_tile_one(w->weight_type, 1));
     else
-        fr_rnn_step(w, s, t, z, fr_tile_rows(fr_active(s, t), 1));
+        fr_rnn_step(w, s, t, z, fr_tile_rows(w->weight_type, fr_active(s, t), 1));
 }
 
 #endif

@@ -38,7 +38,7 @@ FR_INLINE void fr_rnn_back_tile(bool clockwork, const fr_panels *w, const fr_bac
 FR_INLINE void fr_rnn_back_step(bool clockwork, const fr_panels *w, const fr_back_span *b, int64_t t, const float *z,
                                 fr_back_rows group)
 {
-    const fr_tiling tiling = fr_tile_rows(group.count, 1);
+    const fr_tiling tiling = fr_tile_rows(FR_F32, group.count, 1);
     fr_tile tile;
     FR_FOR_TILES (tile, tiling, fr_share(b->s, (w->hidden + VF_LANES - 1) / VF_LANES), fr_downward(b->s, t))
         fr_rnn_back_tile(clockwork, w, b, t, z, &tile, group);

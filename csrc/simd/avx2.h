@@ -61,6 +61,50 @@ static inline vi vi_set4(const int16_t *p)
 }
 static inline vi vi_widened(const int8_t *p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p)); }
 static inline vi vi_dot(vi sum, vi q, vi weights) { return _mm256_add_epi32(sum, _mm256_madd_epi16(q, weights)); }
+static inline vi vi_set1(int32_t s) { return _mm256_set1_epi32(s); }
+static inline vi vi_bits(vf v) { return _mm256_castps_si256(v); }
+static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
+static inline vi vi_max(vi a, vi b) { return _mm256_max_epi32(a, b); }
+static inline void vi_store(int32_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, v); }
+static inline void vi_store_halves(int16_t *p, vi v)
+{
+    const __m256i order = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1, /* low */
+                                           0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_shuffle_epi8(v, order), 0x08);
+    _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(halves));
+}
+
+#define VI_DOT "avxvnni"
+static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static inline vi vi_set_word(const uint8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
+static inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
+static inline vi vi_shl(vi v, int bits) { return _mm256_slli_epi32(v, bits); }
+static inline vi vi_shr7(vi v) { return _mm256_srli_epi32(v, 7); }
+static inline void vi_store_bytes(uint8_t *p, vi v)
+{
+    const __m256i order = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, /* low */
+                                           0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m256i bytes = _mm256_shuffle_epi8(v, order);
+    _mm_storel_epi64((__m128i *)p,
+                     _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
+}
+static inline vi vi_dot_pairs(vi sum, vi bytes, vi weights, vi ones)
+{
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, weights), ones));
+}
+/* In assembly, so that the function around it need not be compiled for CPUs that have the instruction. */
+static inline vi vi_dot_bytes(vi sum, vi bytes, vi weights)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(bytes), "xm"(weights));
+    return sum;
+}
+static inline vf vf_rounded(vi v) { return _mm256_cvtepi32_ps(v); }
 static inline vf vf_joined(vi low, vi high)
 {
     return _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(_mm256_hadd_epi32(low, high), 0xd8));

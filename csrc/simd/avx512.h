@@ -58,6 +58,37 @@ static inline vi vi_set4(const int16_t *p)
 }
 static inline vi vi_widened(const int8_t *p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p)); }
 static inline vi vi_dot(vi sum, vi q, vi weights) { return _mm512_add_epi32(sum, _mm512_madd_epi16(q, weights)); }
+static inline vi vi_set1(int32_t s) { return _mm512_set1_epi32(s); }
+static inline vi vi_bits(vf v) { return _mm512_castps_si512(v); }
+static inline vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
+static inline vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
+static inline void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
+static inline void vi_store_halves(int16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
+
+#define VI_DOT "avx512vnni"
+static inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline vi vi_set_word(const uint8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
+static inline vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
+static inline vi vi_shl(vi v, int bits) { return _mm512_slli_epi32(v, (unsigned)bits); }
+static inline vi vi_shr7(vi v) { return _mm512_srli_epi32(v, 7); }
+static inline void vi_store_bytes(uint8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
+static inline vi vi_dot_pairs(vi sum, vi bytes, vi weights, vi ones)
+{
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(bytes, weights), ones));
+}
+/* In assembly, so that the function around it need not be compiled for CPUs that have the instruction. */
+static inline vi vi_dot_bytes(vi sum, vi bytes, vi weights)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "vm"(weights));
+    return sum;
+}
+static inline vf vf_rounded(vi v) { return _mm512_cvtepi32_ps(v); }
 static inline vf vf_joined(vi low, vi high)
 {
     const vi even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);

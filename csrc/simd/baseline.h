@@ -13,6 +13,7 @@ typedef int32_t vf_bits __attribute__((vector_size(16)));
 typedef int64_t vf_pair __attribute__((vector_size(16)));
 typedef int16_t vf_halves __attribute__((vector_size(16)));
 typedef int8_t vf_bytes __attribute__((vector_size(8)));
+typedef int16_t vf_narrow __attribute__((vector_size(8)));
 
 #define VF_LANES 4
 /* One of 16 is left for the product that vf_fma adds. */
@@ -98,6 +99,16 @@ static inline vi vi_widened(const int8_t *p)
 static inline vi vi_dot(vi sum, vi q, vi weights)
 {
     return sum + (q << 16 >> 16) * (weights << 16 >> 16) + (q >> 16) * (weights >> 16);
+}
+static inline vi vi_set1(int32_t s) { return (vi){s, s, s, s}; }
+static inline vi vi_bits(vf v) { return (vi)v; }
+static inline vi vi_and(vi a, vi b) { return a & b; }
+static inline vi vi_max(vi a, vi b) { return (a & (a > b)) | (b & ~(a > b)); }
+static inline void vi_store(int32_t *p, vi v) { memcpy(p, &v, sizeof v); }
+static inline void vi_store_halves(int16_t *p, vi v)
+{
+    const vf_narrow halves = __builtin_convertvector(v, vf_narrow);
+    memcpy(p, &halves, sizeof halves);
 }
 static inline vf vf_joined(vi low, vi high)
 {

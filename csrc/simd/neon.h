@@ -69,6 +69,12 @@ static inline vi vi_dot(vi sum, vi q, vi weights)
     const int16x8_t a = vreinterpretq_s16_s32(q), b = vreinterpretq_s16_s32(weights);
     return vaddq_s32(sum, vpaddq_s32(vmull_s16(vget_low_s16(a), vget_low_s16(b)), vmull_high_s16(a, b)));
 }
+static inline vi vi_set1(int32_t s) { return vdupq_n_s32(s); }
+static inline vi vi_bits(vf v) { return vreinterpretq_s32_f32(v); }
+static inline vi vi_and(vi a, vi b) { return vandq_s32(a, b); }
+static inline vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
+static inline void vi_store(int32_t *p, vi v) { vst1q_s32(p, v); }
+static inline void vi_store_halves(int16_t *p, vi v) { vst1_s16(p, vmovn_s32(v)); }
 static inline vf vf_joined(vi low, vi high) { return vcvtq_f32_s32(vpaddq_s32(low, high)); }
 
 #endif

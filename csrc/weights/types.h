@@ -13,7 +13,7 @@
 /* The types that are widened to floats, as they are called in the names of functions. */
 #define FR_WIDENED_TYPES(DO) DO(f16, FR_F16) DO(bf16, FR_BF16)
 
-FR_INLINE int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : type == FR_I8 ? 1 : 2; }
+FR_INLINE int64_t fr_weight_bytes(int64_t type) { return type == FR_F32 ? 4 : fr_is_i8(type) ? 1 : 2; }
 
 /* The address of the weight that is `index` weights further on. */
 FR_INLINE const void *fr_weights_from(int64_t type, const void *weights, int64_t index)
@@ -22,7 +22,7 @@ FR_INLINE const void *fr_weights_from(int64_t type, const void *weights, int64_t
 }
 
 /* How many weights of a unit a panel holds. */
-FR_INLINE int64_t fr_panel_depth(int64_t type, int64_t depth) { return type == FR_I8 ? fr_i8_depth(depth) : depth; }
+FR_INLINE int64_t fr_panel_depth(int64_t type, int64_t depth) { return fr_is_i8(type) ? fr_i8_depth(depth) : depth; }
 
 /* A vector of weights, widened. */
 FR_INLINE vf fr_weight(int type, const void *weights, int64_t index)

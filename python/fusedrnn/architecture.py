@@ -34,7 +34,7 @@ Kind = Literal["input", "recurrent", "bias", "projection", "peephole"]
 BIASES: tuple[Bias, ...] = ("none", "single", "double")
 RESETS = ("after", "before")
 #: The types of weights that are narrower than float32.
-NARROW = ("float16", "bfloat16", "int8")
+NARROW = ("float16", "bfloat16", "int8", "w8a7")
 MAX_LAYERS = 10_000
 #: Limits are below the largest float32, above which a limit is none, and not below the smallest that is not flushed to 0.
 MAX_CLIP = 3.4028235e38

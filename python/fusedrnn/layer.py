@@ -61,8 +61,8 @@ class Layer(Generic[StateT]):
     bias
         True: as many bias vectors as count; False: none; "double": PyTorch's two of each.
     weight_dtype
-        dtype of the matrices in memory: "float32", or "float16", "bfloat16" or "int8", to which they are rounded
-        here, once. Biases, peepholes and finished sums are float32.
+        dtype of the matrices in memory: "float32", or "float16", "bfloat16", "int8" or "w8a7", to which they are
+        rounded here, once (:meth:`narrow`). Biases, peepholes and finished sums are float32.
     backend
         "c", "numba", "numpy", or "auto": the fastest there is for the dtype.
     threads
@@ -222,8 +222,8 @@ class Layer(Generic[StateT]):
         Parameters
         ----------
         weight_dtype
-            "float16", rounded to 11 significant bits; "bfloat16", to 8; or "int8", to integers from -127 to 127 with a
-            scale for each row.
+            "float16", rounded to 11 significant bits; "bfloat16", to 8; "int8", to integers from -127 to 127 with a
+            scale for each row; or "w8a7", the same weights, with 7 instead of 15 bits of x and h in their products.
 
         Returns
         -------
@@ -238,7 +238,7 @@ class Layer(Generic[StateT]):
             If the backend has no narrow weights.
         """
         if checked_weight_dtype(weight_dtype) == "float32":
-            raise ValueError("narrow: weight_dtype must be 'float16', 'bfloat16' or 'int8'")
+            raise ValueError("narrow: weight_dtype must be 'float16', 'bfloat16', 'int8' or 'w8a7'")
         layer = type(self).__new__(type(self))
         layer._build(
             self._architecture,
@@ -505,17 +505,14 @@ class Layer(Generic[StateT]):
             As of a call: plain arrays, so that gradients end at the first step of the next call that is given them
             (truncated backpropagation through time).
         tape : Tape
-            ``tape.backward(dy, dstate)`` gives the gradients of x, of the state before, and of every weight.
+            ``tape.backward(dy, dstate)`` gives the gradients of x, of the state before, and of every weight. Those of a
+            narrow layer are at its widened weights; that integers are made of x and h counts as the identity.
 
         Raises
         ------
         TypeError, ValueError, UnsupportedError
             As for a call of the layer.
         """
-        if self.weight_dtype != str(self.dtype):
-            raise UnsupportedError(
-                f"a layer with {self.weight_dtype} weights does not record: train one with float32 weights and narrow it"
-            )
         segments = checked_tape(tape) == "segments"
         call, sequences = self._signature.call(x, state, lengths, None, resets)
         call.x = np.array(call.x, order="C")

@@ -18,6 +18,7 @@ from fusedrnn.architecture import NARROW, Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_array
 
 __all__ = [
+    "INTEGERS",
     "WEIGHT_DTYPES",
     "Narrow",
     "Stored",
@@ -35,11 +36,14 @@ __all__ = [
 #: The types of stored weights.
 WEIGHT_DTYPES = ("float32", *NARROW)
 
+#: Those of int8 with a scale for each row. With "w8a7", x and h are made integers of 7 bits; with "int8", of 15.
+INTEGERS = ("int8", "w8a7")
+
 #: The elements of ``Narrow.values``: 16 bits are kept as bit patterns, because NumPy has no bfloat16.
 ELEMENTS: dict[str, np.dtype[Any]] = {
     "float16": np.dtype(np.uint16),
     "bfloat16": np.dtype(np.uint16),
-    "int8": np.dtype(np.int8),
+    **dict.fromkeys(INTEGERS, np.dtype(np.int8)),
 }
 
 #: The largest magnitudes that are not refused: the largest float16; what is still rounded to the largest bfloat16, not to
@@ -47,7 +51,7 @@ ELEMENTS: dict[str, np.dtype[Any]] = {
 LARGEST = {
     "float16": 65504.0,
     "bfloat16": float(np.uint32(0x7F7F7FFF).view(np.float32)),
-    "int8": float(np.finfo(np.float32).max),
+    **dict.fromkeys(INTEGERS, float(np.finfo(np.float32).max)),
 }
 #: The bits of the smallest float16 that is not subnormal.
 FLOAT16_NORMAL = 0x0400
@@ -66,7 +70,7 @@ class Narrow:
     Attributes
     ----------
     weight_dtype
-        "float16", "bfloat16" or "int8".
+        "float16", "bfloat16", "int8" or "w8a7".
     values
         (rows, columns), of the canonical shape: uint16, the bits of float16 or bfloat16; or int8, from -127 to 127.
     scales
@@ -135,7 +139,7 @@ def narrowed(
     weight_dtype
         "float16": rounded to the nearest, ties to even; what is smaller than the smallest normal number, 6.1e-5, becomes
         0 of its sign. "bfloat16": rounded to the nearest, ties to even. "int8": a row is divided by its scale
-        and rounded to the nearest integer, ties to even. The scale is max|row| / 127, cut to 17 significant bits; that
+        and rounded to the nearest integer, ties to even; "w8a7": the same. The scale is max|row| / 127, cut to 17 significant bits; that
         of a row of zeros, or of one whose scale would be subnormal, is 1.
 
     Returns
@@ -213,10 +217,10 @@ def widened_from(what: str, weight_dtype: str, values: object, scales: object) -
         If they are not of the dtypes and shapes of a :class:`Narrow`; ``what`` begins the message.
     """
     matrix = check_array(what, values, ("rows", "columns"), ELEMENTS[weight_dtype])
-    if weight_dtype == "int8":
+    if weight_dtype in INTEGERS:
         each = check_array(f"{what}: its scales", scales, matrix.shape[:1])
         with np.errstate(invalid="ignore", over="ignore"):  # found when it is narrowed again
-            return Narrow("int8", matrix, each.astype(np.float32)).widened()
+            return Narrow(weight_dtype, matrix, each.astype(np.float32)).widened()
     return Narrow(weight_dtype, matrix).widened()
 
 
@@ -240,7 +244,7 @@ def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
     scales[empty] = 1
     integers = np.rint(weights.astype(np.float64) / scales[:, None].astype(np.float64))
     integers[empty] = 0
-    return Narrow("int8", integers.astype(np.int8), scales)
+    return Narrow(weight_dtype, integers.astype(np.int8), scales)
 
 
 def _refuse(name: str, matrix: Array, wrong: npt.NDArray[np.bool_], reason: str) -> None:

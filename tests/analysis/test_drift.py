@@ -22,7 +22,7 @@ def wide(layer: fr.Layer) -> fr.Layer:
     return type(layer).from_weights(weights, backend="numpy", dtype="float64", **options(layer))
 
 
-@pytest.mark.parametrize("weight_dtype", ["float32", "int8"])
+@pytest.mark.parametrize("weight_dtype", ["float32", "bfloat16", "w8a7"])
 def test_errors_are_those_of_two_runs(
     member: Member, weight_dtype: str, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +33,7 @@ def test_errors_are_those_of_two_runs(
     found = fr.analysis.drift(layer, x, weight_dtype, causes=False)
     tested = layer
     if weight_dtype != "float32":
-        tested = layer.with_weights(narrowed_weights(layer, weight_dtype))
+        tested = layer.narrow(weight_dtype)
     error = np.abs(tested(x)[0] - wide(layer)(x.astype(np.float64))[0])
     y = found["y"]
     np.testing.assert_allclose(y.rms, np.sqrt((error**2).mean((1, 2))))
@@ -131,6 +131,22 @@ def test_the_block_that_is_not_exact_is_the_cause(block: str, draw: Draw) -> Non
     assert len(found.causes) == 9
 
 
+@pytest.mark.parametrize(("weight_dtype", "near"), [("int8", 2e-3), ("w8a7", 0.2)])
+def test_integers_of_x_and_h_are_a_cause(weight_dtype: str, near: float, draw: Draw) -> None:
+    """Of weights that are integers already, the only one."""
+    layer = fr.LSTM(5, 8, seed=0)
+    exact = layer.with_weights(narrowed_weights(layer, weight_dtype))
+    x = draw(50, 2, 5)
+    found = fr.analysis.drift(exact, x, weight_dtype)
+    first, second = found.causes[:2]
+    assert (first.layer, first.block, len(found.causes)) == ("all layers", "x and h", 9)
+    assert first.rms == pytest.approx(found["y"].total, rel=1e-2) and 1e-7 < first.rms < near
+    assert second.rms < first.rms / 10
+    narrow = fr.analysis.drift(layer.narrow(weight_dtype), x)
+    assert narrow.weight_dtype == weight_dtype and len(narrow.causes) == 1
+    assert narrow["y"].total == found["y"].total
+
+
 # ---- what it says and refuses --------------------------------------------------------------------
 
 
@@ -170,7 +186,7 @@ def heavy(value: float) -> fr.Layer:
         (lambda x: fr.analysis.drift(fr.LSTM(3, 4), x * np.float32(np.inf)), r"x\[0, 0, 0\]"),
         (
             lambda x: fr.analysis.drift(fr.LSTM(3, 4, dtype="float64"), x.astype(float)),
-            "float32 layers",
+            "layers that compute in float32",
         ),
     ],
 )

@@ -25,7 +25,7 @@ def test_errors_are_those_of_the_layers(name: str, draw: Draw) -> None:
     wide = {key: array.astype(np.float64) for key, array in layer.weights.items()}
     told = {key: value for key, value in chosen.items() if key != "proj_size"}
     exact = cell.from_weights(wide, backend="numpy", dtype="float64", **told)(x.astype("f8"))[0]
-    for weight_dtype in ("float16", "bfloat16", "int8"):
+    for weight_dtype in ("float16", "bfloat16", "int8", "w8a7"):
         error = layer.narrow(weight_dtype)(x)[0] - exact
         assert found[weight_dtype].rms == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
         assert found[weight_dtype].largest == pytest.approx(np.abs(error).max(), rel=1e-6)
@@ -87,5 +87,12 @@ def test_the_command(tmp_path: Path, capsys: Capture, draw: Draw) -> None:
         "float16",
         "bfloat16",
         "int8",
+        "w8a7",
     ]
-    assert said["steps"] == 30 and said["recommended"] in {"float32", "float16", "bfloat16", "int8"}
+    assert said["steps"] == 30 and said["recommended"] in {
+        "float32",
+        "float16",
+        "bfloat16",
+        "int8",
+        "w8a7",
+    }

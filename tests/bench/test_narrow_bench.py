@@ -29,7 +29,7 @@ def test_all_types_have_a_time_and_an_error(
 ) -> None:
     monkeypatch.setattr(narrow_weights, "missing", lambda library: library)  # none is installed
     found = ways(capsys)
-    assert list(found) == ["float32", "float16", "bfloat16", "int8"]
+    assert list(found) == ["float32", "float16", "bfloat16", "int8", "w8a7"]
     assert found["float32"]["rms"] < 1e-6
     assert found["float32"]["rms"] < found["float16"]["rms"] < found["bfloat16"]["rms"] < 1e-2
     assert found["float32"]["faster"] == 1 and found["int8"]["step_seconds"] > 0

@@ -64,7 +64,7 @@ def test_a_narrow_layer_comes_back_to_the_bit(
 
 
 @pytest.mark.parametrize(
-    ("weight_dtype", "factor"), list(zip(NARROW, (0.52, 0.52, 0.28), strict=True))
+    ("weight_dtype", "factor"), list(zip(NARROW, (0.52, 0.52, 0.28, 0.28), strict=True))
 )
 def test_files_and_pickles_are_as_small_as_their_weights(
     weight_dtype: str, factor: float, tmp_path: Path

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 import fusedrnn as fr
 from fusedrnn.engines.native import isas
-from fusedrnn.kernels.reference import as_integers
-from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
+from fusedrnn.kernels.integers import as_integers
+from fusedrnn.narrowing import INTEGERS, WEIGHT_DTYPES, Narrow
 
 NARROW = WEIGHT_DTYPES[1:]
 
 #: As for float32 weights: differences to float64 that rounding explains over a few dozen steps.
 TOLERANCE = 3e-6
-#: What integers of 15 bits for x and h add to that.
-INTEGERS = 1e-3
+#: What integers of 15 bits for x and h add to that, and those of 8 bits.
+NEAR = {"int8": 1e-3, "w8a7": 0.2}
 
 Member = tuple[type[fr.Layer], dict[str, Any]]
 
@@ -62,7 +62,7 @@ def same(pair: Any, other: Any) -> None:
 def assert_right(layer: fr.Layer, x: np.ndarray, lengths: np.ndarray | None = None) -> None:
     y, after = layer(x, None, lengths)
     true_y, true_after = exact(layer)(x.astype(np.float64), None, lengths)
-    near = INTEGERS if layer.weight_dtype == "int8" else TOLERANCE
+    near = NEAR.get(layer.weight_dtype, TOLERANCE)
     np.testing.assert_allclose(y, true_y, rtol=near, atol=near)
     for values, true_values in zip(after, true_after, strict=True):
         np.testing.assert_allclose(values, true_values, rtol=near, atol=near)
@@ -71,7 +71,7 @@ def assert_right(layer: fr.Layer, x: np.ndarray, lengths: np.ndarray | None = No
 def sums_of_integers(layer: fr.Layer, x: np.ndarray) -> np.ndarray:
     """What an RNN gives that only adds up W x, of integers: in NumPy's integers, and float32 for the step."""
     W = layer._weights["weight_ih_l0"].values.astype(np.int64)
-    q, step = as_integers(x)
+    q, step = as_integers(x, layer.weight_dtype)
     slices = range(0, x.shape[-1], 1024)
     parts = [q[..., k : k + 1024].astype(np.int64) @ W[:, k : k + 1024].T for k in slices]
     total = np.float32(0)
@@ -80,13 +80,18 @@ def sums_of_integers(layer: fr.Layer, x: np.ndarray) -> np.ndarray:
     return step * layer._weights["weight_ih_l0"].scales * total
 
 
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
 @pytest.mark.parametrize("inputs", [1, 5, 16, 33, 1027])
-def test_integer_sums_are_those_of_numpy(make_c: Maker, inputs: int, draw: Draw) -> None:
+def test_integer_sums_are_those_of_numpy(
+    make_c: Maker, inputs: int, weight_dtype: str, draw: Draw
+) -> None:
     random = np.random.default_rng(inputs)
     weights = random.integers(-127, 128, (41, inputs)).astype(np.float32)
     weights[:, 0] = 127  # the scales are 1
     arrays = {"weight_ih_l0": weights, "weight_hh_l0": np.zeros((41, 41), np.float32)}
-    layer = make_c.from_weights(arrays, cell=fr.RNN, activation="identity", weight_dtype="int8")
+    layer = make_c.from_weights(
+        arrays, cell=fr.RNN, activation="identity", weight_dtype=weight_dtype
+    )
     x = draw(3, 5, inputs) * np.float32([[1], [1e-3], [1e6], [0], [1e-35]])
     np.testing.assert_array_equal(layer(x)[0], sums_of_integers(layer, x))
     weights[3] = np.roll(weights[3], 1)  # negative control
@@ -98,14 +103,15 @@ def made_of(layer: fr.Layer, weights: np.ndarray) -> fr.Layer:
     return layer.with_weights({**layer.weights, "weight_ih_l0": weights})
 
 
-def test_an_int8_step_is_that_of_its_specification(
-    make_c: Maker, member: Member, draw: Draw
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
+def test_a_step_of_integers_is_that_of_its_specification(
+    make_c: Maker, member: Member, weight_dtype: str, draw: Draw
 ) -> None:
     """Step by step from the same state, so that x and h are the same integers."""
     cell, chosen = member
-    layer = make_c(7, 12, cell=cell, seed=1, weight_dtype="int8", **chosen)
+    layer = make_c(7, 12, cell=cell, seed=1, weight_dtype=weight_dtype, **chosen)
     wide = {name: array.astype(np.float64) for name, array in layer.weights.items()}
-    more = {"backend": "numpy", "dtype": "float64", "weight_dtype": "int8"}
+    more = {"backend": "numpy", "dtype": "float64", "weight_dtype": weight_dtype}
     specification = cell.from_weights(wide, **chosen, **more)
     # What a second product reads is not the same in float32 and float64: its integers may be one off.
     near = (
@@ -258,7 +264,7 @@ def test_nan_and_inf_in_x_go_through(
 
 
 @pytest.mark.parametrize(
-    ("weight_dtype", "bytes_per_weight"), list(zip(NARROW, (2, 2, 1), strict=True))
+    ("weight_dtype", "bytes_per_weight"), list(zip(NARROW, (2, 2, 1, 1), strict=True))
 )
 def test_memory_is_a_half_or_a_quarter(
     make_c: Maker, weight_dtype: str, bytes_per_weight: int
@@ -266,7 +272,7 @@ def test_memory_is_a_half_or_a_quarter(
     wide = make_c(64, 128, seed=0)
     layer = wide.narrow(weight_dtype)
     matrices = sum(array.size for array in wide.weights.values() if array.ndim == 2)
-    vectors = 4 * 4 * 128 * 4  # biases, scales of both matrices, and what lines leave free
+    vectors = 6 * 4 * 128 * 4  # biases, scales and sums of both matrices, and what lines leave free
     assert matrices * 4 < panel_bytes(wide) < matrices * 4 + vectors
     assert matrices * bytes_per_weight < panel_bytes(layer) < matrices * bytes_per_weight + vectors
     kept = sum(array.nbytes for array in layer._weights.values())
@@ -341,13 +347,35 @@ def test_groups_of_narrow_streams(make_c: Maker, weight_dtype: str, draw: Draw) 
 
 
 @pytest.mark.parametrize("weight_dtype", NARROW)
+def test_gradients_are_those_at_the_widened_weights(
+    make_c: Maker, member: Member, weight_dtype: str, draw: Draw
+) -> None:
+    cell, chosen = member
+    layer = make_c(7, 12, cell=cell, seed=1, weight_dtype=weight_dtype, **chosen)
+    x, dy = draw(9, 4, 7), draw(9, 4, layer.architecture.output_size)
+    y, state, tape = layer.record(x)
+    same((y, state), layer(x))
+    found = tape.backward(dy)
+    if weight_dtype in INTEGERS:  # straight through the integers of x and h
+        wide = {name: array.astype(np.float64) for name, array in layer.weights.items()}
+        more = {"backend": "numpy", "dtype": "float64", "weight_dtype": weight_dtype}
+        true = (
+            cell.from_weights(wide, **chosen, **more)
+            .record(x.astype(np.float64))[2]
+            .backward(dy.astype(np.float64))
+        )
+        near = 5 * NEAR[weight_dtype]
+    else:
+        true = make_c.from_weights(layer.weights, cell=cell, **chosen).record(x)[2].backward(dy)
+        near = 0 if make_c.target.isa != "baseline" else 1e-5
+    for name, gradient in {**true.weights, "x": true.x}.items():
+        mine = found.x if name == "x" else found.weights[name]
+        norm = np.linalg.norm(gradient)
+        assert np.linalg.norm(mine - gradient) <= near * norm, name
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
 def test_what_narrow_layers_do_not_do(weight_dtype: str, draw: Draw) -> None:
     layer = fr.LSTM(3, 4, weight_dtype=weight_dtype)
-    with pytest.raises(
-        fr.UnsupportedError, match=f"{weight_dtype} weights does not record.*float32"
-    ):
-        layer.record(draw(2, 1, 3))
-    with pytest.raises(fr.UnsupportedError, match=r"'numba'.*'c' or 'numpy'"):
-        fr.LSTM(3, 4, backend="numba", weight_dtype=weight_dtype)
     with pytest.raises(ValueError, match=r"weight_hh_l0\[0, 0\] = nan"):
         layer.with_weights({**layer.weights, "weight_hh_l0": np.full((16, 4), np.nan, "f4")})

@@ -131,7 +131,7 @@ def test_an_unknown_type_is_refused(bad: object) -> None:
 
 
 def test_float32_is_no_narrow_type() -> None:
-    with pytest.raises(ValueError, match="'float16', 'bfloat16' or 'int8'"):
+    with pytest.raises(ValueError, match="'float16', 'bfloat16', 'int8' or 'w8a7'"):
         fr.LSTM(3, 4).narrow("float32")
 
 

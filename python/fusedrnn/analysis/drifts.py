@@ -17,7 +17,7 @@ from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import Layer
-from fusedrnn.narrowing import stored, widened
+from fusedrnn.narrowing import INTEGERS, stored, widened
 
 __all__ = [
     "DTYPES",
@@ -43,6 +43,8 @@ CAUSE_STEPS = 2000
 FEW = 100
 #: An error that fits t^p grows if p is above this, and the last part is above the first by this factor.
 GROWING, FACTOR = 0.25, 1.5
+#: Of the cause that is not a block of weights: x and h as integers, in all layers.
+ALL, INPUTS = "all layers", "x and h"
 #: The number of causes that a table has.
 SHOWN = 8
 
@@ -113,14 +115,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Cause:
-    """The error of y where one block of weights alone is rounded.
+    """The error of y where one block of weights alone is rounded, or x and h alone.
 
     Attributes
     ----------
     layer
-        "layer 0", "layer 1, reverse".
+        "layer 0", "layer 1, reverse"; "all layers" of x and h.
     block
-        "W_f", "R_o" or "P".
+        "W_f", "R_o", "P"; or "x and h", made integers.
     rms
         The root of the mean square of the error of y, over all steps that were looked at.
     """
@@ -255,9 +257,9 @@ class Drift(Result):
         )
 
     def cause_table(self) -> Table:
-        """The blocks of weights whose rounding alone does most."""
+        """The blocks of weights, or x and h, whose rounding alone does most."""
         return Table(
-            "one block of weights rounded at a time",
+            "one thing rounded at a time",
             ["block", "layer", "RMS error of y"],
             [[each.block, each.layer, f"{each.rms:.2e}"] for each in self.causes[:SHOWN]],
             numbers=[2],
@@ -285,7 +287,7 @@ def narrowed_weights(layer: Layer[Any], weight_dtype: str) -> dict[str, Array]:
 def drift(
     layer: Layer[Any],
     x: Array,
-    weight_dtype: str = "float32",
+    weight_dtype: str | None = None,
     state: Sequence[Array] | None = None,
     *,
     causes: bool = True,
@@ -296,15 +298,17 @@ def drift(
     Parameters
     ----------
     layer
-        A float32 layer, of a backend that rounds as float32 does: any.
+        A layer that computes in float32, of any backend.
     x, state
         As for a call of the layer, with at least one step. x must be finite. Long sequences are run in pieces, unless a
         direction runs backward.
     weight_dtype
-        "float32": only the arithmetic is rounded. "float16", "bfloat16", "int8": the matrices are, too, as
-        :func:`fusedrnn.narrowing.narrowed` says; biases and peepholes are not.
+        "float32": only the arithmetic is rounded. "float16", "bfloat16", "int8", "w8a7": the matrices are, too, as
+        :func:`fusedrnn.narrowing.narrowed` says, and with the latter two x and h are made integers. None: as it is in the
+        layer.
     causes
-        Whether to round one block of weights at a time, too, over the first 2,000 steps.
+        Whether to round one block of weights at a time, too, over the first 2,000 steps; and x and h alone, where
+        they are made integers.
     progress
         Called with the part that is done, from 0 to 1.
 
@@ -321,12 +325,14 @@ def drift(
     UnsupportedError
         If the layer is float64.
     """
-    if weight_dtype not in DTYPES:
-        raise ValueError(f"weight_dtype must be one of {', '.join(DTYPES)}, got {weight_dtype!r}")
     if layer.dtype != FLOAT32:
         raise UnsupportedError(
-            "drift is of float32 layers: a float64 layer is what they are compared with"
+            "drift is of layers that compute in float32: a float64 layer is what they are compared with"
         )
+    if weight_dtype is None:
+        weight_dtype = layer.weight_dtype
+    if weight_dtype not in DTYPES:
+        raise ValueError(f"weight_dtype must be one of {', '.join(DTYPES)}, got {weight_dtype!r}")
     signature = layer._signature
     call, _ = signature.call(x, state, None, None)
     check_finite(x)
@@ -338,14 +344,17 @@ def drift(
     backend = recording(layer).backend
     weights: Mapping[str, Array] = layer.weights
     blocks: list[tuple[str, str, Weight, slice]] = []
-    if weight_dtype != "float32":
+    if weight_dtype not in ("float32", layer.weight_dtype):
         weights = narrowed_weights(layer, weight_dtype)
         blocks = list(_blocks(a)) if causes else []
-    tested = rebuilt(layer, weights, backend)
+    tested = rebuilt(layer, weights, backend, weight_dtype=weight_dtype)
+    rounded = rebuilt(layer, weights, backend)
     others = [
-        tested.with_weights(_with_block(layer.weights, weights, weight, rows))
+        rounded.with_weights(_with_block(layer.weights, weights, weight, rows))
         for *_, weight, rows in blocks
     ]
+    if causes and weight_dtype in INTEGERS:
+        others.append(rounded)
     errors = _Errors(a, steps, batch)
     squares = np.zeros(len(others))
     piece = steps if a.bidirectional or a.reverse else PIECE
@@ -368,11 +377,14 @@ def drift(
             looked += len(part)
             for k, other_layer in enumerate(others):
                 y, now[2 + k] = other_layer(part, now[2 + k])
-                squares[k] += np.sum((y - y64) ** 2)
+                squares[k] += np.sum((y - (y32 if other_layer is rounded else y64)) ** 2)
         progress(min((first + len(part)) / steps, 1.0))
+    names = [(name, block) for name, block, *_ in blocks]
+    if others and others[-1] is rounded:
+        names.append((ALL, INPUTS))
     found = [
         Cause(name, block, float(np.sqrt(square / (looked * batch * a.output_size))))
-        for (name, block, *_), square in zip(blocks, squares, strict=True)
+        for (name, block), square in zip(names, squares, strict=True)
     ]
     return Drift(
         a, weight_dtype, steps, errors.curves(), tuple(sorted(found, key=lambda each: -each.rms))
@@ -384,11 +396,17 @@ def _wide(state: Sequence[Array]) -> list[Array]:
 
 
 def rebuilt(
-    layer: Layer[Any], weights: Mapping[str, Array], backend: str, dtype: str = "float32"
+    layer: Layer[Any],
+    weights: Mapping[str, Array],
+    backend: str,
+    dtype: str = "float32",
+    weight_dtype: str = "float32",
 ) -> Layer[Any]:
     """A layer of these weights, steps first, without a state of its own."""
     options = layer.architecture.untold()
-    return type(layer).from_weights(weights, backend=backend, dtype=dtype, **options)
+    return type(layer).from_weights(
+        weights, backend=backend, dtype=dtype, weight_dtype=weight_dtype, **options
+    )
 
 
 def wide_layer(layer: Layer[Any]) -> Layer[Any]:

@@ -34,7 +34,7 @@ class Narrowed:
     Attributes
     ----------
     weight_dtype
-        "float32", "float16", "bfloat16" or "int8".
+        "float32", "float16", "bfloat16", "int8" or "w8a7".
     refused
         Why the layer's weights do not fit the type; the figures are then None.
     weight_bytes

@@ -441,8 +441,7 @@ def trace(
 @click.option(
     "--weight-dtype",
     type=OneOf(["float32", *NARROW]),
-    default="float32",
-    help="type to which matrices are rounded (default: float32)",
+    help="type to which matrices are rounded (default: the type that they have)",
 )
 @layer_option
 @_batch_option
@@ -457,7 +456,7 @@ def drift(
     model: str,
     source: str | None,
     steps: int | None,
-    weight_dtype: str,
+    weight_dtype: str | None,
     layer: str | None,
     batch_first: bool | None,
     allow_external_data: bool,
@@ -532,7 +531,7 @@ def narrow(
     allow_external_data: bool,
     output: Output,
 ) -> None:
-    """Say what float16, bfloat16 and int8 weights bring a layer, and cost it.
+    """Say what weights of 16 and 8 bits bring a layer, and cost it.
 
     Bytes, the time of a step, and the error of y against float64 on the data that the layer reads; and which type is
     recommended, and why.

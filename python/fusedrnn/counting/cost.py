@@ -28,7 +28,7 @@ __all__ = ["FLOAT_BYTES", "WEIGHT_BYTES", "Cost"]
 
 FLOAT_BYTES, COUNTER_BYTES = 4, 8
 #: Bytes of one matrix weight, by the name of its type.
-WEIGHT_BYTES = {"float32": FLOAT_BYTES, "float16": 2, "bfloat16": 2, "int8": 1}
+WEIGHT_BYTES = {"float32": FLOAT_BYTES, "float16": 2, "bfloat16": 2, "int8": 1, "w8a7": 1}
 
 
 @dataclass(frozen=True)

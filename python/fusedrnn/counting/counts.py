@@ -319,8 +319,8 @@ def count(
     lengths
         Steps of each sequence, >= 0 and not all 0, where they differ; instead of ``steps`` and ``batch``.
     weight_dtype
-        Type of the matrix weights, which only the bytes depend on: "float32", "float16", "bfloat16", "int8". None: that of
-        the layer, or float32. The scales of int8, one for each row, are not counted.
+        Type of the matrix weights, which only the bytes depend on: "float32", "float16", "bfloat16", "int8",
+        "w8a7". None: that of the layer, or float32. The scales of int8, one for each row, are not counted.
     rate
         Steps per second, for the figures per second: above 0, at most :data:`MAX_RATE`.
     backward

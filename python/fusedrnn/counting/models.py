@@ -75,7 +75,7 @@ def count(
     lengths
         Of one cell: steps of each sequence, >= 0 and not all 0, where they differ; instead of ``steps`` and ``batch``.
     weight_dtype
-        Of one cell: type of the matrix weights, which only the bytes depend on: "float32", "float16", "bfloat16", "int8".
+        Of one cell: type of the matrix weights, which only the bytes depend on: "float32", "float16", "bfloat16", "int8", "w8a7".
     rate
         Of one cell: steps per second, for the figures per second.
     backward

@@ -30,7 +30,7 @@ from fusedrnn.engines.packing import Packing
 from fusedrnn.engines.recording import Recorder
 from fusedrnn.engines.threads import WAKING_SECONDS, Threads, choose_threads, usable_cores
 from fusedrnn.kernels.reference import Operands, operands
-from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of
+from fusedrnn.narrowing import Narrow, Stored, matrices, weight_dtype_of, widened
 
 __all__ = ["Compiled", "PlainCall"]
 
@@ -43,6 +43,7 @@ WEIGHT_TYPES = {
     "float16": lib.FR_F16,
     "bfloat16": lib.FR_BF16,
     "int8": lib.FR_I8,
+    "w8a7": lib.FR_W8A7,
 }
 
 #: How much of a stack's sequence is run through all its layers at a time.
@@ -181,11 +182,10 @@ class Compiled(Engine):
     def _fill_panels(self, panels: Any, weights: Stored) -> None:
         """Pack weights, and point panels that have their options and sizes to what is packed."""
         packing, a = Packing(self._lanes), self._architecture
-        groups = by_direction(a, weights)
-        self._operands = [operands(a, _values(group)) for group in groups]
-        for panel, w, group in zip(panels, self._operands, groups, strict=True):
+        self._weights = weights
+        for panel, group in zip(panels, by_direction(a, weights), strict=True):
             panel.weight_type = self._weight_type
-            self._add_panels(packing, panel, w, _scales(group))
+            self._add_panels(packing, panel, operands(a, _values(group)), _scales(group))
         self._alive = [panels, packing.packed()]
         self.plan.panels = panels
 
@@ -267,12 +267,14 @@ class Compiled(Engine):
         )
 
     def _fill_back_panels(self) -> None:
-        """Pack the transposed matrices, which the backward pass reads."""
+        """Pack the transposed matrices, which the backward pass reads: in float32, also those of narrow layers."""
         a = self._architecture
         packing = Packing(self._lanes)
         late, waiting = len(a.table.own_recurrent_bias), len(a.table.after_first_product)
-        panels = self.plan.panels[0 : len(self._operands)]
-        for panel, w in zip(panels, self._operands, strict=True):
+        groups = by_direction(a, widened(self._weights))
+        panels = self.plan.panels[0 : len(groups)]
+        for panel, group in zip(panels, groups, strict=True):
+            w = operands(a, group)
             first = len(w.W) - late * a.hidden_size
             packing.add_transposed(panel, "back_x_panels", w.W[:first])
             if late:

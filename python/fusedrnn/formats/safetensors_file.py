@@ -60,7 +60,7 @@ TYPES = {
 #: The metadata of a layer of this package, and how the names of its initial state begin.
 KEY, STATE = "fusedrnn", "initial_state."
 #: The types of the matrices of narrow layers, and how the names of the scales of int8 end.
-NARROW = {"float16": "F16", "bfloat16": "BF16", "int8": "I8"}
+NARROW = {"float16": "F16", "bfloat16": "BF16", "int8": "I8", "w8a7": "I8"}
 SCALE = "_scale"
 #: The most axes of an array.
 MAX_AXES = 32
