@@ -48,7 +48,7 @@ typedef void (*fr_back_kernel)(const struct fr_panels *w, const struct fr_back_s
  * of 7: csrc/weights/i8.h.
  */
 enum fr_weight_type { FR_F32 = 0, FR_F16 = 1, FR_BF16 = 2, FR_I8 = 3, FR_W8A7 = 4 };
-enum fr_i8 { FR_I8_SLICE = 1024 /* of a row: 1024 * 127 * 16383 < 2^31 */ };
+enum fr_i8 { FR_I8_SLICE = 1024 /* of a row: 1024 * 128 * 16383 < 2^31 */ };
 
 enum fr_gate_activation { FR_SIGMOID = 0, FR_HARD_SIGMOID = 1 };
 enum fr_state_activation { FR_TANH = 0, FR_RELU = 1, FR_IDENTITY = 2 };

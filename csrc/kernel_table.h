@@ -15,7 +15,9 @@
 /* Best first. The second argument is what __builtin_cpu_supports and -march call it, so that the compiler's flags and
  * the run-time test cannot differ. Every aarch64 has NEON: there is nothing to ask there, and any other CPU has the
  * baseline alone. */
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(FR_NO_AVX512)
+#define FR_ISAS(DO) DO(avx2, "x86-64-v3") DO(baseline, "x86-64")
+#elif defined(__x86_64__)
 #define FR_ISAS(DO) DO(avx512, "x86-64-v4") DO(avx2, "x86-64-v3") DO(baseline, "x86-64")
 #elif defined(__aarch64__)
 #define FR_ISAS(DO) DO(neon, "armv8-a") DO(baseline, "armv8-a")

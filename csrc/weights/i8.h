@@ -1,5 +1,5 @@
 /*
- * int8: integers from -127 to 127, with a scale for each row of the matrix. Their product is one of integers, exact and
+ * int8: integers from -128 to 127, with a scale for each row of the matrix. Their product is one of integers, exact and
  * the same on every instruction set: a row of v is made integers, too, and only finished sums are floats.
  *
  *   q[k] = round(v[k] / step), step = max |v| / FR_Q15, or FR_Q7 where 7 bits of v are enough

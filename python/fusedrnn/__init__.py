@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from fusedrnn.machine.probe import this_machine as this_machine
     from fusedrnn.machine.roofline import Roofline as Roofline
     from fusedrnn.machine.roofline import roofline as roofline
+    from fusedrnn.narrowing import Narrow as Narrow
     from fusedrnn.steps import clockwork_step as clockwork_step
     from fusedrnn.steps import gru_step as gru_step
     from fusedrnn.steps import lstm_step as lstm_step
@@ -72,6 +73,7 @@ _HOME = {
     "Machine": "machine.limits",
     "MissingExtraError": "errors",
     "ModelFormatError": "errors",
+    "Narrow": "narrowing",
     "RNN": "layers",
     "RNNState": "layers",
     "Roofline": "machine.roofline",

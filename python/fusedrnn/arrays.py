@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["FLOAT32", "Array", "check_array", "check_is_array", "check_lengths", "check_size"]
+__all__ = [
+    "FLOAT32",
+    "Array",
+    "check_array",
+    "check_is_array",
+    "check_lengths",
+    "check_size",
+    "frozen",
+]
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -133,3 +141,9 @@ def check_lengths(lengths: object, steps: int, batch: int) -> npt.NDArray[np.int
         if not 0 <= length <= steps:
             raise ValueError(f"lengths must be from 0 to {steps}, got {length} for sequence {row}")
     return array.astype(np.int64)
+
+
+def frozen(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A copy over bytes, which nobody can make writable."""
+    copy: npt.NDArray[Any] = np.frombuffer(array.tobytes(), array.dtype)
+    return copy.reshape(array.shape)

@@ -131,7 +131,7 @@ class Layer(Generic[StateT]):
             architecture,
             initialise(architecture, seed, kind, init),
             batch_first=batch_first,
-            weight_dtype=weight_dtype,
+            weight_dtype=checked_weight_dtype(weight_dtype),
             backend=backend,
             threads=threads,
             initial_state=initial_state,
@@ -141,13 +141,13 @@ class Layer(Generic[StateT]):
     @classmethod
     def from_weights(
         cls,
-        arrays: Weights,
+        arrays: Stored,
         *,
         prefix: str = "",
         gate_order: str | None = None,
         reverse: bool = False,
         batch_first: bool = False,
-        weight_dtype: str = "float32",
+        weight_dtype: str | None = None,
         backend: str = "auto",
         threads: Threads = 1,
         initial_state: Sequence[Array] | None = None,
@@ -161,13 +161,16 @@ class Layer(Generic[StateT]):
         arrays
             ``{"weight_ih_l0": (G H, X), "weight_hh_l0": (G H, R), "bias_ih_l0": (G H,), ...}``; gates in
             PyTorch's order (i f g o; r z n). One bias, two or none; ``weight_hr_l0`` for a projection;
-            ``weight_peephole_l0``, of each gate that has one, in the order i f o.
+            ``weight_peephole_l0``, of each gate that has one, in the order i f o. A matrix may be a
+            :class:`fusedrnn.Narrow`.
         prefix
             What names begin with, as in ``"encoder.lstm."``: it is cut off, and arrays without it are ignored. All
             arrays with it must be weights of this layer.
         gate_order
             The order of the gate blocks in all arrays of gates, in the letters of the cell: "iofg", "zrn"; None for
             PyTorch's order. Peepholes are in the order i f o in any case.
+        weight_dtype
+            As in the constructor; None: the type of the matrices. Narrow ones of another type are widened, and rounded.
         **options
             Those of the cell, where shapes do not tell them.
 
@@ -195,13 +198,14 @@ class Layer(Generic[StateT]):
         )
         return layer
 
-    def with_weights(self, weights: Weights) -> Self:
+    def with_weights(self, weights: Stored) -> Self:
         """A layer of the same architecture and options with other weights: as after a step of training.
 
         Parameters
         ----------
         weights
-            All weights of the layer, by the names and of the shapes of :attr:`weights`; a narrow layer narrows them.
+            All weights of the layer, by the names and of the shapes of :attr:`weights`; a narrow layer narrows them, and
+            keeps a :class:`fusedrnn.Narrow` of its type.
 
         Raises
         ------
@@ -211,7 +215,7 @@ class Layer(Generic[StateT]):
         layer = type(self).__new__(type(self))
         layer.__dict__.update(self.__dict__)
         arrays = checked(self._architecture, weights, self.dtype)
-        layer._weights = stored(arrays, self._architecture, kept_dtype(self._weights))
+        layer._weights = stored(arrays, self._architecture, kept_dtype(self._weights), self.dtype)
         layer._engine = self._engine.with_weights(layer._weights)
         layer._plain, layer._last_shape = {}, ()
         return layer
@@ -242,7 +246,7 @@ class Layer(Generic[StateT]):
         layer = type(self).__new__(type(self))
         layer._build(
             self._architecture,
-            widened(self._weights, self.dtype),
+            self._weights,
             batch_first=self.batch_first,
             weight_dtype=weight_dtype,
             backend=self._backend,
@@ -267,19 +271,18 @@ class Layer(Generic[StateT]):
     def _build(
         self,
         architecture: Architecture,
-        arrays: Weights,
+        arrays: Stored,
         *,
         batch_first: bool,
-        weight_dtype: str,
+        weight_dtype: str | None,
         backend: str,
         threads: Threads,
         initial_state: Sequence[Array] | None,
         dtype: np.dtype[Any],
     ) -> None:
-        checked_weight_dtype(weight_dtype)
         threads = checked_threads(threads)
         self._architecture = architecture
-        self._weights = stored(arrays, architecture, weight_dtype)
+        self._weights = stored(arrays, architecture, weight_dtype, dtype)
         self._backend = backend
         self._threads = threads
         self._signature = Signature(
@@ -306,7 +309,7 @@ class Layer(Generic[StateT]):
         """The canonical weights, by name: read-only arrays. What is done to their shapes has no effect on the layer.
 
         Of a narrow layer they are the numbers that it computes with, widened to ``dtype`` at each access: new arrays, which
-        the layer does not keep.
+        the layer does not keep; in float32 rounded, if its scales are another program's, of more than 17 bits.
         """
         arrays = widened(self._weights, self.dtype)
         for array in arrays.values():

@@ -7,7 +7,7 @@ h, and stay float32. This module needs NumPy alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fusedrnn.architecture import NARROW, Architecture
-from fusedrnn.arrays import FLOAT32, Array, check_array
+from fusedrnn.arrays import FLOAT32, Array, check_array, frozen
 
 __all__ = [
     "INTEGERS",
     "WEIGHT_DTYPES",
     "Narrow",
     "Stored",
+    "checked_narrow",
     "checked_weight_dtype",
     "matrices",
     "narrowed",
@@ -30,7 +31,6 @@ __all__ = [
     "stored",
     "weight_dtype_of",
     "widened",
-    "widened_from",
 ]
 
 #: The types of stored weights.
@@ -55,24 +55,27 @@ LARGEST = {
 }
 #: The bits of the smallest float16 that is not subnormal.
 FLOAT16_NORMAL = 0x0400
-#: The largest integer of a row of int8: -128 is not used, so that a weight and its negative are equally exact.
+#: The largest integer of a row that is rounded to int8: -128 is not used, so that a weight and its negative are equally
+#: exact. In the files of others it may stand.
 INT8_MAX = 127
 #: The smallest float32 that is not subnormal: a scale below it would be flushed to zero.
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+#: The largest scale: 128 times it is a float32.
+LARGEST_SCALE = float(np.finfo(np.float32).max) / 128
 #: The bits of a scale: 17 significant ones, so that its product with 7 bits of an integer is exact in float32.
 SCALE_BITS = np.uint32(0xFFFFFF80)
 
 
 @dataclass(frozen=True, eq=False)
 class Narrow:
-    """A matrix of weights in a narrow type.
+    """A matrix of weights in a narrow type. :meth:`Layer.from_weights` takes it for a matrix, and keeps it to the bit.
 
     Attributes
     ----------
     weight_dtype
         "float16", "bfloat16", "int8" or "w8a7".
     values
-        (rows, columns), of the canonical shape: uint16, the bits of float16 or bfloat16; or int8, from -127 to 127.
+        (rows, columns), of the canonical shape: uint16, the bits of float16 or bfloat16; or int8.
     scales
         (rows,), float32, above 0: what the integers of a row are multiplied with. None for float16 and bfloat16.
     """
@@ -92,9 +95,9 @@ class Narrow:
         return self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     def widened(self, dtype: npt.DTypeLike = FLOAT32) -> Array:
-        """The numbers that are stored, as a new array: exact in float32, and so in float64.
+        """The numbers that are stored, as a new array: exact in float64, and in float32 where scales have 17 bits.
 
-        To narrow them again, to the same type, gives the same values and scales.
+        To narrow them again, to the same type, gives the same values and scales, if they are from :func:`narrowed`.
         """
         wide: Array
         if self.weight_dtype == "float16":
@@ -103,8 +106,18 @@ class Narrow:
             wide = (self.values.astype(np.uint32) << 16).view(np.float32)
         else:
             assert self.scales is not None
-            wide = self.values * self.scales[:, None]
-        return wide.astype(dtype)
+            wide = self.values.astype(dtype) * self.scales.astype(dtype)[:, None]
+        return wide.astype(dtype, copy=False)
+
+    def frozen(self) -> Narrow:
+        """A copy that nobody can change."""
+        scales = None if self.scales is None else frozen(self.scales)
+        return replace(self, values=frozen(self.values), scales=scales)
+
+    def rows(self, order: npt.NDArray[np.intp]) -> Narrow:
+        """The matrix of these rows of it."""
+        scales = None if self.scales is None else self.scales[order]
+        return replace(self, values=self.values[order], scales=scales)
 
 
 #: What a layer keeps of its canonical weights, by name.
@@ -126,16 +139,14 @@ def matrices(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     return {each.name: each.shape for each in architecture.weights() if each.kind in kinds}
 
 
-def narrowed(
-    weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str
-) -> dict[str, Narrow]:
+def narrowed(weights: Stored, architecture: Architecture, weight_dtype: str) -> dict[str, Narrow]:
     """The matrices of a layer in a narrow type.
 
     Parameters
     ----------
     weights
         Canonical weights, by name. float64 is rounded to float32 first: a layer that computes in float64 has the weights
-        of one that computes in float32.
+        of one that computes in float32. A matrix of the type, or of the same integers, stays as it is; one of another narrow type is widened.
     weight_dtype
         "float16": rounded to the nearest, ties to even; what is smaller than the smallest normal number, 6.1e-5, becomes
         0 of its sign. "bfloat16": rounded to the nearest, ties to even. "int8": a row is divided by its scale
@@ -159,11 +170,40 @@ def narrowed(
     return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
 
 
-def stored(weights: Mapping[str, Array], architecture: Architecture, weight_dtype: str) -> Stored:
-    """What a layer keeps of checked weights: themselves, or with :func:`narrowed` matrices."""
-    if checked_weight_dtype(weight_dtype) == "float32":
-        return weights
-    return MappingProxyType({**weights, **narrowed(weights, architecture, weight_dtype)})
+def stored(
+    weights: Stored,
+    architecture: Architecture,
+    weight_dtype: str | None,
+    dtype: npt.DTypeLike = FLOAT32,
+) -> Stored:
+    """What a layer keeps of checked weights: as they are, widened to its dtype, or with :func:`narrowed` matrices.
+
+    Parameters
+    ----------
+    weight_dtype
+        The type of all matrices; None for the one that they have.
+
+    Raises
+    ------
+    ValueError
+        As :func:`narrowed`; or if the type is None, and matrices differ in theirs.
+    """
+    if weight_dtype is None:
+        types = {name: _type(weights[name]) for name in matrices(architecture)}
+        weight_dtype = next(iter(types.values()))
+        if set(types.values()) != {weight_dtype}:
+            given = ", ".join(f"{name} is {each}" for name, each in types.items())
+            raise ValueError(
+                f"weights: matrices must be of one type, or weight_dtype must say which: {given}"
+            )
+    if checked_weight_dtype(weight_dtype) != "float32":
+        return MappingProxyType({**weights, **narrowed(weights, architecture, weight_dtype)})
+    return MappingProxyType(
+        {
+            name: frozen(each.widened(dtype)) if isinstance(each, Narrow) else each
+            for name, each in weights.items()
+        }
+    )
 
 
 def widened(weights: Stored, dtype: npt.DTypeLike = FLOAT32) -> dict[str, Array]:
@@ -176,8 +216,13 @@ def widened(weights: Stored, dtype: npt.DTypeLike = FLOAT32) -> dict[str, Array]
 
 def weight_dtype_of(weights: Stored) -> str:
     """The type of stored matrices."""
-    narrow = (each.weight_dtype for each in weights.values() if isinstance(each, Narrow))
-    return next(narrow, "float32")
+    return next(
+        (each.weight_dtype for each in weights.values() if isinstance(each, Narrow)), "float32"
+    )
+
+
+def _type(weight: Array | Narrow) -> str:
+    return weight.weight_dtype if isinstance(weight, Narrow) else "float32"
 
 
 def saved(weights: Stored) -> dict[str, Any]:
@@ -189,42 +234,65 @@ def saved(weights: Stored) -> dict[str, Any]:
 
 
 def restored(weights: Mapping[str, Any], weight_dtype: str) -> dict[str, Any]:
-    """Arrays from what :func:`saved` has given, of which nothing is trusted: to be checked and narrowed like any others.
+    """Stored weights from what :func:`saved` has given, of which nothing is trusted: to be checked like any others.
 
     Raises
     ------
-    ValueError, TypeError
-        If values and scales are not those of a matrix of that type.
+    TypeError
+        If it is no mapping.
     """
     if not isinstance(weights, Mapping):
         raise TypeError(
             f"weights must be a mapping from names to arrays, not {type(weights).__name__}"
         )
     return {
-        name: widened_from(f"weights: {name!r}", weight_dtype, *each)
+        name: Narrow(weight_dtype, *each)
         if weight_dtype != "float32" and type(each) is tuple and len(each) == 2
         else each
         for name, each in weights.items()
     }
 
 
-def widened_from(what: str, weight_dtype: str, values: object, scales: object) -> Array:
-    """The numbers of a matrix whose values, and scales, somebody else has stored, in float32.
+def checked_narrow(name: str, matrix: Narrow) -> Narrow:
+    """A matrix that somebody else has made, of private views, after everything in it has been checked.
 
     Raises
     ------
     ValueError, TypeError
-        If they are not of the dtypes and shapes of a :class:`Narrow`; ``what`` begins the message.
+        If it is not as :class:`Narrow` says: dtypes, shapes, scales; or a number is one that kernels do not read alike:
+        NaN, Inf, a subnormal float16. The message has the name.
     """
-    matrix = check_array(what, values, ("rows", "columns"), ELEMENTS[weight_dtype])
+    what, weight_dtype = f"weights: {name!r}", matrix.weight_dtype
+    if not isinstance(weight_dtype, str) or weight_dtype not in ELEMENTS:
+        known = ", ".join(map(repr, ELEMENTS))
+        raise ValueError(f"{what}: the type of a Narrow must be {known}, got {weight_dtype!r}")
+    values = check_array(what, matrix.values, ("rows", "columns"), ELEMENTS[weight_dtype])
     if weight_dtype in INTEGERS:
-        each = check_array(f"{what}: its scales", scales, matrix.shape[:1])
-        with np.errstate(invalid="ignore", over="ignore"):  # found when it is narrowed again
-            return Narrow(weight_dtype, matrix, each.astype(np.float32)).widened()
-    return Narrow(weight_dtype, matrix).widened()
+        scales = check_array(f"{what}: its scales", matrix.scales, values.shape[:1])
+        for row in np.flatnonzero(~((scales >= SMALLEST_SCALE) & (scales <= LARGEST_SCALE)))[:1]:
+            raise ValueError(
+                f"{what}: its scale of row {row} must be from {SMALLEST_SCALE:.3g} to {LARGEST_SCALE:.3g}, got {scales[row]}"
+            )
+        return Narrow(weight_dtype, values, scales)
+    if matrix.scales is not None:
+        raise ValueError(f"{what}: {weight_dtype} has no scales")
+    found = Narrow(weight_dtype, values)
+    wide = found.widened()
+    _refuse(name, wide, ~np.isfinite(wide), f"must be finite to be {weight_dtype}")
+    if weight_dtype == "float16":
+        magnitudes = values.view(np.uint16) & 0x7FFF
+        subnormal = (magnitudes > 0) & (magnitudes < FLOAT16_NORMAL)
+        _refuse(name, wide, subnormal, "is a subnormal float16, which must be 0 here")
+    return found
 
 
-def _narrow(name: str, matrix: Array, weight_dtype: str) -> Narrow:
+def _narrow(name: str, matrix: Array | Narrow, weight_dtype: str) -> Narrow:
+    if isinstance(matrix, Narrow):
+        if matrix.weight_dtype == weight_dtype or {matrix.weight_dtype, weight_dtype} == {
+            *INTEGERS
+        }:
+            return replace(matrix, weight_dtype=weight_dtype)
+        matrix = matrix.widened(np.float64)
     reason = f"must be finite to be narrowed to {weight_dtype}"
     _refuse(name, matrix, ~np.isfinite(matrix), reason)
     with np.errstate(over="ignore", under="ignore"):

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from fusedrnn.architecture import Architecture
-from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size
+from fusedrnn.arrays import FLOAT32, Array, check_is_array, check_size, frozen
 from fusedrnn.formats.layouts import reordered
 from fusedrnn.init import Initialiser
+from fusedrnn.narrowing import Narrow, Stored, checked_narrow, matrices
 from fusedrnn.shapes import WEIGHT_NAME, from_shapes, listed, unmatched
 
 __all__ = ["Weights", "checked", "in_canonical_order", "infer", "initialise", "under"]
@@ -47,9 +48,9 @@ def initialise(
     }
     for each in _initialisers(init):
         each(architecture, drawn, random)
-    for array, rows, columns in _never_read(architecture, drawn):
-        array[rows, columns] = 0
-    return MappingProxyType({name: _frozen(array) for name, array in drawn.items()})
+    for name, rows, columns in _never_read(architecture):
+        drawn[name][rows, columns] = 0
+    return MappingProxyType({name: frozen(array) for name, array in drawn.items()})
 
 
 def _initialisers(init: Initialiser | Sequence[Initialiser] | None) -> Sequence[Initialiser]:
@@ -63,9 +64,7 @@ def _initialisers(init: Initialiser | Sequence[Initialiser] | None) -> Sequence[
     return given
 
 
-def _never_read(
-    architecture: Architecture, arrays: Weights
-) -> Iterator[tuple[Array, slice, slice]]:
+def _never_read(architecture: Architecture) -> Iterator[tuple[str, slice, slice]]:
     """The blocks of recurrent matrices that no module of a Clockwork RNN reads."""
     for weight in architecture.weights() if architecture.periods else ():
         if weight.kind == "recurrent":
@@ -73,10 +72,10 @@ def _never_read(
                 rows = slice(
                     module * architecture.module_size, (module + 1) * architecture.module_size
                 )
-                yield arrays[weight.name], rows, slice(0, architecture.module_reads(module))
+                yield weight.name, rows, slice(0, architecture.module_reads(module))
 
 
-def under(prefix: str, weights: Weights) -> Weights:
+def under(prefix: str, weights: Stored) -> Stored:
     """The arrays whose names begin with a prefix, by what is left of their names.
 
     Raises
@@ -108,7 +107,7 @@ def under(prefix: str, weights: Weights) -> Weights:
     return found
 
 
-def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architecture:
+def infer(cell: str, weights: Stored, options: Mapping[str, Any]) -> Architecture:
     """The architecture whose weights these are, from names and shapes, and from what options say.
 
     Raises
@@ -118,13 +117,15 @@ def infer(cell: str, weights: Weights, options: Mapping[str, Any]) -> Architectu
         Missing, left-over and misshapen arrays are found by :func:`checked`.
     """
     shapes = {
-        name: check_is_array(f"weights: {name!r}", array, FLOAT32).shape
+        name: checked_narrow(name, array).shape
+        if isinstance(array, Narrow)
+        else check_is_array(f"weights: {name!r}", array, FLOAT32).shape
         for name, array in weights.items()
     }
     return from_shapes(cell, shapes, options)
 
 
-def in_canonical_order(architecture: Architecture, weights: Weights, gate_order: str) -> Weights:
+def in_canonical_order(architecture: Architecture, weights: Stored, gate_order: str) -> Stored:
     """Arrays whose gate blocks are in another order, with the blocks in canonical order.
 
     Raises
@@ -140,15 +141,18 @@ def in_canonical_order(architecture: Architecture, weights: Weights, gate_order:
     rows = len(gates) * architecture.hidden_size
     wanted = {weight.name for weight in architecture.weights() if weight.shape[0] == rows}
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    order = reordered(np.arange(rows), gate_order, gates)
     return {
-        name: reordered(array, gate_order, gates)
-        if name in wanted and name.startswith(kinds) and len(array) == rows
-        else array
+        name: array
+        if name not in wanted or not name.startswith(kinds) or array.shape[:1] != (rows,)
+        else array.rows(order)
+        if isinstance(array, Narrow)
+        else array[order]
         for name, array in weights.items()
     }
 
 
-def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) -> Weights:
+def checked(architecture: Architecture, weights: Stored, dtype: np.dtype[Any]) -> Stored:
     """A private, read-only copy of the weights, after every name, shape and dtype has been checked.
 
     Raises
@@ -156,15 +160,22 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
     ValueError
         Missing or left-over arrays, or a wrong shape; the message names the array.
     TypeError
-        Anything but float32 (or, for a float64 layer, float64): nothing is rounded silently.
+        Anything but float32 (or, for a float64 layer, float64), or a :class:`Narrow` matrix: nothing is rounded silently.
     """
     weights = under("", weights)
     wanted = {weight.name: weight.shape for weight in architecture.weights()}
     if weights.keys() != wanted.keys():
         raise ValueError(f"weights: {unmatched(wanted, weights)}")
-    copies = {}
+    copies: dict[str, Array | Narrow] = {}
     for name, shape in wanted.items():
-        array = check_is_array(f"weights: {name!r}", weights[name], dtype)
+        given = weights[name]
+        if isinstance(given, Narrow) and name in matrices(architecture):
+            narrow = checked_narrow(name, given)
+            if narrow.shape != shape:
+                raise ValueError(f"weights: {name!r} must have shape {shape}, got {narrow.shape}")
+            copies[name] = narrow.frozen()
+            continue
+        array = check_is_array(f"weights: {name!r}", given, dtype)
         if array.dtype not in (dtype, FLOAT32):
             names = " or ".join(sorted({str(FLOAT32), str(dtype)}))
             raise TypeError(
@@ -173,18 +184,12 @@ def checked(architecture: Architecture, weights: Weights, dtype: np.dtype[Any]) 
             )
         if array.shape != shape:
             raise ValueError(f"weights: {name!r} must have shape {shape}, got {array.shape}")
-        copies[name] = _frozen(array.astype(dtype, copy=False))
-    for array, rows, columns in _never_read(architecture, copies):
-        if array[rows, columns].any():
-            name = next(name for name, copied in copies.items() if copied is array)
+        copies[name] = frozen(array.astype(dtype, copy=False))
+    for name, rows, columns in _never_read(architecture):
+        kept = copies[name]
+        if (kept.widened() if isinstance(kept, Narrow) else kept)[rows, columns].any():
             raise ValueError(
                 f"weights: {name!r} must be zero in rows {rows.start}:{rows.stop}, columns "
                 f"0:{columns.stop}: that module does not read faster ones"
             )
     return MappingProxyType(copies)
-
-
-def _frozen(array: Array) -> Array:
-    """A copy over bytes, which nobody can make writable."""
-    copy: Array = np.frombuffer(array.tobytes(), array.dtype)
-    return copy.reshape(array.shape)

@@ -12,7 +12,8 @@ from conftest import Draw, options
 
 import fusedrnn as fr
 from fusedrnn.analysis import drifts
-from fusedrnn.analysis.drifts import DTYPES, narrowed_weights
+from fusedrnn.analysis.drifts import DTYPES
+from fusedrnn.narrowing import stored, widened
 
 Member = tuple[type[fr.Layer], dict[str, Any]]
 
@@ -111,6 +112,11 @@ def test_a_short_run_does_not_tell(draw: Draw) -> None:
 
 
 # ---- causes --------------------------------------------------------------------------------------
+
+
+def narrowed_weights(layer: fr.Layer[Any], weight_dtype: str) -> dict[str, np.ndarray]:
+    """The weights of a layer, rounded and widened again."""
+    return widened(stored(layer.weights, layer.architecture, weight_dtype))
 
 
 @pytest.mark.parametrize("block", ["W_i", "R_f", "W_o", "P"])

@@ -235,14 +235,6 @@ def test_shared_weights_are_counted_once_and_named() -> None:
     assert counted.network.layers[1].tied == "node"
 
 
-def test_a_quantized_lstm_is_seen() -> None:
-    quantized = node("DynamicQuantizeLSTM", "X", "W", "R", domain="com.microsoft")
-    found = contents_of(model_of([quantized], lstm()))
-    assert [part.kind for part in found.parts] == ["cell"]
-    with pytest.raises(ValueError, match="DynamicQuantizeLSTM is not read yet"):
-        found.find()
-
-
 def inner_graph(nodes: list[Node], arrays: Arrays | None = None) -> Any:
     return model_of(nodes, arrays, ()).graph
 

@@ -374,6 +374,23 @@ def test_gradients_are_those_at_the_widened_weights(
         assert np.linalg.norm(mine - gradient) <= near * norm, name
 
 
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
+def test_weights_learn_through_a_narrow_layer(weight_dtype: str) -> None:
+    """As docs/narrow.md trains: float32 weights get the gradients of a layer that has them rounded."""
+    random = np.random.default_rng(0)
+    teacher, learner = fr.LSTM(4, 8, seed=1), fr.LSTM(4, 8, seed=2)
+    weights, narrow, losses = dict(learner.weights), learner.narrow(weight_dtype), []
+    for _ in range(150):
+        x = random.standard_normal((20, 16, 4)).astype(np.float32)
+        narrow = narrow.with_weights(weights)
+        y, _, tape = narrow.record(x)
+        error = y - teacher(x)[0]
+        losses.append(np.mean(error**2))
+        gradients = tape.backward(2 / error.size * error).weights
+        weights = {name: array - 20 * gradients[name] for name, array in weights.items()}
+    assert losses[-1] < losses[0] / 20
+
+
 @pytest.mark.parametrize("weight_dtype", NARROW)
 def test_what_narrow_layers_do_not_do(weight_dtype: str, draw: Draw) -> None:
     layer = fr.LSTM(3, 4, weight_dtype=weight_dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import fusedrnn as fr
+from fusedrnn.demo import held_out_text
 from fusedrnn.formats import layouts
 
 
@@ -205,6 +207,36 @@ def test_g2p_en(g2p: dict[str, np.ndarray]) -> None:
     assert same == 500
     wrong = gru(g2p, "enc", "zrn"), gru(g2p, "dec", "zrn")
     assert not any(by_layers(g2p, *wrong, word) == by_equations(g2p, word) for word in tried[:100])
+
+
+def words_of_a_book() -> list[str]:
+    """The first 500 different words of Acts."""
+    return list(dict.fromkeys(re.findall("[a-z]+", held_out_text().lower())))[:500]
+
+
+@pytest.mark.parametrize(
+    ("weight_dtype", "least", "least_invented"),
+    [("float16", 500, 498), ("bfloat16", 498, 495), ("int8", 496, 475), ("w8a7", 493, 465)],
+)
+def test_g2p_en_with_narrow_weights(
+    g2p: dict[str, np.ndarray],
+    weight_dtype: str,
+    least: int,
+    least_invented: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """How many of 500 words keep all their sounds."""
+    encoder, decoder = (gru(g2p, of).narrow(weight_dtype) for of in ("enc", "dec"))
+    found, invented = (
+        sum(by_layers(g2p, encoder, decoder, word) == by_equations(g2p, word) for word in tried)
+        for tried in (words_of_a_book(), words(500))
+    )
+    with capsys.disabled():
+        print(
+            f"\ng2p_en, {weight_dtype}: {found} of 500 words of a book have the sounds of float64, and {invented} of 500 "
+            "invented ones"
+        )
+    assert found >= least and invented >= least_invented
 
 
 def test_g2p_en_is_inspected(g2p: dict[str, np.ndarray]) -> None:

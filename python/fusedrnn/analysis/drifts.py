@@ -17,7 +17,7 @@ from fusedrnn.arrays import FLOAT32, Array
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.layers import Layer
-from fusedrnn.narrowing import INTEGERS, stored, widened
+from fusedrnn.narrowing import INTEGERS, Stored, stored, widened
 
 __all__ = [
     "DTYPES",
@@ -26,7 +26,6 @@ __all__ = [
     "Curve",
     "Drift",
     "drift",
-    "narrowed_weights",
     "rebuilt",
     "wide_layer",
 ]
@@ -279,11 +278,6 @@ def _over_time(curve: Curve, points: int = 100) -> list[dict[str, float]]:
     ]
 
 
-def narrowed_weights(layer: Layer[Any], weight_dtype: str) -> dict[str, Array]:
-    """A layer's weights with its matrices rounded to a type; biases and peepholes stay as they are."""
-    return widened(stored(layer.weights, layer.architecture, weight_dtype))
-
-
 def drift(
     layer: Layer[Any],
     x: Array,
@@ -342,12 +336,12 @@ def drift(
     a = layer.architecture
     wide = wide_layer(layer)
     backend = recording(layer).backend
-    weights: Mapping[str, Array] = layer.weights
+    kept = stored(layer._weights, a, weight_dtype)
+    weights = widened(kept)
     blocks: list[tuple[str, str, Weight, slice]] = []
     if weight_dtype not in ("float32", layer.weight_dtype):
-        weights = narrowed_weights(layer, weight_dtype)
         blocks = list(_blocks(a)) if causes else []
-    tested = rebuilt(layer, weights, backend, weight_dtype=weight_dtype)
+    tested = rebuilt(layer, kept, backend, weight_dtype=weight_dtype)
     rounded = rebuilt(layer, weights, backend)
     others = [
         rounded.with_weights(_with_block(layer.weights, weights, weight, rows))
@@ -397,7 +391,7 @@ def _wide(state: Sequence[Array]) -> list[Array]:
 
 def rebuilt(
     layer: Layer[Any],
-    weights: Mapping[str, Array],
+    weights: Stored,
     backend: str,
     dtype: str = "float32",
     weight_dtype: str = "float32",

@@ -228,7 +228,9 @@ def narrowings(
         If the layer is not float32.
     """
     if layer.dtype != FLOAT32 or layer.weight_dtype != "float32":
-        raise UnsupportedError("narrowings is of float32 layers, which the other types are made of")
+        raise UnsupportedError(
+            f"narrowings is of float32 layers, which the other types are made of: this one has {layer.weight_dtype} weights"
+        )
     call, _ = layer._signature.call(x, state, None, None)
     check_finite(x)
     steps, batch, _ = call.x.shape

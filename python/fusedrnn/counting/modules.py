@@ -20,6 +20,7 @@ from fusedrnn.counting.counts import count
 from fusedrnn.counting.network import Array, Layer, Network
 from fusedrnn.counting.result import Figure
 from fusedrnn.formats.torch_modules import CLASSES, own_architecture
+from fusedrnn.formats.torch_quantized import quantized_class
 
 __all__ = ["network_of"]
 
@@ -110,7 +111,7 @@ def _parts(module: Module, name: str, steps: int) -> Iterator[tuple[str, Module,
     """Every module that may cost something, and what it costs: None for one that is not known."""
     cost = _cost(module, steps)
     if cost is not None:
-        if any(True for _ in module.parameters()):
+        if quantized_class(module) or any(True for _ in module.parameters()):
             yield name, module, cost
         return
     # A module of somebody else's may have weights that are no parameters: quantized ones are packed.
@@ -125,6 +126,9 @@ def _parts(module: Module, name: str, steps: int) -> Iterator[tuple[str, Module,
 
 def _arrays(name: str, module: Module, seen: dict[int, str], *, recurse: bool) -> Iterator[Array]:
     torch = sys.modules["torch"]
+    if quantized_class(module):  # packed arrays are no parameters
+        for each in _architecture(module).weights():
+            yield Array(each.name, each.shape, each.kind == "bias", each.elements)
     for own, parameter in module.named_parameters(recurse=recurse, remove_duplicate=False):
         if isinstance(parameter, torch.nn.parameter.UninitializedTensorMixin):
             where = f"{name}.{own}".lstrip(".")
@@ -142,6 +146,8 @@ def _arrays(name: str, module: Module, seen: dict[int, str], *, recurse: bool) -
 
 def _cost(module: Module, steps: int) -> _Cost | None:
     """What a module costs; None if its class, or its way to run, is not known."""
+    if quantized_class(module):
+        return _of_cell(_architecture(module))
     own = own_architecture(module)
     if own is not None:
         runs = type(module).forward.__module__ == "fusedrnn.torch.layers"
@@ -159,17 +165,23 @@ def _cost(module: Module, steps: int) -> _Cost | None:
 
 
 def _recurrent(module: Module, steps: int) -> _Cost:
+    return _of_cell(_architecture(module))
+
+
+def _architecture(module: Module) -> Architecture:
     nn = sys.modules["torch"].nn
-    cell = next(cell for name, cell in CLASSES.items() if isinstance(module, getattr(nn, name)))
-    architecture = Architecture(
-        cell,
+    theirs = quantized_class(module) or next(
+        name for name in CLASSES if isinstance(module, getattr(nn, name))
+    )
+    return Architecture(
+        CLASSES[theirs],
         module.input_size,
         module.hidden_size,
         getattr(module, "num_layers", 1),
         bidirectional=getattr(module, "bidirectional", False),
         proj_size=getattr(module, "proj_size", 0),
+        bias="double" if module.bias else "none",
     )
-    return _of_cell(architecture)
 
 
 def _of_cell(architecture: Architecture) -> _Cost:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fusedrnn.layers import Layer
+    from fusedrnn.narrowing import Narrow
 
     Array = npt.NDArray[Any]
 
@@ -92,7 +93,7 @@ class FoundLayer:
     architecture
         Cell, sizes and options.
     read
-        Reads the canonical weights, as float32.
+        Reads the canonical weights, as float32; or matrices as they are kept, as :class:`fusedrnn.Narrow`.
     tensors
         The arrays of the file that it is made of, each once.
     batch_first
@@ -108,7 +109,7 @@ class FoundLayer:
     name: str
     origin: str
     architecture: Architecture
-    read: Callable[[], Mapping[str, Array]] = field(compare=False, repr=False)
+    read: Callable[[], Mapping[str, Array | Narrow]] = field(compare=False, repr=False)
     tensors: tuple[Tensor, ...] = ()
     batch_first: bool = False
     weight_dtype: str = "float32"

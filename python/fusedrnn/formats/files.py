@@ -66,7 +66,8 @@ def load(
         Which one, as :func:`inspect` names it; not needed where there is one only.
     **options
         Those of :meth:`Layer.from_weights`, before what the file says: ``backend``, ``threads``, ``batch_first``,
-        ``weight_dtype``. Weights are float32 by default, whatever the file has, but for a narrow layer of :func:`save`.
+        ``weight_dtype``. Weights are float32 by default, whatever the file has, but for a narrow layer of :func:`save`, and
+        for integers that int8 holds: ONNX Runtime's DynamicQuantizeLSTM.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Recurrent nodes of ONNX: LSTM, GRU and RNN, as layers."""
+"""Recurrent nodes of ONNX: LSTM, GRU and RNN, and ONNX Runtime's DynamicQuantizeLSTM, as layers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from fusedrnn.formats.onnx_graph import (
     main_graph,
     walk,
 )
+from fusedrnn.formats.onnx_quantized import QUANTIZERS, QuantizedWeights, is_quantized, turned
 from fusedrnn.formats.onnx_stacks import NodeLayer, Uses, stacked
 from fusedrnn.formats.values import FLOATS, as_float32, conversions
+from fusedrnn.narrowing import Narrow
 
 __all__ = [
     "ATTRIBUTES",
@@ -47,8 +49,6 @@ Proto = Any
 
 #: The operators, and the cell of each.
 CELL_OF = {"RNN": "rnn", "GRU": "gru", "LSTM": "lstm"}
-#: What else has recurrent weights, and is not read yet.
-NOT_READ = ("DynamicQuantizeLSTM",)
 #: The inputs, in order. GRU and RNN end with initial_h.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 #: Those of them that are weights.
@@ -148,11 +148,7 @@ def recurrent_among(
     nodes, parts = [], []
     taken: dict[str, int] = {}
     for view, node in places:
-        if node.op_type in NOT_READ:
-            name = unique(node_name(node), taken)
-            note = f"{node.op_type} is not read yet: read the model before it was quantized"
-            parts.append(Part(name, "cell", node.op_type, note=note))
-        if not is_recurrent(node):
+        if not is_recurrent(node) and not is_quantized(node):
             continue
         name = unique(node_name(node), taken)
         try:
@@ -174,7 +170,7 @@ def _stored(view: GraphView, node: Proto) -> tuple[Tensor, ...]:
 
 
 def node_layer(view: GraphView, node: Proto) -> FoundLayer:
-    """The layer that an LSTM, GRU or RNN node is.
+    """The layer that an LSTM, GRU, RNN or DynamicQuantizeLSTM node is.
 
     Parameters
     ----------
@@ -207,9 +203,14 @@ class _Node:
     node: Proto
     what: str
 
+    @property
+    def operator(self) -> str:
+        """The standard's operator of the cell."""
+        return "LSTM" if is_quantized(self.node) else str(self.node.op_type)
+
     def layer(self) -> FoundLayer:
         said = self._attributes()
-        cell = CELL_OF[self.node.op_type]
+        cell = CELL_OF[self.operator]
         direction = said.get("direction", "forward")
         if direction not in DIRECTIONS:
             raise self.fault(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}")
@@ -244,11 +245,17 @@ class _Node:
             inputs, cell, directions, units, batch_first=bool(said.get("layout"))
         )
         notes += said_of_states
-        tensors = self._tensors(inputs, STORED if state is None else (*STORED, *INPUTS[5:7]))
+        stored = (*STORED, *QUANTIZERS)
+        tensors = self._tensors(inputs, stored if state is None else (*stored, *INPUTS[5:7]))
+        kept, quantized = False, None
+        if is_quantized(self.node):
+            quantized = QuantizedWeights(self.view, inputs, self.what)
+            kept, said_of_integers = quantized.note(low=-127 if layout.negates else -128)
+            notes.append(said_of_integers)
         notes += self._notes(inputs, tensors, architecture)
 
-        def read() -> Mapping[str, Array]:
-            return self._weights(layout, architecture, inputs)
+        def read() -> Mapping[str, Array | Narrow]:
+            return self._weights(layout, architecture, inputs, quantized, keep=kept)
 
         return FoundLayer(
             name=node_name(self.node),
@@ -257,6 +264,7 @@ class _Node:
             read=read,
             tensors=tensors,
             batch_first=bool(said.get("layout")),
+            weight_dtype="int8" if kept else "float32",
             read_state=None if state is None else lambda: state,
             notes=tuple(notes),
         )
@@ -271,7 +279,7 @@ class _Node:
 
     def _attributes(self) -> dict[str, Any]:
         said = self.view.attributes_of(self.node)
-        known = ATTRIBUTES | {OWN_ATTRIBUTE[self.node.op_type]}
+        known = ATTRIBUTES | {OWN_ATTRIBUTE[self.operator]}
         for name, value in said.items():
             if name not in known:
                 raise self.lacks(f"attribute {name!r} is not known; it has {value!r}"[:300])
@@ -341,12 +349,16 @@ class _Node:
 
     def _inputs(self) -> dict[str, str]:
         """The names of the values that the node reads, by the names of its inputs."""
-        allowed = INPUTS if self.node.op_type == "LSTM" else INPUTS[:6]
+        needed = ["X", "W", "R"]
+        allowed: tuple[str, ...] = INPUTS if self.operator == "LSTM" else INPUTS[:6]
+        if is_quantized(self.node):
+            allowed += QUANTIZERS
+            needed += ["W_scale", "R_scale"]
         names = list(self.node.input)
         if len(names) > len(allowed):
             raise self.fault(f"it has {len(names)} inputs, and can have {len(allowed)}")
         found = {key: name for key, name in zip(allowed, names, strict=False) if name}
-        for key in ("X", "W", "R"):
+        for key in needed:
             if key not in found:
                 raise self.fault(f"input {key} is missing")
         return found
@@ -375,11 +387,12 @@ class _Node:
         W, R = shapes["W"], shapes["R"]
         if len(W) != 3 or len(R) != 3 or 0 in W or 0 in R:
             raise self.fault(f"W and R must have 3 axes that are not 0, got {W} and {R}")
-        units, width = R[2], W[2]
+        turn = turned if is_quantized(self.node) else tuple
+        units, width = turn(R)[2], turn(W)[2]
         stated = said.get("hidden_size", units)
         wanted = {
-            "W": (directions, gates * units, width),
-            "R": (directions, gates * units, units),
+            "W": turn((directions, gates * units, width)),
+            "R": turn((directions, gates * units, units)),
             "B": (directions, 2 * gates * units),
             "P": (directions, 3 * units),
         }
@@ -436,24 +449,39 @@ class _Node:
         return found, notes
 
     def _weights(
-        self, layout: Layout, architecture: Architecture, inputs: Mapping[str, str]
-    ) -> dict[str, Array]:
-        """The canonical weights."""
-        arrays = {key: self._constant(inputs, key) for key in STORED if key in inputs}
+        self,
+        layout: Layout,
+        architecture: Architecture,
+        inputs: Mapping[str, str],
+        quantized: QuantizedWeights | None,
+        *,
+        keep: bool,
+    ) -> dict[str, Array | Narrow]:
+        """The canonical weights; integers are kept or widened."""
+        arrays = {
+            key: quantized.integers(key)
+            if quantized and key in ("W", "R")
+            else self._constant(inputs, key)
+            for key in STORED
+            if key in inputs
+        }
         if not architecture.peephole:
             arrays.pop("P", None)
         wanted = {weight.name for weight in architecture.weights()}
-        weights: dict[str, Array] = {}
+        weights: dict[str, Array | Narrow] = {}
         for direction in range(architecture.directions):
             end = suffix(0, direction)
             one = {key: array[direction] for key, array in arrays.items()}
-            weights |= from_layout(layout, one, end, architecture.peephole_gates)
+            moved = from_layout(layout, one, end, architecture.peephole_gates)
             for gate in layout.row.own_recurrent_bias:
                 if f"bias_h{gate}{end}" in wanted:
-                    weights[f"bias_h{gate}{end}"] = weights[f"bias_hh{end}"][
+                    moved[f"bias_h{gate}{end}"] = moved[f"bias_hh{end}"][
                         -architecture.hidden_size :
                     ]
-        return {name: np.ascontiguousarray(weights[name]) for name in weights if name in wanted}
+            weights |= {n: np.ascontiguousarray(moved[n]) for n in moved if n in wanted}
+            if quantized:
+                weights |= quantized.scaled(layout, direction, end, moved, keep=keep)
+        return weights
 
     def _tensors(self, inputs: Mapping[str, str], keys: Sequence[str]) -> tuple[Tensor, ...]:
         """The stored tensors that these inputs are made of, each once."""
@@ -533,10 +561,13 @@ class _Node:
                 )
         notes += conversions(each for each in tensors if each.dtype in FLOATS)
         quantized = sorted({each.dtype for each in tensors if each.dtype not in FLOATS})
-        if quantized:
+        if quantized and not is_quantized(self.node):
             notes.append(f"{', '.join(quantized)} numbers, turned into float32")
         overridable = [
-            name for key in STORED if key in inputs for name in self.view.replaceable(inputs[key])
+            name
+            for key in (*STORED, *QUANTIZERS)
+            if key in inputs
+            for name in self.view.replaceable(inputs[key])
         ]
         if overridable:
             names = ", ".join(map(repr, dict.fromkeys(overridable)))

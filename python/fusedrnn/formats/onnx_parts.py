@@ -10,8 +10,9 @@ from typing import Any
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.contents import Part, Tensor
 from fusedrnn.formats.onnx_graph import STANDARD, GraphView, Place
-from fusedrnn.formats.onnx_nodes import NOT_READ, is_recurrent, node_name, unique
+from fusedrnn.formats.onnx_nodes import is_recurrent, node_name, unique
 from fusedrnn.formats.onnx_operators import OPERATORS
+from fusedrnn.formats.onnx_quantized import is_quantized
 from fusedrnn.formats.values import FLOATS
 
 __all__ = ["Inventory"]
@@ -242,7 +243,7 @@ class Inventory:
         standard = node.domain in STANDARD
         known = standard or node.domain == MICROSOFT
         kind = node.op_type
-        if is_recurrent(node) or kind in (*NOT_READ, "Constant", "ConstantOfShape"):
+        if is_recurrent(node) or is_quantized(node) or kind in ("Constant", "ConstantOfShape"):
             return
         if (node.domain, kind) in self.functions or (standard and kind in CONTROL):
             return  # their nodes come by themselves

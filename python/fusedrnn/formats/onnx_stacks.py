@@ -13,6 +13,7 @@ from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.contents import FoundLayer
 from fusedrnn.formats.layouts import suffix
 from fusedrnn.formats.onnx_graph import STANDARD, GraphView, Place
+from fusedrnn.narrowing import Narrow
 
 __all__ = ["NodeLayer", "Uses", "stacked"]
 
@@ -92,9 +93,9 @@ def _way(above: NodeLayer, uses: Uses) -> Way | None:
     path: list[Proto] = []
     while len(path) < MAX_WAY and view is above.view and len(uses.of(view, name)) == 1:
         node = view.makers.get(name)
-        if node is None or node.domain not in STANDARD or not node.input:
+        if node is None or not node.input:
             return None
-        if node.op_type not in MOVES:
+        if node.op_type not in MOVES or node.domain not in STANDARD:
             return view, name, path[::-1]
         path.append(node)
         view, name = view.home(node.input[0])
@@ -108,7 +109,7 @@ def _continues(below: NodeLayer, above: NodeLayer, way: Way) -> bool:
     return (
         below.node.op_type == above.node.op_type
         and wanted == other.architecture
-        and one.batch_first == other.batch_first
+        and (one.batch_first, one.weight_dtype) == (other.batch_first, other.weight_dtype)
         and _input(below.node, 4) == _input(above.node, 4)
         and _joins(one, way)
     )
@@ -127,7 +128,7 @@ def _joined(stack: Sequence[NodeLayer]) -> FoundLayer:
     architecture = replace(first.architecture, num_layers=len(layers))
     directions = architecture.directions
 
-    def read() -> Mapping[str, Array]:
+    def read() -> Mapping[str, Array | Narrow]:
         weights = {}
         for place, layer in enumerate(layers):
             own = layer.read()

@@ -26,12 +26,14 @@ from fusedrnn.errors import ModelFormatError
 from fusedrnn.files import write_file
 from fusedrnn.formats.contents import Contents, FoundLayer, Tensor
 from fusedrnn.formats.torch_state import contents, found_layer
+from fusedrnn.formats.values import floats
 from fusedrnn.shapes import WEIGHT_NAME
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fusedrnn.layers import Layer
+    from fusedrnn.narrowing import Narrow
 
     Array = npt.NDArray[Any]
 
@@ -238,11 +240,11 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         )
     group = {name: tensor for name, tensor in tensors.items() if WEIGHT_NAME.fullmatch(name)}
     scales = {name: tensors[name + SCALE] for name in group if name + SCALE in tensors}
-    floats = group | {name: _scaled(path, group[name], each) for name, each in scales.items()}
+    as_floats = group | {name: _scaled(path, group[name], each) for name, each in scales.items()}
     try:
         batch_first = checked_bool("batch_first", said["batch_first"])
         found = found_layer(
-            str(path), "", floats, cell=cell, options=options, batch_first=batch_first
+            str(path), "", as_floats, cell=cell, options=options, batch_first=batch_first
         )
     except (ValueError, TypeError) as error:
         if isinstance(error, ModelFormatError):
@@ -252,6 +254,8 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         stored = (*group.values(), *scales.values())
         notes = (f"{weight_dtype} weights, kept",)
         found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=notes)
+    if scales:
+        found = replace(found, read=partial(_weights, str(path), group, scales))
     states = {f"{STATE}{each.name}" for each in found.architecture.table.states}
     left_over = set(tensors) - set(group) - {tensor.name for tensor in scales.values()}
     if not left_over:
@@ -269,26 +273,33 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
 
 
 def _scaled(path: Path, integers: Tensor, scales: Tensor) -> Tensor:
-    """A matrix of int8 as the numbers that it stands for."""
+    """A matrix of int8, as one of the numbers that it stands for."""
     if integers.dtype != "int8" or scales.dtype != "float32" or scales.shape != integers.shape[:1]:
         raise ModelFormatError(
             f"{path}: tensor {scales.name!r} must have a float32 for each row of int8 {integers.name!r}"
         )
+    return replace(integers, dtype="float32")
 
-    def read() -> Array:
-        from fusedrnn.narrowing import widened_from
 
-        what = f"{path}: tensor {integers.name!r}"
-        return widened_from(what, "int8", integers.read(), scales.read())
+def _weights(
+    where: str, group: Mapping[str, Tensor], scales: Mapping[str, Tensor]
+) -> dict[str, Array | Narrow]:
+    """Read the weights; those that have scales are kept."""
+    from fusedrnn.narrowing import Narrow
 
-    return Tensor(integers.name, integers.shape, "float32", read)
+    return {
+        name: Narrow("int8", tensor.read(), scales[name].read())
+        if name in scales
+        else floats(tensor, where)
+        for name, tensor in group.items()
+    }
 
 
 def write(layer: Layer[Any], path: Path) -> None:
     """Write a layer, whole or not at all; :func:`read` finds the same one, bit by bit."""
     import numpy as np
 
-    from fusedrnn.narrowing import narrowed
+    from fusedrnn.narrowing import Narrow
 
     architecture = layer.architecture
     said = {
@@ -297,14 +308,16 @@ def write(layer: Layer[Any], path: Path) -> None:
         "batch_first": layer.batch_first,
     }
     kinds = {name: kind for kind, (name, _) in TYPES.items()}
-    arrays = {name: (kinds[str(each.dtype)], each) for name, each in layer.weights.items()}
-    weight_dtype = layer.weight_dtype
-    if weight_dtype in NARROW:
-        said["weight_dtype"] = weight_dtype
-        for name, matrix in narrowed(layer.weights, architecture, weight_dtype).items():
-            arrays[name] = (NARROW[weight_dtype], matrix.values)
-            if matrix.scales is not None:
-                arrays[name + SCALE] = ("F32", matrix.scales)
+    if layer.weight_dtype in NARROW:
+        said["weight_dtype"] = layer.weight_dtype
+    arrays: dict[str, tuple[str, Array]] = {}
+    for name, each in layer._weights.items():
+        if not isinstance(each, Narrow):
+            arrays[name] = (kinds[str(each.dtype)], each)
+            continue
+        arrays[name] = (NARROW[each.weight_dtype], each.values)
+        if each.scales is not None:
+            arrays[name + SCALE] = ("F32", each.scales)
     if layer.initial_state is not None:
         for state, array in zip(architecture.table.states, layer.initial_state, strict=True):
             arrays[f"{STATE}{state.name}"] = (kinds[str(array.dtype)], array)

@@ -313,6 +313,11 @@ class _Checkpoint(pickle.Unpickler):
         if module in ("torch", "torch.storage") and name in STORAGES:
             return _StorageType(name)
         what = f"{module}.{name}"
+        if what == "torch.ScriptObject":
+            raise ModelFormatError(
+                f"{self._path}: weights that are packed for PyTorch's own kernels ({what!r}), as those of quantize_dynamic: "
+                "load the module with PyTorch, and give it to fr.from_torch"
+            )
         if module.startswith("torch.") and ".modules." in module or module == "__main__":
             raise ModelFormatError(
                 f"{self._path}: a whole module ({what!r:.80}), which would have to be executed; {SAVE_STATE}"

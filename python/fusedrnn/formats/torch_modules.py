@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.contents import FoundLayer, Tensor
 from fusedrnn.formats.layouts import LAYOUTS, find, suffix, to_layout
+from fusedrnn.formats.torch_quantized import quantized_class, quantized_layer
 from fusedrnn.formats.torch_state import found_layer
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def from_torch(module: Any, **options: Any) -> Layer[Any]:
     module
         ``nn.RNN``, ``nn.LSTM``, ``nn.GRU``, or one of their cells, converted or not; or a module of
         :mod:`fusedrnn.torch`. float16 and bfloat16 weights are widened, float64 ones rounded. Dropout between layers,
-        which does nothing in inference, is left out.
+        which does nothing in inference, is left out. Or one of these that ``torch.ao.quantization.quantize_dynamic`` has
+        made: its layer has "int8" weights, its integers and scales, or "float16" ones.
     **options
         Those of :meth:`Layer.from_weights`, before what the module says: ``backend``, ``threads``, ``batch_first``.
 
@@ -48,7 +50,7 @@ def from_torch(module: Any, **options: Any) -> Layer[Any]:
     if found is None:
         names = ", ".join(f"nn.{name}" for name in CLASSES)
         raise TypeError(
-            f"module must be one of {names}, or of fusedrnn.torch, not {type(module).__name__}"
+            f"module must be one of {names}, one of them quantized, or of fusedrnn.torch, not {type(module).__name__}"
         )
     return found.layer(**options)
 
@@ -58,6 +60,9 @@ def found_in(module: Any, name: str = "") -> FoundLayer | None:
     torch = sys.modules.get("torch")
     if torch is None:
         return None
+    quantized = quantized_class(module)
+    if quantized is not None:
+        return quantized_layer(module, name, quantized, CLASSES[quantized])
     own = own_architecture(module)
     options: dict[str, Any]
     if own is not None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["FLOATS", "as_float32", "conversions", "floats"]
+__all__ = ["FLOATS", "as_float32", "conversions", "floats", "said_of_integers"]
 
 #: The types of weights that become float32.
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -30,6 +30,15 @@ def conversions(tensors: Iterable[Tensor]) -> tuple[str, ...]:
         for dtype in types
         if dtype != "float32"
     )
+
+
+def said_of_integers(dtypes: Iterable[str], *, kept: bool) -> str:
+    """What is said of weights that are integers, which became int8, or float32 where they are too many for it."""
+    types = sorted(set(dtypes))
+    said = f"{', '.join(types)} weights"
+    if not kept:
+        return f"{said}, widened to float32: less their zero points they do not all fit int8"
+    return f"{said}, kept" + ("" if types == ["int8"] else " as int8")
 
 
 def as_float32(array: Array, what: str) -> Array:

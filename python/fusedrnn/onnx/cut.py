@@ -19,8 +19,9 @@ import numpy.typing as npt
 from fusedrnn.errors import UnsupportedError
 from fusedrnn.formats.contents import FoundLayer
 from fusedrnn.formats.onnx_graph import STANDARD, GraphView, main_graph, walk
-from fusedrnn.formats.onnx_nodes import INPUTS, NOT_READ, is_recurrent, node_layer, node_name
+from fusedrnn.formats.onnx_nodes import INPUTS, is_recurrent, node_layer, node_name
 from fusedrnn.formats.onnx_operators import OPERATORS
+from fusedrnn.formats.onnx_quantized import is_quantized
 from fusedrnn.formats.onnx_tensors import Store
 from fusedrnn.onnx.moves import DATA_INPUTS, Move, move
 
@@ -154,10 +155,11 @@ class Cut:
                     reason = str(error).removeprefix(said)
                     self.left.append(Left(node_name(node), node.op_type, reason))
         for view, node in walk(self.model, self.view):
-            if node.op_type in NOT_READ:
-                self.left.append(
-                    Left(node_name(node), node.op_type, "its quantized weights are not read yet")
+            if is_quantized(node):
+                reason = (
+                    "its int8 weights are for a kernel of ONNX Runtime's; fr.load reads the layer"
                 )
+                self.left.append(Left(node_name(node), node.op_type, reason))
             elif view is not self.view and is_recurrent(node):
                 reason = f"it is {view.where}, a graph that is not cut"
                 self.left.append(Left(node_name(node), node.op_type, reason))
