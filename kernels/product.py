@@ -254,7 +254,7 @@ def functions(isa_name: str, weight_type: str) -> ModuleType:
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
     weights = WEIGHTS[weight_type]
-    of_integers = weights.load is None
+    of_integers = weights.are_integers
     made = (integer_functions if of_integers else float_functions)(isa_name, weights)
     x_matrix, tile_factor, no_factor, product = (
         made[name] for name in ("x_matrix", "tile_factor", "no_factor", "product")

@@ -1,7 +1,4 @@
-"""How panels are read: ``csrc/weights`` in Numba, and the tiles of each type. Cells do not know what a weight is.
-
-A kernel is compiled for one type of weights, so what depends on the type is chosen here, once.
-"""
+"""How panels are read: ``csrc/weights`` in Numba. A kernel is compiled for one type of weights; cells do not know which."""
 
 from __future__ import annotations
 
@@ -18,9 +15,9 @@ from fusedrnn.kernels.simd import InstructionSet
 
 __all__ = ["FLOAT32", "WEIGHTS", "Scaled", "Weights", "i8_depth"]
 
-LINE_BYTES, FAR_FLOATS, SLICE = (
-    constants()[f"FR_{name}"] for name in ("LINE_BYTES", "FAR_FLOATS", "I8_SLICE")
-)
+LINE_BYTES: int = constants()["FR_LINE_BYTES"]
+FAR_FLOATS: int = constants()["FR_FAR_FLOATS"]
+SLICE: int = constants()["FR_I8_SLICE"]
 
 
 @dataclass(frozen=True)
@@ -34,12 +31,17 @@ class Weights:
     item
         The type of an element of its panels.
     load
-        (isa, builder, pointer): a vector of weights, widened. None for integers, whose product is in ``integer_product.py``.
+        (isa, builder, pointer): a vector of weights, widened: to floats, or to int16.
     """
 
     name: str
     item: types.Type
-    load: Callable[[InstructionSet, ir.IRBuilder, ir.Value], ir.Value] | None
+    load: Callable[[InstructionSet, ir.IRBuilder, ir.Value], ir.Value]
+
+    @property
+    def are_integers(self) -> bool:
+        """Whether their product is one of integers: ``integer_product.py``."""
+        return bool(self.item == types.int8)
 
     @property
     def pointer(self) -> Pointer:
@@ -74,7 +76,7 @@ WEIGHTS = {
         FLOAT32,
         Weights("float16", types.uint16, InstructionSet.load_f16),
         Weights("bfloat16", types.uint16, InstructionSet.load_bf16),
-        Weights("int8", types.int8, None),
+        Weights("int8", types.int8, InstructionSet.widened),
     )
 }
 
