@@ -1,4 +1,4 @@
-"""Narrow weights beside float32, and beside the int8 of ONNX Runtime and PyTorch: ``fusedrnn bench narrow``.
+"""Narrow weights beside float32, and beside the int8 and bfloat16 of other libraries: ``fusedrnn bench narrow``.
 
 One LSTM in each shape. All are timed in one process with one thread, a round of each in turn; each has its error beside its time: of y,
 against the specification in float64 with the weights as they were.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 import fusedrnn as fr
+from fusedrnn.bench import cases
 from fusedrnn.bench.pairs import Case
-from fusedrnn.bench.peers import missing, one_thread
+from fusedrnn.bench.peers import Setup, missing, one_thread
 from fusedrnn.bench.timing import Quartiles, calls, interleaved
 from fusedrnn.counting.result import Result, Table
 from fusedrnn.narrowing import WEIGHT_DTYPES
@@ -43,6 +44,8 @@ CASES = (
     *(_case(units, 1, 100) for units in (64, 128, 256)),
     _case(512, 1, 50),
     _case(1024, 1, 25),
+    _case(256, 1, 1),
+    _case(512, 1, 1),
     _case(128, 16, 100),
     _case(256, 16, 50),
 )
@@ -73,10 +76,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Shape:
-    """All ways to compute one shape."""
+    """All ways to compute one shape.
+
+    Attributes
+    ----------
+    name
+        "H=X=64, T=100, B=1".
+    ways
+        In the order of the table.
+    left_out
+        Why a way is not among them.
+    """
 
     name: str
     ways: tuple[Measured, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +103,15 @@ class Beside(Result):
         return "LSTMs with narrow weights"
 
     def _document(self) -> Mapping[str, Any]:
-        return {"benchmark": "narrow weights", "ways": self._records()}
+        return {
+            "benchmark": "narrow weights",
+            "ways": self._records(),
+            "left_out": self._left_out(),
+        }
+
+    def _left_out(self) -> list[str]:
+        """Why ways are not in it, each reason once."""
+        return list(dict.fromkeys(reason for shape in self.shapes for reason in shape.left_out))
 
     def _records(self) -> list[Mapping[str, Any]]:
         return [
@@ -135,14 +157,36 @@ class Beside(Result):
     def _notes(self) -> Iterator[str]:
         yield "faster: the time of float32 here by this one's, round by round, the median."
         yield "error: of y, against float64 with the weights as they were."
+        yield from self._left_out()
 
 
-def _onnxruntime(layer: Any, x: Any, quantised: bool) -> Callable[[], Any]:
+#: Gives y: an array, or a tensor of PyTorch.
+Run = Callable[[], Any]
+
+
+@dataclass
+class _Ways:
+    """The ways to compute a shape.
+
+    Attributes
+    ----------
+    timed
+        What is timed, by name; it gives y.
+    left_out
+        Why a way is not among them.
+    """
+
+    timed: dict[str, Run] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+
+def _onnxruntime(layer: Any, x: Any, weight_bits: int | None = None) -> Run:
+    """ONNX Runtime's float32; or its int8, with weights of so many bits: for 7 its quantizer has an option."""
     import onnxruntime
 
     made = fr.to_onnx(layer)
-    if quantised:
-        made = _quantised(made)
+    if weight_bits is not None:
+        made = _quantised(made, weight_bits)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -156,7 +200,7 @@ def _onnxruntime(layer: Any, x: Any, quantised: bool) -> Callable[[], Any]:
     return lambda: session.run(output, inputs)[0]
 
 
-def _quantised(model: Any) -> Any:
+def _quantised(model: Any, weight_bits: int) -> Any:
     """The model with DynamicQuantizeLSTM, as ONNX Runtime's own tool makes it."""
     import tempfile
     from pathlib import Path
@@ -169,45 +213,87 @@ def _quantised(model: Any) -> Any:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "int8.onnx"
-            quantize_dynamic(model, path)
+            quantize_dynamic(model, path, reduce_range=weight_bits == 7)
             return onnx.load(path)
     finally:
         logging.getLogger().disabled = quiet
 
 
-def _torch_int8(layer: Any, x: Any) -> Callable[[], Any]:
+def _torch_module(layer: Any) -> Any:
     import torch
 
     module = torch.nn.LSTM(layer.architecture.input_size, layer.architecture.hidden_size)
     module.load_state_dict(
         {name: torch.from_numpy(np.array(each)) for name, each in fr.to_state_dict(layer).items()}
     )
+    return module
+
+
+def _torch_int8(module: Any) -> Any:
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there will be another way
-        small = torch.ao.quantization.quantize_dynamic(
+        return torch.ao.quantization.quantize_dynamic(
             torch.nn.Sequential(module), {torch.nn.LSTM}, dtype=torch.qint8
         )[0]
-    given = torch.from_numpy(x)
+
+
+def _torch(module: Any, x: Any, dtype: str) -> Run:
+    import torch
+
+    given = torch.from_numpy(x).to(getattr(torch, dtype))
 
     def run() -> Any:
         with torch.inference_mode():
-            return small(given)[0].numpy()
+            return module(given)[0]
 
     return run
 
 
-def _ways(layer: Any, x: Any) -> dict[str, Callable[[], Any]]:
-    def here(made: Any) -> Callable[[], Any]:
+def _openvino(layer: Any, x: Any, precision: str) -> tuple[Run, str]:
+    """The way, and the precision that it has."""
+    from fusedrnn.bench.peers.openvino import Request
+
+    a, (steps, batch, _) = layer.architecture, x.shape
+    # Lengths, all equal: every run begins at zero, as the other ways do.
+    case = cases.Case("batch", steps, batch, a.input_size, a.hidden_size, lengths=(steps,) * batch)
+    request = Request(Setup(case, layer.weights), precision)
+    return lambda: request.run(x), request.precision
+
+
+def _ways(layer: Any, x: Any) -> _Ways:
+    def here(made: Any) -> Run:
         return lambda: made(x)[0]
 
-    ways = {BASE: here(layer)}
-    ways |= {each: here(layer.narrow(each)) for each in WEIGHT_DTYPES[1:]}
+    ways = _Ways({BASE: here(layer)})
+    ways.timed |= {each: here(layer.narrow(each)) for each in WEIGHT_DTYPES[1:]}
     if not missing("onnxruntime"):
-        ways["ONNX Runtime float32"] = _onnxruntime(layer, x, False)
-        ways["ONNX Runtime int8"] = _onnxruntime(layer, x, True)
+        ways.timed["ONNX Runtime float32"] = _onnxruntime(layer, x)
+        # Its sums of products of 8 bits saturate on CPUs without VNNI, and are much less exact there.
+        ways.timed["ONNX Runtime int8"] = _onnxruntime(layer, x, 8)
+        ways.timed["ONNX Runtime int8 of 7 bits"] = _onnxruntime(layer, x, 7)
     if not missing("torch"):
-        ways["PyTorch int8"] = _torch_int8(layer, x)
+        import torch
+
+        ways.timed["PyTorch int8"] = _torch(_torch_int8(_torch_module(layer)), x, "float32")
+        ways.timed["PyTorch bfloat16"] = _torch(
+            _torch_module(layer).to(torch.bfloat16), x, "bfloat16"
+        )
+    if not missing("openvino"):
+        run, precision = _openvino(layer, x, "bf16")
+        if precision == "bf16":
+            ways.timed["OpenVINO bfloat16"] = run
+        else:
+            ways.left_out.append(
+                f"OpenVINO bfloat16 is left out: on this CPU OpenVINO computes in {precision} instead."
+            )
     return ways
+
+
+def _array(y: Any) -> Any:
+    """y as NumPy has it: PyTorch's bfloat16, which NumPy does not have, as float32."""
+    return y if isinstance(y, np.ndarray) else y.float().numpy()
 
 
 def measure(case: Case, rounds: int) -> Shape:
@@ -226,9 +312,9 @@ def measure(case: Case, rounds: int) -> Shape:
     with one_thread():
         ways = _ways(layer, x)
         errors = {
-            name: np.asarray(way()).reshape(exact.shape) - exact for name, way in ways.items()
+            name: _array(way()).reshape(exact.shape) - exact for name, way in ways.timed.items()
         }
-        seconds = interleaved({name: calls(way) for name, way in ways.items()}, rounds)
+        seconds = interleaved({name: calls(way) for name, way in ways.timed.items()}, rounds)
     found = []
     for name, each in seconds.items():
         ratios = [one / other for one, other in zip(seconds[BASE], each, strict=True)]
@@ -242,7 +328,7 @@ def measure(case: Case, rounds: int) -> Shape:
                 float(np.abs(error).max()),
             )
         )
-    return Shape(case.name, tuple(found))
+    return Shape(case.name, tuple(found), tuple(ways.left_out))
 
 
 def measured(shapes: Iterable[Shape]) -> Beside:

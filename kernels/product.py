@@ -228,7 +228,10 @@ def integer_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
 
 
 def panels_fields(weights: Weights) -> list[Any]:
-    """What reads x_panels, h_panels and dependent_panels as what they are."""
+    """What reads x_panels, h_panels and dependent_panels as what they are.
+
+    No functions that are inlined: those would change how LLVM lays out the code of cells.
+    """
     names = ("x_panels", "h_panels", "dependent_panels")
     return [field_as(name, weights.pointer) for name in names]
 

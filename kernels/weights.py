@@ -65,8 +65,8 @@ class Weights:
 
     @property
     def far(self) -> int:
-        """Panels of more elements come from L2 or beyond: FR_FAR_FLOATS."""
-        return FAR_FLOATS * 4 // self.bytes
+        """Panels of more elements are read one block at a time where a tile has one row: FR_FAR_FLOATS; never of int8."""
+        return 2**62 if self.are_integers else FAR_FLOATS * 4 // self.bytes
 
 
 FLOAT32 = Weights("float32", types.float32, InstructionSet.load)

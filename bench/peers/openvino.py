@@ -1,4 +1,4 @@
-"""OpenVINO: a model of one operation, compiled for latency in float32, its state kept inside."""
+"""OpenVINO: a model of one operation, compiled for latency, in float32 unless told otherwise, its state kept inside."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import numpy as np
 
 from fusedrnn.bench.peers.interface import Array, Peer, Setup
 
-__all__ = ["FRAMEWORK", "variants"]
+__all__ = ["FRAMEWORK", "Request", "variants"]
 
 #: Whose layouts its weights have.
 FRAMEWORK = "openvino"
 
+#: The property that says in which type a model computes.
+PRECISION = "INFERENCE_PRECISION_HINT"
+
 
 def variants(setup: Setup) -> Sequence[Peer]:
     """State inside the model: faster than tensors that are exchanged from call to call."""
-    return [_Request(setup)]
+    return [Request(setup)]
 
 
 def _model(setup: Setup) -> Any:
@@ -68,17 +71,29 @@ def _core() -> Any:
     return Core()
 
 
-class _Request:
+class Request:
     """One infer request, its tensors bound once.
 
     A step's input is copied into its buffer, as fusedrnn reads a new array in each; a sequence is laid out
     once, the batch outside, as OpenVINO has it, and what that takes is not in its time.
+
+    Parameters
+    ----------
+    setup
+        What it is made for.
+    precision
+        The type that it is asked to compute in: "f32", "bf16".
+
+    Attributes
+    ----------
+    precision
+        The type that it computes in: a CPU without instructions for the one asked for has another.
     """
 
     name = "openvino"
     variant = ""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, precision: str = "f32") -> None:
         from openvino import Tensor
 
         a, case = setup.architecture, setup.case
@@ -87,11 +102,12 @@ class _Request:
             _model(setup),
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": "f32",
+                PRECISION: precision,
                 "PERFORMANCE_HINT": "LATENCY",
                 "INFERENCE_NUM_THREADS": setup.threads,
             },
         )
+        self.precision: str = compiled.get_property(PRECISION).to_string()
         self._request = compiled.create_infer_request()
         self._infer = self._request.infer
         self._x = np.zeros((case.batch, case.steps, a.input_size), np.float32)

@@ -27,9 +27,11 @@ typedef void (*fr_i8_dot)(vf *total, const int8_t *weights, int64_t block_bytes,
     FR_I8_DOTS(WAY, 4)
 FR_I8_WAY(FR_WIDE)
 #ifdef VI_DOT
-FR_I8_WAY(FR_BYTES)
 FR_I8_WAY(FR_DOT)
 FR_I8_WAY(FR_DOT_2)
+#endif
+#ifdef VI_PAIRS
+FR_I8_WAY(FR_BYTES)
 #endif
 
 /* Of a way: for one block, and for as many as there are registers for. */
@@ -38,9 +40,11 @@ static const fr_i8_dot fr_i8_dots[FR_I8_WAYS][4][2] = {
 #define FR_WAY(WAY) [WAY] = {FR_PAIR(WAY, 1), FR_PAIR(WAY, 2), FR_PAIR(WAY, 3), FR_PAIR(WAY, 4)}
     FR_WAY(FR_WIDE),
 #ifdef VI_DOT
-    FR_WAY(FR_BYTES),
     FR_WAY(FR_DOT),
     FR_WAY(FR_DOT_2),
+#endif
+#ifdef VI_PAIRS
+    FR_WAY(FR_BYTES),
 #endif
 #undef FR_WAY
 #undef FR_PAIR
@@ -50,8 +54,10 @@ static const fr_i8_dot fr_i8_dots[FR_I8_WAYS][4][2] = {
 FR_INLINE int fr_i8_way_of(int64_t type)
 {
 #ifdef VI_DOT
-    if (__builtin_cpu_supports(VI_DOT))
+    if (VI_DOT)
         return type == FR_I8 ? FR_DOT_2 : FR_DOT;
+#endif
+#ifdef VI_PAIRS
     if (type == FR_W8A7)
         return FR_BYTES;
 #endif

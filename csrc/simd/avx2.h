@@ -74,7 +74,8 @@ static inline void vi_store_halves(int16_t *p, vi v)
     _mm_storeu_si128((__m128i *)p, _mm256_castsi256_si128(halves));
 }
 
-#define VI_DOT "avxvnni"
+#define VI_DOT __builtin_cpu_supports("avxvnni")
+#define VI_UNSIGNED 1
 static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
 static inline vi vi_set_word(const uint8_t *p)
 {
@@ -83,8 +84,11 @@ static inline vi vi_set_word(const uint8_t *p)
     return _mm256_set1_epi32(four);
 }
 static inline vi vi_add(vi a, vi b) { return _mm256_add_epi32(a, b); }
-static inline vi vi_sub(vi a, vi b) { return _mm256_sub_epi32(a, b); }
-static inline vi vi_shl(vi v, int bits) { return _mm256_slli_epi32(v, bits); }
+static inline vi vi_shl7(vi v) { return _mm256_slli_epi32(v, 7); }
+static inline vi vi_less(vi a, vi b, int32_t times)
+{
+    return _mm256_sub_epi32(a, _mm256_mullo_epi32(b, _mm256_set1_epi32(times)));
+}
 static inline vi vi_shr7(vi v) { return _mm256_srli_epi32(v, 7); }
 static inline void vi_store_bytes(uint8_t *p, vi v)
 {
@@ -94,6 +98,7 @@ static inline void vi_store_bytes(uint8_t *p, vi v)
     _mm_storel_epi64((__m128i *)p,
                      _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1)));
 }
+#define VI_PAIRS
 static inline vi vi_dot_pairs(vi sum, vi bytes, vi weights, vi ones)
 {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, weights), ones));

@@ -65,7 +65,8 @@ static inline vi vi_max(vi a, vi b) { return _mm512_max_epi32(a, b); }
 static inline void vi_store(int32_t *p, vi v) { _mm512_storeu_si512(p, v); }
 static inline void vi_store_halves(int16_t *p, vi v) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(v)); }
 
-#define VI_DOT "avx512vnni"
+#define VI_DOT __builtin_cpu_supports("avx512vnni")
+#define VI_UNSIGNED 1
 static inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
 static inline vi vi_set_word(const uint8_t *p)
 {
@@ -74,10 +75,14 @@ static inline vi vi_set_word(const uint8_t *p)
     return _mm512_set1_epi32(four);
 }
 static inline vi vi_add(vi a, vi b) { return _mm512_add_epi32(a, b); }
-static inline vi vi_sub(vi a, vi b) { return _mm512_sub_epi32(a, b); }
-static inline vi vi_shl(vi v, int bits) { return _mm512_slli_epi32(v, (unsigned)bits); }
+static inline vi vi_shl7(vi v) { return _mm512_slli_epi32(v, 7); }
+static inline vi vi_less(vi a, vi b, int32_t times)
+{
+    return _mm512_sub_epi32(a, _mm512_mullo_epi32(b, _mm512_set1_epi32(times)));
+}
 static inline vi vi_shr7(vi v) { return _mm512_srli_epi32(v, 7); }
 static inline void vi_store_bytes(uint8_t *p, vi v) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(v)); }
+#define VI_PAIRS
 static inline vi vi_dot_pairs(vi sum, vi bytes, vi weights, vi ones)
 {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(bytes, weights), ones));

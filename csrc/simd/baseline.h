@@ -100,6 +100,7 @@ static inline vi vi_dot(vi sum, vi q, vi weights)
 {
     return sum + (q << 16 >> 16) * (weights << 16 >> 16) + (q >> 16) * (weights >> 16);
 }
+#define VI_UNSIGNED 0
 static inline vi vi_set1(int32_t s) { return (vi){s, s, s, s}; }
 static inline vi vi_bits(vf v) { return (vi)v; }
 static inline vi vi_and(vi a, vi b) { return a & b; }

@@ -75,6 +75,41 @@ static inline vi vi_and(vi a, vi b) { return vandq_s32(a, b); }
 static inline vi vi_max(vi a, vi b) { return vmaxq_s32(a, b); }
 static inline void vi_store(int32_t *p, vi v) { vst1q_s32(p, v); }
 static inline void vi_store_halves(int16_t *p, vi v) { vst1_s16(p, vmovn_s32(v)); }
+
+#if defined(__linux__)
+#include <sys/auxv.h>
+#define VI_DOT ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0)
+#elif defined(__APPLE__)
+#define VI_DOT 1
+#else
+#define VI_DOT 0
+#endif
+#define VI_UNSIGNED 0
+static inline vi vi_load(const void *p) { return vreinterpretq_s32_s8(vld1q_s8((const int8_t *)p)); }
+static inline vi vi_set_word(const uint8_t *p)
+{
+    int32_t four;
+    memcpy(&four, p, sizeof four);
+    return vdupq_n_s32(four);
+}
+static inline vi vi_add(vi a, vi b) { return vaddq_s32(a, b); }
+static inline vi vi_less(vi a, vi b, int32_t times) { return vmlsq_s32(a, b, vdupq_n_s32(times)); }
+static inline vi vi_shl7(vi v) { return vshlq_n_s32(v, 7); }
+static inline vi vi_shr7(vi v) { return vshrq_n_s32(v, 7); }
+static inline void vi_store_bytes(uint8_t *p, vi v)
+{
+    const uint16x4_t halves = vmovn_u32(vreinterpretq_u32_s32(v));
+    const uint32x2_t bytes = vreinterpret_u32_u8(vmovn_u16(vcombine_u16(halves, halves)));
+    const uint32_t four = vget_lane_u32(bytes, 0);
+    memcpy(p, &four, sizeof four);
+}
+/* In assembly, so that the function around it need not be compiled for CPUs that have the instruction. */
+static inline vi vi_dot_bytes(vi sum, vi bytes, vi weights)
+{
+    __asm__(".arch armv8.2-a+dotprod\n\tsdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(bytes), "w"(weights));
+    return sum;
+}
+static inline vf vf_rounded(vi v) { return vcvtq_f32_s32(v); }
 static inline vf vf_joined(vi low, vi high) { return vcvtq_f32_s32(vpaddq_s32(low, high)); }
 
 #endif

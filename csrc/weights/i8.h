@@ -12,16 +12,20 @@
  * hundred times as exact as 8 bits of a weight. A row that is 0, or below 2^-100, gives 0; one with a NaN or an
  * infinity gives NaN. Sums of FR_I8_SLICE products fit an int32; those of slices are added up as floats, in order.
  *
- * There are several ways to the same integers. Those with bytes of v add a constant to q, so that it is not negative;
- * what that adds to a sum, so often the sum of the weights, is subtracted in the end.
+ * There are several ways to the same integers. Where bytes of v are unsigned in the CPU's products, a constant is added
+ * to q, so that it is not negative; what that adds to a sum, so often the sum of the weights, is subtracted in the end.
  *
  *   FR_WIDE   weights are widened to 16 bits, half a vector at a time; a column has a sum for each half
  *   FR_BYTES  bytes of v, q + 64 <= 128: pairs of products stay within 16 bits
- *   FR_DOT    the same bytes, by an instruction that multiplies and adds four of them
- *   FR_DOT_2  two bytes of v, for 15 bits: q + 16384 = 128 first + second; a column has a sum for each
+ *   FR_DOT    bytes of v, by an instruction that multiplies and adds four of them
+ *   FR_DOT_2  two bytes of v, for 15 bits: q = 128 first + second; a column has a sum for each
  */
 #ifndef FR_WEIGHTS_I8_H
 #define FR_WEIGHTS_I8_H
+
+/* What is added to q. */
+#define FR_Q7_OFFSET (VI_UNSIGNED * 64)
+#define FR_Q15_OFFSET (VI_UNSIGNED * 16384)
 
 enum fr_i8_way { FR_WIDE, FR_BYTES, FR_DOT, FR_DOT_2, FR_I8_WAYS };
 
@@ -68,7 +72,7 @@ FR_INLINE fr_row_step fr_row_step_of(int64_t type, const float *v, int64_t depth
 FR_INLINE void fr_make_integers(int way, const float *v, int64_t depth, float per_step, fr_integers *row)
 {
     vf scale = vf_set1(per_step);
-    vf rounding = vf_set1(FR_Q_ROUNDING + (way == FR_WIDE ? 0.0f : way == FR_DOT_2 ? 16384.0f : 64.0f));
+    vf rounding = vf_set1(FR_Q_ROUNDING + (way == FR_WIDE ? 0 : way == FR_DOT_2 ? FR_Q15_OFFSET : FR_Q7_OFFSET));
     vi low_7 = vi_set1(127);
     vf_keep(scale); /* constants in registers: else they are made anew for each vector */
     vf_keep(rounding);
@@ -100,8 +104,10 @@ FR_INLINE void fr_i8_add(int way, vi *sum, const fr_integers *row, int64_t k, co
     }
 #ifdef VI_DOT
     const vi first = vi_set_word(row->first + 4 * k);
+#ifdef VI_PAIRS
     if (way == FR_BYTES)
         sum[0] = vi_dot_pairs(sum[0], first, vi_load(word), ones);
+#endif
     if (way == FR_DOT)
         sum[0] = vi_dot_bytes(sum[0], first, vi_load(word));
     if (way == FR_DOT_2) {
@@ -122,9 +128,9 @@ FR_INLINE vf fr_i8_sum(int way, const vi *sum, const int8_t *weight_sums)
 {
 #ifdef VI_DOT
     if (way == FR_BYTES || way == FR_DOT)
-        return vf_rounded(vi_sub(sum[0], vi_shl(vi_load(weight_sums), 6)));
+        return vf_rounded(vi_less(sum[0], vi_load(weight_sums), FR_Q7_OFFSET));
     if (way == FR_DOT_2)
-        return vf_rounded(vi_sub(vi_add(vi_shl(sum[0], 7), sum[1]), vi_shl(vi_load(weight_sums), 14)));
+        return vf_rounded(vi_less(vi_add(vi_shl7(sum[0]), sum[1]), vi_load(weight_sums), FR_Q15_OFFSET));
 #endif
     (void)way, (void)weight_sums;
     return vf_joined(sum[0], sum[1]);

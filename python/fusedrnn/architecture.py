@@ -18,6 +18,7 @@ from fusedrnn.errors import ArchitectureError, ArchitectureTypeError, Unsupporte
 
 __all__ = [
     "BIASES",
+    "INTEGERS",
     "NARROW",
     "RESETS",
     "Architecture",
@@ -35,6 +36,10 @@ BIASES: tuple[Bias, ...] = ("none", "single", "double")
 RESETS = ("after", "before")
 #: The types of weights that are narrower than float32.
 NARROW = ("float16", "bfloat16", "int8", "w8a7")
+
+#: Those of int8 with a scale for each row: their products are of integers. With "w8a7", x and h are made integers of 7 bits;
+#: with "int8", of 15.
+INTEGERS = ("int8", "w8a7")
 MAX_LAYERS = 10_000
 #: Limits are below the largest float32, above which a limit is none, and not below the smallest that is not flushed to 0.
 MAX_CLIP = 3.4028235e38

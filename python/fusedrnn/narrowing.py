@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusedrnn.architecture import NARROW, Architecture
+from fusedrnn.architecture import INTEGERS, NARROW, Architecture
 from fusedrnn.arrays import FLOAT32, Array, check_array, frozen
 
 __all__ = [
@@ -35,9 +35,6 @@ __all__ = [
 
 #: The types of stored weights.
 WEIGHT_DTYPES = ("float32", *NARROW)
-
-#: Those of int8 with a scale for each row. With "w8a7", x and h are made integers of 7 bits; with "int8", of 15.
-INTEGERS = ("int8", "w8a7")
 
 #: The elements of ``Narrow.values``: 16 bits are kept as bit patterns, because NumPy has no bfloat16.
 ELEMENTS: dict[str, np.dtype[Any]] = {

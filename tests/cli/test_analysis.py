@@ -77,6 +77,18 @@ def test_the_trace_of_a_file(folder: Path, capsys: Capture) -> None:
     assert "most used units" in run("trace lstm.safetensors x.npy --steps 10", capsys)
 
 
+def test_what_narrow_weights_do(folder: Path, capsys: Capture) -> None:
+    layer, x = fr.load("lstm.safetensors", weight_dtype="int8"), np.load("x.npy")[:, None]
+    traced = run("trace lstm.safetensors x.npy --weight-dtype int8 --json", capsys)
+    assert json.loads(traced) == json.loads(fr.analysis.trace(layer, x).to_json())
+    line = "horizon lstm.safetensors --input x.npy --json"
+    found = json.loads(run(f"{line} --weight-dtype int8", capsys))
+    assert found == json.loads(fr.analysis.horizon(layer, x).to_json())
+    # The control: as they are in the file, they do something else.
+    assert found != json.loads(run(line, capsys))
+    assert "over 3 steps" in run("trace demo Go. --weight-dtype int8", capsys)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_the_drift_of_a_file(dtype: str, folder: Path, capsys: Capture) -> None:
     line = f"drift lstm.safetensors --input x.npy --weight-dtype {dtype} --json"
@@ -161,6 +173,7 @@ def test_reports_are_one_page_each(folder: Path, capsys: Capture) -> None:
         ("horizon", "missing FILE, --forget or --memory"),
         ("horizon lstm.safetensors", "missing --input"),
         ("horizon lstm.safetensors --forget 0.9", "go without FILE"),
+        ("horizon --forget 0.9 --weight-dtype int8", "go without FILE"),
         ("horizon --forget 1.5", "--forget: must be from 0 to 1"),
         ("horizon --forget nan", "--forget: must be from 0 to 1"),
         ("horizon --memory 1", "--memory: must be above 1"),

@@ -177,6 +177,7 @@ def test_an_incomplete_count_has_an_exit_code_of_its_own(folder: Path, capsys: C
         ("compare two.onnx --layer encodr", "'encodr'"),
         ("run two.onnx x.npy", "'encoder', 'decoder'"),
         ("run model.onnx x.npy --backend cc", "did you mean"),
+        ("run model.onnx x.npy --weight-dtype int4", "did you mean int8?"),
         ("run model.onnx x.npy --steam", "did you mean --stream?"),
         ("run model.onnx x.npz", "did you mean x.npy?"),
         ("run model.onnx x.npy -o y.json", ".npy or .csv"),
@@ -236,6 +237,21 @@ def test_the_outputs_are_those_of_python(
     # The control: another model gives something else.
     assert not np.array_equal(y, expected("two.onnx", name="decoder")[0])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "w8a7"])
+def test_run_narrows_the_weights_of_a_file(dtype: str, folder: Path) -> None:
+    fr.save(fr.load("model.onnx", weight_dtype="float16"), "narrow.safetensors")
+    for stream in ([], ["--stream"]):
+        for model in ("model.onnx", "narrow.safetensors"):
+            run(model, "x.npy", "-o", "y.npy", "--weight-dtype", dtype, *stream)
+            y = expected(model, weight_dtype=dtype)[0]
+            np.testing.assert_array_equal(np.load("y.npy"), y)
+            # The control: by default weights have the type that they have in the file.
+            run(model, "x.npy", "-o", "y.npy", *stream)
+            np.testing.assert_array_equal(np.load("y.npy"), expected(model)[0])
+            same = dtype == "float32"  # which has all numbers of float16
+            assert np.array_equal(np.load("y.npy"), y) == same
 
 
 @pytest.mark.parametrize("small", [False, True])

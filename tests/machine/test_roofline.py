@@ -420,6 +420,25 @@ def test_narrow_weights_are_fewer_bytes(weight_dtype: str, size: int) -> None:
         lstm(40, 64, training=True, weight_dtype=weight_dtype)
 
 
+@pytest.mark.parametrize("weight_dtype", ["int8", "w8a7"])
+def test_products_of_integers_have_no_limit_of_fmas(weight_dtype: str, capsys: Capture) -> None:
+    found = lstm(128, 128, steps=100, batch=32, weight_dtype=weight_dtype)
+    into, around = found.parts
+    assert into.times.keys() == {"L1", "L2", "L3", "DRAM"}
+    assert around.times.keys() == into.times.keys() | {"latency"}
+    assert into.ridge is None and around.ridge is None
+    # 65536 bytes of R in each step, half of which come from L2 at half the speed of L1; 45 ns from h to h'
+    assert around.times["L2"] == near(100 * 32_768 / 100e9)
+    assert around.times["L1"] == around.seconds == near(32.768e-6)
+    assert json.loads(found.to_json())["parts"][0]["ridge"] is None
+    assert "seconds_compute" not in found.to_csv()
+    assert module.FOOTNOTE_OF_INTEGERS in str(found)
+    # The control: with weights that are floats, the same is limited by FMAs.
+    wide = lstm(128, 128, steps=100, batch=32, weight_dtype="float16")
+    assert wide.limited_by == "compute"
+    assert module.FOOTNOTE_OF_INTEGERS not in str(wide)
+
+
 def test_a_rate_gives_the_real_time_factor() -> None:
     found = lstm(128, 128, steps=100, rate=16_000)
     assert found.real_time_factor == near(16_000 * 3.6096e-6)

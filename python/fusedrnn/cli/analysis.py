@@ -8,18 +8,17 @@ from typing import Any
 
 import click
 
-from fusedrnn.architecture import NARROW
 from fusedrnn.cli.options import (
     WHOLE,
     Command,
     ModelFile,
-    OneOf,
     OutputFile,
     Positive,
     completion,
     external_data_option,
     layer_option,
     output_options,
+    weight_dtype_option,
 )
 from fusedrnn.cli.output import Output, progress_bar, say
 from fusedrnn.counting.result import Result, Table
@@ -81,7 +80,7 @@ class _Read:
     text: str | None = None
 
 
-def _demo(text: str | None, steps: int | None) -> _Read:
+def _demo(text: str | None, steps: int | None, weight_dtype: str | None = None) -> _Read:
     import fusedrnn as fr
     from fusedrnn.demo import held_out_text, load_model
 
@@ -90,17 +89,23 @@ def _demo(text: str | None, steps: int | None) -> _Read:
         text = held_out_text()[: CHARACTERS if steps is None else steps]
     if not text:
         raise ValueError("the text must have at least one character")
-    return _Read(DEMO, fr.LSTM.from_weights(model.weights), model.one_hot(text), text)
+    layer = fr.LSTM.from_weights(model.weights, weight_dtype=weight_dtype or "float32")
+    return _Read(DEMO, layer, model.one_hot(text), text)
 
 
 def _file(
-    file: str, source: str, layer: str | None, external: bool, batch_first: bool | None
+    file: str,
+    source: str,
+    layer: str | None,
+    external: bool,
+    batch_first: bool | None,
+    weight_dtype: str | None = None,
 ) -> _Read:
     import numpy as np
 
     from fusedrnn import rows as rows_of
 
-    found, made = _layer(file, layer, external)
+    found, made = _layer(file, layer, external, weight_dtype)
     if batch_first is None:
         batch_first = found.batch_first
     with rows_of.opened(source, made.architecture.input_size, batch_first=batch_first) as rows:
@@ -110,13 +115,16 @@ def _file(
     return _Read(Path(file).name, made, x)
 
 
-def _layer(file: str, layer: str | None, external: bool) -> tuple[Any, Any]:
+def _layer(
+    file: str, layer: str | None, external: bool, weight_dtype: str | None = None
+) -> tuple[Any, Any]:
     from fusedrnn.formats.files import read
 
     found = read(Path(file), external_data=external).find(layer)
     for note in found.notes:
         say(note)
-    return found, found.layer(batch_first=False)
+    told = {} if weight_dtype is None else {"weight_dtype": weight_dtype}
+    return found, found.layer(batch_first=False, **told)
 
 
 def _read(
@@ -237,6 +245,7 @@ class _ClosedForm(Result):
         "fusedrnn horizon --memory 500",
         "fusedrnn horizon demo",
         "fusedrnn horizon model.pt --input data.npy",
+        "fusedrnn horizon model.pt --input data.npy --weight-dtype int8",
         "fusedrnn horizon model.onnx --input data.npy --layer encoder --report memory",
     ],
 )
@@ -262,6 +271,7 @@ class _ClosedForm(Result):
     help="largest distance of derivatives in steps (default: 100)",
 )
 @layer_option
+@weight_dtype_option("narrow the matrices to this type")
 @_batch_option
 @external_data_option
 @_report_option
@@ -278,6 +288,7 @@ def horizon(
     source: str | None,
     distance: int,
     layer: str | None,
+    weight_dtype: str | None,
     batch_first: bool | None,
     allow_external_data: bool,
     report: Path | None,
@@ -292,7 +303,7 @@ def horizon(
     if steps is not None and steps < 1:
         raise click.UsageError("--steps: must be at least 1", context)
     if forget is not None or memory is not None:
-        _refuse_beside_formula(context, model, source, layer, report)
+        _refuse_beside_formula(context, model, source, layer, weight_dtype, report)
         output.put(_closed_form(context, forget, memory, steps))
         return
     if model is None:
@@ -302,11 +313,11 @@ def horizon(
     _check_report(report)
     if model == DEMO:
         _refuse_beside_demo(context, input=source, layer=layer)
-        read = _demo(None, steps)
+        read = _demo(None, steps, weight_dtype)
     else:
         if source is None:
             raise click.UsageError("missing --input: what a gate does depends on the data", context)
-        read = _file(model, source, layer, allow_external_data, batch_first)
+        read = _file(model, source, layer, allow_external_data, batch_first, weight_dtype)
     from fusedrnn.analysis.horizons import horizon as horizon_of
 
     with progress_bar("following gradients back") as progress:
@@ -350,6 +361,7 @@ def _closed_form(
         "fusedrnn trace demo",
         "fusedrnn trace demo 'And Paul said unto them, Go.' --report trace",
         "fusedrnn trace model.pt input.npy --report trace",
+        "fusedrnn trace model.pt input.npy --weight-dtype int8",
         "fusedrnn trace model.onnx input.csv --unit 3 --unit 17 --report trace --json",
     ],
 )
@@ -365,6 +377,7 @@ def _closed_form(
     help="draw this unit of the last layer; can be given several times",
 )
 @layer_option
+@weight_dtype_option("narrow the matrices to this type")
 @_batch_option
 @external_data_option
 @_report_option
@@ -379,6 +392,7 @@ def trace(
     steps: int | None,
     units: tuple[int, ...],
     layer: str | None,
+    weight_dtype: str | None,
     batch_first: bool | None,
     allow_external_data: bool,
     report: Path | None,
@@ -395,12 +409,12 @@ def trace(
     _check_report(report)
     if model == DEMO:
         _refuse_beside_demo(context, layer=layer)
-        read = _demo(source, steps)
+        read = _demo(source, steps, weight_dtype)
     else:
         if source is None:
             raise click.UsageError("missing INPUT: an .npy file, or CSV", context)
         ModelFile().convert(source, context.command.params[1], context)
-        read = _file(model, source, layer, allow_external_data, batch_first)
+        read = _file(model, source, layer, allow_external_data, batch_first, weight_dtype)
     hidden = read.layer.architecture.hidden_size
     for unit in units:
         if not 0 <= unit < hidden:
@@ -438,11 +452,7 @@ def trace(
     type=WHOLE,
     help=f"number of steps; a shorter INPUT is begun again (default: all of INPUT, or {RANDOM_STEPS})",
 )
-@click.option(
-    "--weight-dtype",
-    type=OneOf(["float32", *NARROW]),
-    help="type to which matrices are rounded (default: the type that they have)",
-)
+@weight_dtype_option("type to which matrices are rounded", "the type that they have")
 @layer_option
 @_batch_option
 @external_data_option

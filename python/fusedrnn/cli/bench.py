@@ -216,7 +216,7 @@ def onnx_models(*, rounds: int, output: Output) -> None:
 @click.option("--rounds", metavar="N", type=WHOLE, default=21, help="rounds of each (default: 21)")
 @output_options
 def narrow(*, rounds: int, output: Output) -> None:
-    """Weights of 16 and 8 bits: beside float32, and the int8 of ONNX Runtime and PyTorch.
+    """Weights of 16 and 8 bits: beside float32, and other libraries' int8 and bfloat16.
 
     What is not installed is left out.
     """

@@ -25,9 +25,9 @@ from fusedrnn.cli.options import (
     output_options,
     refuse_beside_cell,
     refuse_beside_file,
+    weight_dtype_option,
 )
 from fusedrnn.cli.output import FAILED, INCOMPLETE, Output
-from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count as count_cell
 
 __all__ = ["compare", "count", "verify"]
@@ -71,12 +71,7 @@ ONLY_WITH_FILE = ("tied", "allow_external_data")
     type=NUMBERS,
     help="steps of each sequence, instead of --steps and --batch",
 )
-@click.option(
-    "--weight-dtype",
-    type=OneOf(list(WEIGHT_BYTES)),
-    default="float32",
-    help="type of the matrix weights (default: float32)",
-)
+@weight_dtype_option("type of the matrix weights", "float32", "float32")
 @click.option("--backward", is_flag=True, help="add the backward pass and the bytes of its tape")
 @click.option(
     "--want-x", is_flag=True, help="with --backward: the gradient of the first layer's input too"

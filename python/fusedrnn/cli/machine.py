@@ -14,7 +14,6 @@ from fusedrnn.cli.options import (
     ONLY_OF_MODEL,
     CellOrFile,
     Command,
-    OneOf,
     cell_network,
     json_option,
     model_options,
@@ -22,9 +21,9 @@ from fusedrnn.cli.options import (
     output_options,
     refuse_beside_cell,
     refuse_beside_file,
+    weight_dtype_option,
 )
 from fusedrnn.cli.output import FAILED, Output, write, write_json
-from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import count
 from fusedrnn.counting.result import aligned
 
@@ -60,11 +59,7 @@ OF_ROOFLINE = ("machine", "again", "measure", "training", "want_x", "rate", "wei
     is_flag=True,
     help="run this package's kernels too: adds the fraction of the limit that they reach",
 )
-@click.option(
-    "--weight-dtype",
-    type=OneOf(list(WEIGHT_BYTES)),
-    help="type of the matrix weights (default: float32, or that of a narrow layer's file)",
-)
+@weight_dtype_option("type of the matrix weights", "float32, or that of a narrow layer's file")
 @click.option("--training", is_flag=True, help="of a training step: forward and backward")
 @click.option(
     "--want-x", is_flag=True, help="with --training: the gradient of the first layer's input too"

@@ -20,6 +20,7 @@ from fusedrnn.cli.options import (
     external_data_option,
     layer_option,
     output_options,
+    weight_dtype_option,
 )
 from fusedrnn.cli.output import Output, progress_bar, say, write
 
@@ -63,6 +64,7 @@ class Threads(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         "fusedrnn run model.pt input.npy -o output.npy",
         "fusedrnn run model.onnx input.csv --layer encoder -o output.csv",
         "fusedrnn run model.keras sequences.npy -o outputs.npy --threads auto",
+        "fusedrnn run model.onnx input.npy -o output.npy --weight-dtype float16",
         "tail -f sensor.csv | fusedrnn run model.safetensors - --stream",
         "fusedrnn run model.pt monday.npy -o monday-y.npy --state-out monday.npz",
         "fusedrnn run model.pt tuesday.npy -o tuesday-y.npy --state-in monday.npz",
@@ -105,6 +107,7 @@ class Threads(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     default="auto",
     help="what computes (default: auto)",
 )
+@weight_dtype_option("narrow the matrices to this type")
 @click.option(
     "--activation",
     metavar="NAME",
@@ -126,6 +129,7 @@ def run(
     state_out: Path | None,
     threads: Any,
     backend: str,
+    weight_dtype: str | None,
     activation: str | None,
     allow_external_data: bool,
 ) -> None:
@@ -152,7 +156,8 @@ def run(
     found = read(Path(file), external_data=allow_external_data).find(layer)
     if batch_first is None:
         batch_first = found.batch_first
-    told = {} if activation is None else {"activation": activation}
+    given = {"activation": activation, "weight_dtype": weight_dtype}
+    told = {name: value for name, value in given.items() if value is not None}
     made = found.layer(batch_first=False, threads=threads, backend=backend, **told)
     size = made.architecture
     with rows_of.opened(source, size.input_size, batch_first=batch_first) as rows:

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from fusedrnn.architecture import BIASES, RESETS
 from fusedrnn.cells import CELLS
 from fusedrnn.cli.output import FORMATS, SUFFIXES, Output, write
+from fusedrnn.counting.cost import WEIGHT_BYTES
 from fusedrnn.counting.counts import MAX_RATE
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "refuse_beside_cell",
     "refuse_beside_file",
     "size_options",
+    "weight_dtype_option",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -507,6 +509,18 @@ def layer_option(function: Function) -> Function:
     return click.option(
         "--layer", metavar="NAME", help="which recurrent layer; fusedrnn inspect lists them"
     )(function)
+
+
+def weight_dtype_option(
+    text: str, default: str = "that of the file", value: str | None = None
+) -> Callable[[Function], Function]:
+    """``--weight-dtype``: what it is, its default in words, and the value that the default has."""
+    return click.option(
+        "--weight-dtype",
+        type=OneOf(list(WEIGHT_BYTES)),
+        default=value,
+        help=f"{text} (default: {default})",
+    )
 
 
 def model_options(function: Function) -> Function:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from fusedrnn.architecture import Architecture
+from fusedrnn.architecture import INTEGERS, Architecture
 from fusedrnn.counting.cost import FLOAT_BYTES, WEIGHT_BYTES
 from fusedrnn.counting.counts import DIRECTIONS, Complexity
 from fusedrnn.counting.operations import LayerCounts, Operations
@@ -52,9 +52,10 @@ class Part:
     held_by
         The nearest level that has room for all its weights.
     intensity, ridge
-        FLOPs per byte read; and from how many on the level that holds the weights is no limit.
+        FLOPs per byte read; and from how many on the level that holds the weights is no limit, None where computing is
+        none.
     times
-        Seconds that each resource needs at least: "compute", each level, "latency".
+        Seconds that each resource needs at least: "compute", but not of products of integers; each level; "latency".
     """
 
     name: str
@@ -66,7 +67,7 @@ class Part:
     flops: int
     held_by: str
     intensity: float
-    ridge: float
+    ridge: float | None
     times: dict[str, float]
 
     @property
@@ -130,6 +131,8 @@ class _Work(NamedTuple):
         Seconds by the latencies of a machine: those of all steps that wait for each other.
     tape
         Bytes of the tape that it reads once.
+    fmas
+        Whether its products are FMAs: those of integers have another rate, which is not known.
     """
 
     name: str
@@ -137,6 +140,7 @@ class _Work(NamedTuple):
     flops: int
     latency: Callable[[Limits], float] | None = None
     tape: int = 0
+    fmas: bool = True
 
 
 Works = Callable[[Complexity, LayerCounts], Iterator[_Work]]
@@ -149,7 +153,7 @@ def of_layer(
     limits, parts = machine.limits[isa], []
     levels = nearer(machine)
     for work in works:
-        times = {"compute": work.flops / limits.flops}
+        times = {"compute": work.flops / limits.flops} if work.fmas else {}
         reads = [*work.reads, (1, work.tape)]
         for level, held in levels.items():
             times[level] = _beyond(reads, held) / limits.bandwidth[level]
@@ -168,7 +172,7 @@ def of_layer(
             flops=work.flops,
             held_by=held_by,
             intensity=work.flops / read,
-            ridge=limits.flops / limits.bandwidth[held_by],
+            ridge=limits.flops / limits.bandwidth[held_by] if work.fmas else None,
             times=times,
         )
         parts.append(part)
@@ -187,6 +191,7 @@ def _weight_bytes(complexity: Complexity, operations: Operations) -> tuple[int, 
 def forward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:
     """The forward parts of a layer and direction."""
     steps, batch = complexity.steps, complexity.batch
+    fmas = complexity.weight_dtype not in INTEGERS
     entered: list[_Reads] = []
     carried: list[_Reads] = []
     entered_flops = carried_flops = chain = 0
@@ -199,12 +204,12 @@ def forward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:
         flops = int(2 * part.operations.input_macs + part.operations.bias_adds)
         entered_flops += batch * runs * flops
         carried_flops += batch * runs * (int(part.operations.flops) - flops)
-    yield _Work("input", entered, entered_flops)
+    yield _Work("input", entered, entered_flops, fmas=fmas)
 
     def latency(limits: Limits) -> float:
         return chain * step_latency(complexity.architecture, limits)
 
-    yield _Work("recurrent", carried, carried_flops, latency)
+    yield _Work("recurrent", carried, carried_flops, latency, fmas=fmas)
 
 
 def backward(complexity: Complexity, row: LayerCounts) -> Iterator[_Work]:

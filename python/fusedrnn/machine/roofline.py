@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from fusedrnn.architecture import INTEGERS
 from fusedrnn.counting.cost import FLOAT_BYTES
 from fusedrnn.counting.counts import DIRECTIONS, Complexity, count
 from fusedrnn.counting.operations import Counts, LayerCounts
@@ -47,6 +48,8 @@ ASSUMPTIONS = {
     "in each of the T steps, for the whole batch. A step alone is T = 1: all weights are read for it.",
     "compute": "FLOPs / the rate of FMAs from registers. FLOPs as fusedrnn count has them: activations are not among "
     "them and cost only latency.",
+    "integers": "int8 and w8a7 have no compute limit and no ridge: their products are of integers, not FMAs, at a rate "
+    "that is not measured. FLOPs count two for each weight all the same.",
     "level": "bytes that even the best cache cannot have nearer / bandwidth of the level they come from. Of what is "
     "read again and again, the caches up to L2 hold at most L1 + L2 bytes; the rest comes from L3 or beyond.",
     "whole": "When a call begins, caches hold at most their size of its weights, x and y, from the call before.",
@@ -67,6 +70,7 @@ FOOTNOTE = (
     "latency: steps * the chain from h to h', with activations; activations cost nothing else.\n"
     "FLOPs/byte: of weights read. ridge: FMA rate / bandwidth of the level that holds them."
 )
+FOOTNOTE_OF_INTEGERS = "int8 and w8a7: no compute limit and no ridge. Their products are of integers, not FMAs, at a rate that is not measured."
 FOOTNOTE_OF_TRAINING = (
     "backward: R^T dz and the cell, R read every step, the tape once; its latency has no activations.\n"
     "weight and x gradients: products over all steps and sequences. Packing and the optimiser: not in it."
@@ -121,6 +125,11 @@ class Roofline(Result):
     def training(self) -> bool:
         """Whether this is the floor of a training step: forward and backward."""
         return self.complexity.backward
+
+    @property
+    def of_integers(self) -> bool:
+        """Whether products are of integers, and so without a compute limit."""
+        return self.complexity.weight_dtype in INTEGERS
 
     @property
     def forward_seconds(self) -> float:
@@ -266,7 +275,7 @@ class Roofline(Result):
             f"{part.reads:,}",
             f"{part.flops:,}",
             f"{part.intensity:,.2f}",
-            f"{part.ridge:,.2f}",
+            "-" if part.ridge is None else f"{part.ridge:,.2f}",
             part.limited_by,
             _microseconds(part.seconds),
         ]
@@ -308,7 +317,12 @@ class Roofline(Result):
                 f"MODEL FAILURE: the kernel is faster than {MAX_FRACTION:.0%} of its limit, so the limit is "
                 "wrong.\nThe machine may have been slower when its limits were measured: try --again."
             )
-        yield f"{FOOTNOTE}\n{FOOTNOTE_OF_TRAINING}" if self.training else FOOTNOTE
+        notes = [FOOTNOTE]
+        if self.training:
+            notes.append(FOOTNOTE_OF_TRAINING)
+        if self.of_integers:
+            notes.append(FOOTNOTE_OF_INTEGERS)
+        yield "\n".join(notes)
 
 
 _SUMS = ("flops", "bytes_read")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusedrnn.counting.result import Result, Table, figure_text
-from fusedrnn.machine.roofline import ASSUMPTIONS, Roofline
+from fusedrnn.machine.roofline import ASSUMPTIONS, FOOTNOTE_OF_INTEGERS, Roofline
 
 __all__ = ["Rooflines"]
 
@@ -123,6 +123,8 @@ class Rooflines(Result):
 
     def _notes(self) -> Iterator[str]:
         yield FOOTNOTE
+        if any(bound.of_integers for bound in self.layers.values()):
+            yield FOOTNOTE_OF_INTEGERS
 
 
 def _microseconds(*seconds: float) -> list[str]:
