@@ -1,4 +1,4 @@
-"""How long Numba takes to compile each kernel, and to read it from its cache: each in a process of its own."""
+"""How long Numba takes to compile each kernel of float32 weights, and to read it from its cache: each in a process of its own."""
 
 from __future__ import annotations
 

@@ -79,6 +79,12 @@ static const float FR_EXP2_3 = 0x1.3b2c3ep-7f;
 static const float FR_EXP2_4 = 0x1.5ef12ap-10f;
 static const float FR_EXP2_5 = 0x1.4296bcp-13f;
 
+/* How rows are made integers: csrc/weights/i8.h says what these are. */
+static const float FR_Q15 = 16382.0f;         /* 16383 may be rounded to, in any rounding mode */
+static const float FR_Q7 = 63.99f;            /* as may 64 */
+static const float FR_Q_ROUNDING = 0x1.8p23f; /* the lower half of the bits of v / step + this is q */
+static const float FR_SMALLEST_ROW = 0x1p-100f;
+
 /* When FR_INPUT is called: never; where a call has more than one step; always, because FR_STEP cannot sum over x. */
 enum fr_input_product { FR_NEVER = 0, FR_AHEAD = 1, FR_ALWAYS = 2 };
 enum fr_peephole { FR_PEEP_I = 1, FR_PEEP_F = 2, FR_PEEP_O = 4 };

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import intrinsic
 
 from fusedrnn.kernels import slopes
 from fusedrnn.kernels.llvm import INT64, operation
@@ -32,6 +32,7 @@ from fusedrnn.kernels.tiles import (
     SUMS,
     SUMS_FIELDS,
     Factor,
+    OwnFunction,
     Shape,
     Sums,
     emit_accumulate,
@@ -67,27 +68,17 @@ def emit_outer_tile(
         isa.store(builder, pointer, builder.fadd(isa.load(builder, pointer), sum_))
 
 
-class Outer(types.Type):
-    """``fr_outer``: its address."""
-
-    def __init__(self) -> None:
-        super().__init__("fr_outer *")
-
-
-@register_model(Outer)
-class OuterModel(models.PrimitiveModel):
-    """Sizes of the tile; a factor, and the stride of its v; where its sums are added."""
-
-    declared = ir.FunctionType(ir.VoidType(), [INT64, INT64, FACTOR_FIELDS, INT64, SUMS_FIELDS])
-
-    def __init__(self, manager: Any, function: Outer) -> None:
-        super().__init__(manager, function, self.declared.as_pointer())
+#: ``fr_outer``: sizes of the tile; a factor, and the stride of its v; where its sums are added.
+OUTER = OwnFunction(
+    "fr_outer",
+    ir.FunctionType(ir.VoidType(), [INT64, INT64, FACTOR_FIELDS, INT64, SUMS_FIELDS]),
+)
 
 
 def outer_of(isa: InstructionSet) -> Any:
     """What a kernel calls to have the outer product compiled into it, as a function of its own."""
 
-    @operation(Outer())
+    @operation(OUTER)
     def outer(builder: ir.IRBuilder) -> ir.Value:
         def emit(inside: ir.IRBuilder, values: Any) -> None:
             rows, blocks, factor, v_step, to = values
@@ -99,7 +90,7 @@ def outer_of(isa: InstructionSet) -> Any:
 
             emit_shapes(inside, tile_shapes(isa, 1), rows, blocks, emit_tile)
 
-        return own_function(builder, f"fr_outer_{isa.name}", OuterModel.declared, emit)
+        return own_function(builder, f"fr_outer_{isa.name}", OUTER.declared, emit)
 
     return outer
 
@@ -142,7 +133,7 @@ class BackRows(NamedTuple):
 def functions(isa_name: str) -> ModuleType:
     """What ``slopes.functions`` has, and the rest of ``csrc/cells/back.h``, for one instruction set."""
     vf = vocabulary(isa_name)
-    fr = slopes.functions(isa_name)
+    fr = slopes.functions(isa_name, "float32")
     no_sums = zeros(MAX_BLOCKS * vf.LANES)
     outer = outer_of(vf.ISA)
 

@@ -19,10 +19,10 @@ from fusedrnn.kernels.tiles import MAX_ROWS, Gates, Sums
 __all__ = ["kernel"]
 
 
-def kernel(isa: str, _form: str) -> Kernel:
-    """The kernel for one instruction set; there is one form."""
+def kernel(isa: str, _form: str, weights: str) -> Kernel:
+    """The kernel for one instruction set and type of weights; there is one form."""
     vf = simd.vocabulary(isa)
-    fr = slopes.functions(isa)
+    fr = slopes.functions(isa, weights)
     local_due = local_integers(MAX_ROWS)
 
     @inlined
@@ -55,8 +55,8 @@ def kernel(isa: str, _form: str) -> Kernel:
         for k in range(tile.rows):
             x[k] = s.x[due[k]] + t * s.x_step
             h[k] = fr.h_before(s, t, due[k]) + m.reads
-        W_x = fr.tile_factor(tile, w.x_panels + m.x_start, 1, w.inputs, x)
-        R_h = fr.tile_factor(tile, w.h_panels + m.h_start, 1, depth, h)
+        W_x = fr.tile_factor(tile, fr.x_module(w, m), 1, w.inputs, x)
+        R_h = fr.tile_factor(tile, fr.h_module(w, m), 1, depth, h)
         bias = Sums(w.bias + (m.block + tile.block) * vf.LANES, 0, vf.LANES)
         sums = fr.sums_in(memory, tile.blocks, 1)
         fr.product(gates, tile, bias, W_x, R_h, sums)

@@ -1,4 +1,4 @@
-"""The Numba kernels, compiled on first use: ``build(name, isa, role).address`` is an ``fr_kernel`` or ``fr_back_kernel``.
+"""The Numba kernels, compiled on first use: ``build(name, isa).address`` is an ``fr_kernel`` or ``fr_back_kernel``.
 
 The address is bound as ``fr_panels.kernel`` or ``back_kernel`` and called in C, as a C kernel is: layers, directions,
 streams, the flushing of denormals and the cost of a call are the same for both.
@@ -32,6 +32,15 @@ ROLES: dict[Role, tuple[str, str]] = {
     "backward": ("fr_back_span", "_back"),
 }
 
+#: What forward kernels are compiled for, by the types of weights: each is a kernel of its own, compiled where it is asked for.
+WEIGHTS = {
+    "float32": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "int8": "int8",
+    "w8a7": "int8",  # the panels say how many bits x and h have
+}
+
 
 @dataclass(frozen=True)
 class CompiledKernel:
@@ -45,6 +54,8 @@ class CompiledKernel:
         One of :data:`ROLES`, or "activation".
     isa
         The instruction set whose vocabulary it is written in.
+    weights
+        The type of weights that it reads.
     address
         Where the function is.
     cached
@@ -54,13 +65,14 @@ class CompiledKernel:
     name: str
     kind: str
     isa: str
+    weights: str
     address: int
     cached: bool
     owner: Any = field(repr=False)
 
 
 _ROWS = {row.kernel: row for rows in CELLS.values() for row in rows}
-_built: dict[tuple[str, str, str], CompiledKernel] = {}
+_built: dict[tuple[str, str, str, str], CompiledKernel] = {}
 _lock = threading.RLock()
 
 # A fork waits until nobody compiles. The thread that does would not be there in the child, and this lock, Numba's, and
@@ -71,7 +83,9 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-def build(name: str, isa: str, role: Role = "forward") -> CompiledKernel:
+def build(
+    name: str, isa: str, role: Role = "forward", weight_dtype: str = "float32"
+) -> CompiledKernel:
     """The kernel of a row of the cell table, for an instruction set that this CPU has.
 
     The first call compiles, in seconds, or reads the cache; every call returns the same object.
@@ -85,11 +99,14 @@ def build(name: str, isa: str, role: Role = "forward") -> CompiledKernel:
         A name of ``fr_isa_name`` that runs here: the panels must be packed for its lanes.
     role
         One of :data:`ROLES`.
+    weight_dtype
+        The type of the weights, of :data:`fusedrnn.narrowing.WEIGHT_DTYPES`. The panels of the backward pass are
+        "float32".
 
     Raises
     ------
     ValueError
-        If there is no such kernel, instruction set or role.
+        If there is no such kernel, instruction set, role or type of weights.
     MissingExtraError
         If Numba is not installed.
     UnsupportedError
@@ -97,7 +114,14 @@ def build(name: str, isa: str, role: Role = "forward") -> CompiledKernel:
     """
     if role not in ROLES:
         raise ValueError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-    return _memoised(role, "kernel", tuple(_ROWS), name, isa, partial(_compile_cell, role))
+    known = WEIGHTS if role == "forward" else ("float32",)
+    if weight_dtype not in known:
+        raise ValueError(
+            f"weight_dtype of a {role} kernel must be one of {', '.join(known)}, got {weight_dtype!r}"
+        )
+    weights = WEIGHTS[weight_dtype]
+    compile_ = partial(_compile_cell, role, weights)
+    return _memoised(role, "kernel", tuple(_ROWS), name, isa, compile_, weights)
 
 
 def activation(name: str, isa: str) -> CompiledKernel:
@@ -133,27 +157,28 @@ def _memoised(
     name: str,
     isa: str,
     compile_: Callable[[str, str], Any],
+    weights: str = "float32",
 ) -> CompiledKernel:
     if name not in names:
         raise ValueError(f"{what} must be one of {', '.join(names)}, got {name!r}")
-    kernel = _built.get((kind, name, isa))
+    key = kind, name, isa, weights
+    kernel = _built.get(key)
     if kernel is not None:  # without the lock, behind which others may compile for seconds
         return kernel
     with _lock:
-        kernel = _built.get((kind, name, isa))
+        kernel = _built.get(key)
         if kernel is None:
             known = _instruction_sets()
             if isa not in known:
                 raise ValueError(f"isa must be one of {', '.join(known)}, got {isa!r}")
             compiled = compile_(name, isa)
-            kernel = CompiledKernel(
-                name, kind, isa, compiled.address, compiled.cache_hits > 0, compiled
-            )
-            _built[kind, name, isa] = kernel
+            cached = compiled.cache_hits > 0
+            kernel = CompiledKernel(name, kind, isa, weights, compiled.address, cached, compiled)
+            _built[key] = kernel
     return kernel
 
 
-def _compile_cell(role: Role, name: str, isa: str) -> Any:
+def _compile_cell(role: Role, weights: str, name: str, isa: str) -> Any:
     from numba import types
 
     from fusedrnn.kernels.memory import floats, struct
@@ -162,7 +187,12 @@ def _compile_cell(role: Role, name: str, isa: str) -> Any:
     span, behind = ROLES[role]
     signature = types.void(struct("fr_panels"), struct(span), types.int64, types.int64, floats)
     row = _ROWS[name]
-    function = import_module(f"fusedrnn.kernels.{row.name}{behind}").kernel(isa, row.form)
+    kernel = import_module(f"fusedrnn.kernels.{row.name}{behind}").kernel
+    if role == "backward":
+        return compile_kernel(kernel(isa, row.form), signature, isa)
+    function = kernel(isa, row.form, weights)
+    if weights != "float32":  # the cache tells kernels apart by their names
+        function.__name__ += f"_{weights}"
     return compile_kernel(function, signature, isa)
 
 

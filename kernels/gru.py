@@ -29,10 +29,10 @@ class Intermediate(NamedTuple):
     row_stride: int
 
 
-def kernel(isa: str, form: str) -> Kernel:
-    """The kernel of one form, "after" or "before", for one instruction set."""
+def kernel(isa: str, form: str, weights: str) -> Kernel:
+    """The kernel of one form, "after" or "before", for one instruction set and type of weights."""
     vf = simd.vocabulary(isa)
-    fr = product.functions(isa)
+    fr = product.functions(isa, weights)
 
     @inlined
     def gru_output(n, z, h):
@@ -53,7 +53,7 @@ def kernel(isa: str, form: str) -> Kernel:
             h[k] = fr.h_before(s, t, tile.row + k)
         x_sums = fr.input_sums(w, s, tile, z)
         if not z:
-            W_x = fr.tile_factor(tile, w.x_panels, 3, w.inputs, x)
+            W_x = fr.tile_factor(tile, fr.x_matrix(w), 3, w.inputs, x)
             x_sums = fr.sums_in(x_memory, tile.blocks, 3)
             fr.product(gates, tile, fr.biases(w, tile), W_x, fr.no_factor(x), x_sums)
         sums = fr.sums_in(memory, tile.blocks, 3)
@@ -66,7 +66,7 @@ def kernel(isa: str, form: str) -> Kernel:
                 vf.store(
                     sum_ + 2 * vf.LANES, vf.load(w.recurrent_bias + (tile.block + j) * vf.LANES)
                 )
-        R_h = fr.tile_factor(tile, w.h_panels, 3, H, h)
+        R_h = fr.tile_factor(tile, fr.h_matrix(w), 3, H, h)
         fr.product(gates, tile, sums, R_h, fr.no_factor(h), sums)
 
         for k in range(tile.rows):
@@ -102,7 +102,7 @@ def kernel(isa: str, form: str) -> Kernel:
 
         for k in range(tile.rows):
             h[k] = fr.h_before(s, t, tile.row + k)
-        R_h = fr.tile_factor(tile, w.h_panels, 2, H, h)
+        R_h = fr.tile_factor(tile, fr.h_matrix(w), 2, H, h)
         sums = fr.finished_sums(w, s, tile, z, memory, 2)
         fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
 
@@ -126,7 +126,7 @@ def kernel(isa: str, form: str) -> Kernel:
 
         for k in range(tile.rows):
             rh[k] = between.reset + (tile.row + k) * between.row_stride
-        R_n = fr.tile_factor(tile, w.dependent_panels, 1, H, rh)
+        R_n = fr.tile_factor(tile, fr.dependent_matrix(w), 1, H, rh)
         z_sums = fr.input_sums(w, s, tile, z)
         n_sums = Sums(z_sums.at + 2 * vf.LANES, z_sums.row_stride, z_sums.block_stride)
         sums = n_sums if s.tape else fr.sums_in(memory, tile.blocks, 1)

@@ -10,10 +10,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["BYTE", "FLOAT", "INT32", "INT64", "operation"]
+__all__ = ["BYTE", "FLOAT", "INT16", "INT32", "INT64", "operation"]
 
 BYTE = ir.IntType(8)
 FLOAT = ir.FloatType()
+INT16 = ir.IntType(16)
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
 

@@ -22,14 +22,14 @@ from fusedrnn.kernels.tiles import MAX_BLOCKS, Gates, Sums
 
 __all__ = ["kernel"]
 
-FAR_FLOATS = constants()["FR_FAR_FLOATS"]
 PEEP_I, PEEP_F, PEEP_O = (constants()[f"FR_PEEP_{gate}"] for gate in "IFO")
 
 
-def kernel(isa: str, form: str) -> Kernel:
-    """The kernel of one form, "" or "coupled", for one instruction set."""
+def kernel(isa: str, form: str, weights: str) -> Kernel:
+    """The kernel of one form, "" or "coupled", for one instruction set and type of weights."""
     vf = simd.vocabulary(isa)
-    fr = product.functions(isa)
+    fr = product.functions(isa, weights)
+    far = fr.far
     no_sums = zeros(MAX_BLOCKS * vf.LANES)
 
     @inlined
@@ -76,12 +76,12 @@ def kernel(isa: str, form: str) -> Kernel:
         for k in range(tile.rows):
             x[k] = s.x[tile.row + k] + t * s.x_step
             h[k] = fr.h_before(s, t, tile.row + k)
-        R_h = fr.tile_factor(tile, w.h_panels, gates.number, w.outputs, h)
+        R_h = fr.tile_factor(tile, fr.h_matrix(w), gates.number, w.outputs, h)
         sums = fr.finished_sums(w, s, tile, z, memory, gates.number)
         if z:
             fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
         else:
-            W_x = fr.tile_factor(tile, w.x_panels, gates.number, w.inputs, x)
+            W_x = fr.tile_factor(tile, fr.x_matrix(w), gates.number, w.inputs, x)
             fr.product(gates, tile, fr.biases(w, tile), W_x, R_h, sums)
         for k in range(tile.rows):
             for j in range(tile.blocks):
@@ -106,7 +106,7 @@ def kernel(isa: str, form: str) -> Kernel:
 
             for k in range(tile.rows):
                 m[k] = s.intermediate + (tile.row + k) * w.blocks * vf.LANES
-            P_m = fr.tile_factor(tile, w.dependent_panels, 1, w.hidden, m)
+            P_m = fr.tile_factor(tile, fr.dependent_matrix(w), 1, w.hidden, m)
             sums = fr.sums_in(memory, tile.blocks, 1)
             start = Sums(no_sums(), 0, vf.LANES)
             fr.product(gates, tile, start, P_m, fr.no_factor(m), sums)
@@ -134,8 +134,8 @@ def kernel(isa: str, form: str) -> Kernel:
     def lstm_tile_one(gates, w, s, z):
         """The tiling of one row: from L2 or beyond, one stream of memory is faster than two."""
         tiling = fr.tile_one(gates.number)
-        panel_floats = w.blocks * w.block_floats * (w.outputs if z else w.inputs + w.outputs)
-        if gates.number == 4 and vf.LANES >= 16 and panel_floats > FAR_FLOATS * s.shares:
+        panel_weights = w.blocks * w.block_floats * (w.outputs if z else w.inputs + w.outputs)
+        if gates.number == 4 and vf.LANES >= 16 and panel_weights > far * s.shares:
             tiling = Tiling(tiling.tiles, tiling.rows, tiling.higher, 1)
         return tiling
 

@@ -14,10 +14,12 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.datamodel import default_manager
 from numba.core.typing import signature
 from numba.core.typing.templates import AbstractTemplate, AttributeTemplate, infer_global
 from numba.extending import (
     infer_getattr,
+    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
@@ -25,7 +27,7 @@ from numba.extending import (
 )
 
 from fusedrnn._native import ffi, lib
-from fusedrnn.kernels.llvm import BYTE, FLOAT, INT64, operation
+from fusedrnn.kernels.llvm import BYTE, FLOAT, INT16, INT64, operation
 
 __all__ = [
     "STRUCTS",
@@ -33,12 +35,15 @@ __all__ = [
     "Struct",
     "constants",
     "copy",
+    "field_as",
     "floats",
     "layouts",
     "local_floats",
+    "local_int16s",
     "local_integers",
     "local_pointers",
     "null",
+    "null_of",
     "row_pointers",
     "struct",
     "zeros",
@@ -214,6 +219,20 @@ def _field(context: Any, builder: ir.IRBuilder, pointer: Pointer, value: Any, fi
     return loaded
 
 
+def field_as(name: str, pointer: Pointer) -> Any:
+    """A function that reads a field of a struct, a pointer, as one to other items."""
+
+    @intrinsic
+    def field(_typing: Any, struct: types.Type) -> Any:
+        def generate(context: Any, builder: ir.IRBuilder, typed: Any, values: Any) -> ir.Value:
+            found = _field(context, builder, typed.args[0], values[0], name)
+            return builder.bitcast(found, context.get_value_type(pointer))
+
+        return pointer(struct), generate
+
+    return field
+
+
 # ---- what a kernel needs of its own --------------------------------------------------------------
 
 
@@ -253,10 +272,24 @@ def local_integers(count: int) -> Any:
     return _local(INT64, Pointer(types.int64), count)
 
 
-@operation(floats)
-def null(_builder: ir.IRBuilder) -> ir.Value:
-    """NULL."""
-    return ir.Constant(FLOAT.as_pointer(), None)
+@cache
+def local_int16s(count: int) -> Any:
+    """A function that gives room for int16 on the stack of the kernel."""
+    return _local(INT16, Pointer(types.int16), count)
+
+
+@cache
+def null_of(pointer: Pointer) -> Any:
+    """A function that gives NULL."""
+
+    @operation(pointer)
+    def null(_builder: ir.IRBuilder) -> ir.Value:
+        return ir.Constant(default_manager[pointer].get_value_type(), None)
+
+    return null
+
+
+null = null_of(floats)
 
 
 @operation(types.void, floats, floats, types.int64)

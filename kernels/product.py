@@ -12,18 +12,25 @@ from __future__ import annotations
 
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from fusedrnn.kernels import activations
-from fusedrnn.kernels.memory import constants, local_floats, local_pointers, null
+from fusedrnn.kernels import activations, integer_product
+from fusedrnn.kernels.memory import (
+    constants,
+    field_as,
+    local_floats,
+    local_pointers,
+    null,
+    null_of,
+)
 from fusedrnn.kernels.policy import inlined
 from fusedrnn.kernels.simd import InstructionSet, vocabulary
 from fusedrnn.kernels.tiles import (
     GATES,
-    LINE_FLOATS,
     MAX_BLOCKS,
     MAX_ROWS,
     MAX_SUMS,
+    MAX_TILE_SUMS,
     Factor,
     Sums,
     call_product,
@@ -32,7 +39,10 @@ from fusedrnn.kernels.tiles import (
     one_row_product_of,
     product_of,
     tallest,
+    widened_call,
+    widened_product_of,
 )
+from fusedrnn.kernels.weights import FLOAT32, WEIGHTS, Scaled, Weights, i8_depth
 
 __all__ = ["FINISH", "INPUT", "STEP", "Range", "Tile", "Tiling", "functions"]
 
@@ -72,30 +82,205 @@ class Tile(NamedTuple):
     rows: int
 
 
+# ---- what depends on the type of weights ---------------------------------------------------------
+
+
+@cache
+def float_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
+    """Of weights that are floats, as they are or widened: a matrix is a pointer to its panels, [N][depth][gates][L]."""
+    vf = vocabulary(isa_name)
+    isa: InstructionSet = vf.ISA
+    x_matrix, h_matrix, dependent_matrix = panels_fields(weights)
+    no_matrix = null_of(weights.pointer)
+    line = weights.line
+
+    @inlined
+    def x_module(w, m):
+        """The matrix of a module of a Clockwork RNN."""
+        return x_matrix(w) + m.x_start
+
+    @inlined
+    def h_module(w, m):
+        return h_matrix(w) + m.h_start
+
+    @inlined
+    def tile_factor(tile, panels, gates, depth, v):
+        """The factor of a tile."""
+        panel_weights = depth * gates * vf.LANES
+        panel = panels + tile.block * panel_weights
+        if tile.next != tile.block and tile.number * line < tile.blocks * gates * vf.LANES:
+            ahead = panels + tile.next * panel_weights + tile.number * depth * line
+            return Factor(panel, v, depth, ahead, line)
+        return Factor(panel, v, depth, panel, 0)
+
+    @inlined
+    def no_factor(v):
+        """The second factor of a product that has one: of depth 0."""
+        return Factor(no_matrix(), v, 0, no_matrix(), 0)
+
+    if weights == FLOAT32:
+        products = [product_of(isa, gates) for gates in GATES]
+        products_of_one = [one_row_product_of(isa, gates) for gates in GATES]
+
+        @inlined
+        def product(gates, tile, start, first, second, to):
+            """to = start + first + second, for a tile; ``second`` may have depth 0."""
+            call_product(gates.product, tile.rows, tile.blocks, start, first, second, to)
+
+    else:
+        products = products_of_one = [widened_product_of(isa, weights, gates) for gates in GATES]
+        call = widened_call(weights)
+
+        @inlined
+        def product(gates, tile, start, first, second, to):
+            """to = start + first + second, for a tile, one at a time; ``second`` may have depth 0."""
+            call(gates.product, tile.rows, tile.blocks, start, first, to)
+            if second.depth > 0:
+                call(gates.product, tile.rows, tile.blocks, to, second, to)
+
+    return named(
+        products,
+        products_of_one,
+        x_matrix=x_matrix,
+        h_matrix=h_matrix,
+        dependent_matrix=dependent_matrix,
+        x_module=x_module,
+        h_module=h_module,
+        tile_factor=tile_factor,
+        no_factor=no_factor,
+        product=product,
+    )
+
+
+@cache
+def integer_functions(isa_name: str, weights: Weights) -> dict[str, Any]:
+    """Of int8: a matrix is Scaled; an element of its panels is a byte."""
+    vf = vocabulary(isa_name)
+    isa: InstructionSet = vf.ISA
+    x_panels, h_panels, dependent_panels = panels_fields(weights)
+    no_panels = null_of(weights.pointer)
+    panel_depth = inlined(i8_depth)
+    call = integer_product.call_product
+
+    @inlined
+    def x_matrix(w):
+        return Scaled(x_panels(w), w.x_scales, w.weight_type)
+
+    @inlined
+    def h_matrix(w):
+        return Scaled(h_panels(w), w.h_scales, w.weight_type)
+
+    @inlined
+    def dependent_matrix(w):
+        return Scaled(dependent_panels(w), w.dependent_scales, w.weight_type)
+
+    @inlined
+    def x_module(w, m):
+        """The matrix of a module of a Clockwork RNN."""
+        scales = w.x_scales + m.block * vf.LANES
+        return Scaled(x_panels(w) + m.x_start, scales, w.weight_type)
+
+    @inlined
+    def h_module(w, m):
+        scales = w.h_scales + m.block * vf.LANES
+        return Scaled(h_panels(w) + m.h_start, scales, w.weight_type)
+
+    @inlined
+    def tile_factor(tile, matrix, gates, depth, v):
+        """The factor of a tile, which fetches nothing."""
+        columns = tile.block * gates * vf.LANES
+        at = matrix.at + panel_depth(depth) * columns
+        panel = Scaled(at, matrix.scales + columns, matrix.type)
+        return Factor(panel, v, depth, panel, 0)
+
+    @inlined
+    def no_factor(v):
+        """The second factor of a product that has one: of depth 0."""
+        nothing = Scaled(no_panels(), null(), 0)
+        return Factor(nothing, v, 0, nothing, 0)
+
+    @inlined
+    def add_factor(gates, tile, start, f, to):
+        function, dots = gates.product
+        rows, blocks = tile.rows, tile.blocks
+        call(function, gates.number, dots, rows, blocks, start, f.panel, f.v, f.depth, to)
+
+    @inlined
+    def product(gates, tile, start, first, second, to):
+        """to = start + first + second, for a tile, one at a time; ``second`` may have depth 0."""
+        add_factor(gates, tile, start, first, to)
+        if second.depth > 0:
+            add_factor(gates, tile, to, second, to)
+
+    products = [integer_product.product_of(isa, gates) for gates in GATES]
+    return named(
+        products,
+        products,
+        x_matrix=x_matrix,
+        h_matrix=h_matrix,
+        dependent_matrix=dependent_matrix,
+        x_module=x_module,
+        h_module=h_module,
+        tile_factor=tile_factor,
+        no_factor=no_factor,
+        product=product,
+    )
+
+
+def panels_fields(weights: Weights) -> list[Any]:
+    """What reads x_panels, h_panels and dependent_panels as what they are.
+
+    No functions that are inlined: those would change how LLVM lays out the code of cells.
+    """
+    names = ("x_panels", "h_panels", "dependent_panels")
+    return [field_as(name, weights.pointer) for name in names]
+
+
+def named(products: list[Any], products_of_one: list[Any], **functions: Any) -> dict[str, Any]:
+    """Functions by their names, and the products of tiles, and of tiles of one row, by the number of gates."""
+    return (
+        functions
+        | {f"product_{gates}": each for gates, each in zip(GATES, products, strict=True)}
+        | {f"one_{gates}": each for gates, each in zip(GATES, products_of_one, strict=True)}
+    )
+
+
 # ---- what a cell needs ---------------------------------------------------------------------------
 
 
 @cache
-def functions(isa_name: str) -> ModuleType:
-    """The rest of ``csrc/cells/product.h`` for one instruction set: ``fr.product`` is ``fr_product`` in C."""
+def functions(isa_name: str, weight_type: str) -> ModuleType:
+    """The rest of ``csrc/cells/product.h`` for one instruction set and type of weights of :data:`~.weights.WEIGHTS`.
+
+    ``fr.product`` is ``fr_product`` in C.
+    """
     vf = vocabulary(isa_name)
     isa: InstructionSet = vf.ISA
+    weights = WEIGHTS[weight_type]
+    of_integers = weights.are_integers
+    made = (integer_functions if of_integers else float_functions)(isa_name, weights)
+    x_matrix, tile_factor, no_factor, product = (
+        made[name] for name in ("x_matrix", "tile_factor", "no_factor", "product")
+    )
     registers = isa.registers
     activation = activations.functions(isa_name)
     sigmoid, full_sigmoid, tanh = activation.sigmoid, activation.full_sigmoid, activation.tanh
     divided, whole = activation.divided, activation.whole
-    product_1, product_2, product_3, product_4 = (product_of(isa, gates) for gates in GATES)
-    one_1, one_2, one_3, one_4 = (one_row_product_of(isa, gates) for gates in GATES)
     it_fits = inlined(fits)
-    max_rows = tuple(tallest(gates, registers) for gates in GATES)
-    max_row_blocks = tuple(one_row_blocks(gates, registers) for gates in GATES)
-    local_sums = local_floats(MAX_SUMS * isa.lanes, alignment=64)
+    max_rows = tuple(MAX_ROWS if of_integers else tallest(gates, registers) for gates in GATES)
+    max_row_blocks = tuple(
+        MAX_BLOCKS if of_integers else one_row_blocks(gates, registers) for gates in GATES
+    )
+    least_blocks = MAX_BLOCKS if of_integers else 1
+    local_sums = local_floats(
+        (MAX_TILE_SUMS if of_integers else MAX_SUMS) * isa.lanes, alignment=64
+    )
     local_rows = local_pointers(MAX_ROWS)
 
     @inlined
     def tile_rows(count, gates):
         highest = max_rows[gates - 1]
-        number, rows, higher, blocks = 1, count, 0, 1
+        number, rows, higher, blocks = 1, count, 0, least_blocks
         if count > highest:  # a small step would notice the divisions
             number = (count + highest - 1) // highest
             rows = count // number
@@ -144,26 +329,6 @@ def functions(isa_name: str) -> ModuleType:
                 if rows > 0:
                     yield Tile(block, blocks, following, number, row, rows)
                 row += rows
-
-    @inlined
-    def tile_factor(tile, panels, gates, depth, v):
-        """The factor of a tile. ``panels`` is [N][depth][gates][L]."""
-        panel_floats = depth * gates * vf.LANES
-        panel = panels + tile.block * panel_floats
-        if tile.next != tile.block and tile.number * LINE_FLOATS < tile.blocks * gates * vf.LANES:
-            ahead = panels + tile.next * panel_floats + tile.number * depth * LINE_FLOATS
-            return Factor(panel, v, depth, ahead, LINE_FLOATS)
-        return Factor(panel, v, depth, panel, 0)
-
-    @inlined
-    def product(gates, tile, start, first, second, to):
-        """to = start + first + second, for a tile; ``second`` may have depth 0."""
-        call_product(gates.product, tile.rows, tile.blocks, start, first, second, to)
-
-    @inlined
-    def no_factor(v):
-        """The second factor of a product that has one: of depth 0."""
-        return Factor(null(), v, 0, null(), 0)
 
     @inlined
     def sums_in(memory, blocks, gates):
@@ -219,7 +384,7 @@ def functions(isa_name: str) -> ModuleType:
         tiling = tile_rows(count, gates.number)
         for tile in tiles(tiling, share(s, w.blocks), False):
             rows = s.scratch_rows + tile.row
-            W_x = tile_factor(tile, w.x_panels, gates.number, w.inputs, rows)
+            W_x = tile_factor(tile, x_matrix(w), gates.number, w.inputs, rows)
             to = input_sums(w, s, tile, z)
             product(gates, tile, biases(w, tile), W_x, no_factor(rows), to)
 
@@ -258,8 +423,9 @@ def functions(isa_name: str) -> ModuleType:
             return tanh(sum_)
         return state_function(w.state_activation, limited(sum_, w.clip))
 
-    module = ModuleType(f"{__name__}.{isa_name}")
+    module = ModuleType(f"{__name__}.{isa_name}.{weight_type}")
     module.__dict__.update(
+        made,
         divided=divided,
         whole=whole,
         tanh=tanh,
@@ -270,17 +436,7 @@ def functions(isa_name: str) -> ModuleType:
         share=share,
         downward=downward,
         tiles=tiles,
-        tile_factor=tile_factor,
-        product=product,
-        product_1=product_1,
-        product_2=product_2,
-        product_3=product_3,
-        product_4=product_4,
-        one_1=one_1,
-        one_2=one_2,
-        one_3=one_3,
-        one_4=one_4,
-        no_factor=no_factor,
+        far=weights.far,
         sums_in=sums_in,
         active=active,
         resets=resets,

@@ -15,10 +15,10 @@ from fusedrnn.kernels.tiles import Gates
 __all__ = ["kernel"]
 
 
-def kernel(isa: str, _form: str) -> Kernel:
-    """The kernel for one instruction set; there is one form."""
+def kernel(isa: str, _form: str, weights: str) -> Kernel:
+    """The kernel for one instruction set and type of weights; there is one form."""
     vf = simd.vocabulary(isa)
-    fr = product.functions(isa)
+    fr = product.functions(isa, weights)
 
     @inlined
     def rnn_tile(gates, w, s, t, z, tile):
@@ -28,12 +28,12 @@ def kernel(isa: str, _form: str) -> Kernel:
         for k in range(tile.rows):
             x[k] = s.x[tile.row + k] + t * s.x_step
             h[k] = fr.h_before(s, t, tile.row + k)
-        R_h = fr.tile_factor(tile, w.h_panels, 1, w.hidden, h)
+        R_h = fr.tile_factor(tile, fr.h_matrix(w), 1, w.hidden, h)
         sums = fr.finished_sums(w, s, tile, z, memory, 1)
         if z:
             fr.product(gates, tile, fr.input_sums(w, s, tile, z), R_h, fr.no_factor(h), sums)
         else:
-            W_x = fr.tile_factor(tile, w.x_panels, 1, w.inputs, x)
+            W_x = fr.tile_factor(tile, fr.x_matrix(w), 1, w.inputs, x)
             fr.product(gates, tile, fr.biases(w, tile), W_x, R_h, sums)
         for k in range(tile.rows):
             for j in range(tile.blocks):

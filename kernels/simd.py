@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import models, register_model
 
-from fusedrnn.kernels.llvm import FLOAT, INT32, operation
+from fusedrnn.kernels.llvm import BYTE, FLOAT, INT16, INT32, INT64, operation
 from fusedrnn.kernels.memory import floats
 from fusedrnn.kernels.policy import inlined
 
@@ -36,21 +36,49 @@ class InstructionSet:
         How many vectors a register tile may keep at hand.
     has_fma
         Without the instruction LLVM makes a multiply-add a library call per lane.
+    has_f16
+        Without the instruction LLVM widens a float16 by a library call per lane.
     """
 
     name: str
     lanes: int
     registers: int
     has_fma: bool
+    has_f16: bool
 
     @property
     def vector(self) -> ir.VectorType:
         """The LLVM type."""
         return ir.VectorType(FLOAT, self.lanes)
 
+    @property
+    def integers(self) -> ir.VectorType:
+        """The LLVM type of as many int32."""
+        return ir.VectorType(INT32, self.lanes)
+
     def load(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
         """The lanes from a float pointer on."""
         return builder.load(builder.bitcast(pointer, self.vector.as_pointer()), align=4)
+
+    def load_f16(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """The lanes from a pointer to float16 on, widened exactly; none is subnormal, Inf or NaN."""
+        if self.has_f16:
+            halves = ir.VectorType(ir.HalfType(), self.lanes)
+            v = builder.load(builder.bitcast(pointer, halves.as_pointer()), align=2)
+            return builder.fpext(v, self.vector)
+        # The exponent, moved to where a float's is, is 112 too small. The copies of the sign are no bits of the float.
+        bits = builder.bitcast(self.load_bf16(builder, pointer), self.integers)
+        bits = builder.ashr(bits, ir.Constant(self.integers, [3] * self.lanes))
+        bits = builder.and_(bits, ir.Constant(self.integers, [0x8FFFE000 - 2**32] * self.lanes))
+        scale = ir.Constant(self.vector, [2.0**112] * self.lanes)
+        return builder.fmul(builder.bitcast(bits, self.vector), scale)
+
+    def load_bf16(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """The lanes from a pointer to bfloat16 on, widened exactly."""
+        halves = ir.VectorType(INT16, self.lanes)
+        v = builder.load(builder.bitcast(pointer, halves.as_pointer()), align=2)
+        upper = ir.Constant(self.integers, [16] * self.lanes)
+        return builder.bitcast(builder.shl(builder.zext(v, self.integers), upper), self.vector)
 
     def store(self, builder: ir.IRBuilder, pointer: ir.Value, v: ir.Value) -> None:
         """Keep the lanes from a float pointer on."""
@@ -72,15 +100,55 @@ class InstructionSet:
             cgutils.get_or_insert_function(builder.module, function, name), [a, b, c]
         )
 
+    # Vectors of twice as many int16: LLVM knows them as the operands of pmaddwd, or of smull and smull2.
+
+    def set4(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """The four int16 from a pointer on, over and over."""
+        fours = ir.VectorType(INT64, self.lanes // 2)
+        four = builder.load(builder.bitcast(pointer, INT64.as_pointer()), align=2)
+        v = builder.insert_element(ir.Constant(fours, ir.Undefined), four, INT32(0))
+        first = ir.Constant(ir.VectorType(INT32, fours.count), [0] * fours.count)
+        v = builder.shuffle_vector(v, v, first)
+        return builder.bitcast(v, ir.VectorType(INT16, 2 * self.lanes))
+
+    def widened(self, builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+        """The int8 from a pointer on as int16."""
+        narrow = ir.VectorType(BYTE, 2 * self.lanes)
+        v = builder.load(builder.bitcast(pointer, narrow.as_pointer()), align=1)
+        return builder.sext(v, ir.VectorType(INT16, 2 * self.lanes))
+
+    def dot(
+        self, builder: ir.IRBuilder, sums: ir.Value, q: ir.Value, weights: ir.Value
+    ) -> ir.Value:
+        """sums, and in each lane two products of int16."""
+        wide = ir.VectorType(INT32, 2 * self.lanes)
+        products = builder.mul(builder.sext(q, wide), builder.sext(weights, wide))
+        return builder.add(sums, self.sums_of_pairs(builder, products, products))
+
+    def sums_of_pairs(self, builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+        """The sums of pairs of int32, first those of ``low``: as many as there are lanes."""
+        even, odd = (
+            builder.shuffle_vector(
+                low, high, ir.Constant(self.integers, list(range(first, 2 * self.lanes, 2)))
+            )
+            for first in (0, 1)
+        )
+        return builder.add(even, odd)
+
+    def joined(self, builder: ir.IRBuilder, low: ir.Value, high: ir.Value) -> ir.Value:
+        """The sums of pairs of lanes, first those of ``low``, rounded to float."""
+        sums = self.sums_of_pairs(builder, low, high)
+        return builder.sitofp(sums, self.vector)
+
 
 #: Best first, as in csrc/kernel_table.h. The lanes and registers are those of csrc/simd.
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     isa.name: isa
     for isa in (
-        InstructionSet("avx512", lanes=16, registers=32, has_fma=True),
-        InstructionSet("avx2", lanes=8, registers=16, has_fma=True),
-        InstructionSet("neon", lanes=4, registers=32, has_fma=True),
-        InstructionSet("baseline", lanes=4, registers=15, has_fma=False),
+        InstructionSet("avx512", lanes=16, registers=32, has_fma=True, has_f16=True),
+        InstructionSet("avx2", lanes=8, registers=16, has_fma=True, has_f16=True),
+        InstructionSet("neon", lanes=4, registers=32, has_fma=True, has_f16=True),
+        InstructionSet("baseline", lanes=4, registers=15, has_fma=False, has_f16=False),
     )
 }
 
@@ -113,7 +181,7 @@ def vocabulary(isa_name: str) -> ModuleType:
     """
     isa = INSTRUCTION_SETS[isa_name]
     lanes = isa.lanes
-    bits = ir.VectorType(INT32, lanes)
+    bits = isa.integers
     mask = ir.VectorType(ir.IntType(1), lanes)
     vector_pointer = isa.vector.as_pointer()
     vector = Vector(isa)

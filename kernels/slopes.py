@@ -33,10 +33,10 @@ class Slope(NamedTuple):
 
 
 @cache
-def functions(isa: str) -> ModuleType:
-    """What ``product.functions`` has, and the slopes, for one instruction set."""
+def functions(isa: str, weight_type: str) -> ModuleType:
+    """What ``product.functions`` has, and the slopes, for one instruction set and type of weights."""
     vf = vocabulary(isa)
-    fr = product.functions(isa)
+    fr = product.functions(isa, weight_type)
     activation = activations.functions(isa)
     sigmoid, full_sigmoid, tanh = activation.sigmoid, activation.full_sigmoid, activation.tanh
 

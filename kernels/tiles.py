@@ -6,6 +6,7 @@ A loop in Python emits it here for each shape that fits the registers. What is s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -16,6 +17,7 @@ from numba.extending import intrinsic, models, register_model
 from fusedrnn.kernels.llvm import FLOAT, INT32, INT64, operation
 from fusedrnn.kernels.memory import constants, floats, row_pointers
 from fusedrnn.kernels.simd import InstructionSet
+from fusedrnn.kernels.weights import FLOAT32, Weights
 
 __all__ = [
     "BLOCKS",
@@ -26,6 +28,7 @@ __all__ = [
     "MAX_BLOCKS",
     "MAX_ROWS",
     "MAX_SUMS",
+    "MAX_TILE_SUMS",
     "SUMS",
     "SUMS_FIELDS",
     "Factor",
@@ -48,9 +51,16 @@ __all__ = [
 
 # ---- shapes --------------------------------------------------------------------------------------
 
-MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, LINE_FLOATS = (
+MAX_ROWS, MAX_BLOCKS, MAX_SUMS, MAX_ROW_SUMS, MAX_TILE_SUMS, LINE_FLOATS = (
     constants()[f"FR_{name}"]
-    for name in ("MAX_ROWS", "MAX_BLOCKS", "MAX_SUMS", "MAX_ROW_SUMS", "LINE_FLOATS")
+    for name in (
+        "MAX_ROWS",
+        "MAX_BLOCKS",
+        "MAX_SUMS",
+        "MAX_ROW_SUMS",
+        "MAX_TILE_SUMS",
+        "LINE_FLOATS",
+    )
 )
 GATES = (1, 2, 3, 4)
 BLOCKS = (1, 2, 4, 8)
@@ -116,10 +126,19 @@ class Sums(NamedTuple):
     block_stride: int
 
 
-FACTOR = types.NamedTuple((floats, row_pointers, types.int64, floats, types.int64), Factor)
-FACTOR_FIELDS = ir.LiteralStructType(
-    [FLOAT.as_pointer(), FLOAT.as_pointer().as_pointer(), INT64, FLOAT.as_pointer(), INT64]
-)
+def factor_type(weights: Weights) -> types.NamedTuple:
+    """The Numba type of a factor whose panels are a pointer."""
+    pointer = weights.pointer
+    return types.NamedTuple((pointer, row_pointers, types.int64, pointer, types.int64), Factor)
+
+
+def factor_fields(weights: Weights) -> ir.LiteralStructType:
+    """The LLVM type of such a factor."""
+    pointer = weights.element.as_pointer()
+    return ir.LiteralStructType([pointer, FLOAT.as_pointer().as_pointer(), INT64, pointer, INT64])
+
+
+FACTOR, FACTOR_FIELDS = factor_type(FLOAT32), factor_fields(FLOAT32)
 SUMS = types.NamedTuple((floats, types.int64, types.int64), Sums)
 SUMS_FIELDS = ir.LiteralStructType([FLOAT.as_pointer(), INT64, INT64])
 
@@ -129,6 +148,7 @@ def emit_prefetch(builder: ir.IRBuilder, pointer: ir.Value, locality: int) -> No
     function = ir.FunctionType(ir.VoidType(), [FLOAT.as_pointer(), INT32, INT32, INT32])
     prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
     to_read, data = INT32(0), INT32(1)
+    pointer = builder.bitcast(pointer, FLOAT.as_pointer())
     builder.call(prefetch, [pointer, to_read, INT32(locality), data])
 
 
@@ -139,6 +159,7 @@ def emit_accumulate(
     sums: list[ir.Value],
     factor: Factor,
     v_step: ir.Value,
+    weights: Weights = FLOAT32,
 ) -> list[ir.Value]:
     """The loop over k of one tile shape, with every sum in a register: a phi of the loop."""
     rows, blocks, gates = shape
@@ -167,7 +188,7 @@ def emit_accumulate(
 
     def weight(block: int, gate: int) -> ir.Value:
         at = builder.add(offset, INT64(gate * isa.lanes))
-        return isa.load(builder, builder.gep(panel[block], [at]))
+        return weights.load(isa, builder, builder.gep(panel[block], [at]))
 
     def add_product(row: int, block: int, gate: int, value: ir.Value, weight: ir.Value) -> None:
         index = (row * blocks + block) * gates + gate
@@ -242,6 +263,22 @@ def emit_product_tile(
         isa.store(builder, pointer, sum_)
 
 
+def emit_widened_tile(
+    builder: ir.IRBuilder,
+    isa: InstructionSet,
+    weights: Weights,
+    shape: Shape,
+    start: Sums,
+    factor: Factor,
+    to: Sums,
+) -> None:
+    """One tile shape with narrow weights: of one factor."""
+    sums = [isa.load(builder, pointer) for pointer in emit_pointers(builder, isa, shape, start)]
+    sums = emit_accumulate(builder, isa, shape, sums, factor, INT64(1), weights)
+    for pointer, sum_ in zip(emit_pointers(builder, isa, shape, to), sums, strict=True):
+        isa.store(builder, pointer, sum_)
+
+
 def emit_shapes(
     builder: ir.IRBuilder,
     shapes: list[Shape],
@@ -281,6 +318,22 @@ def emit_product(
     emit_shapes(builder, shapes, rows, blocks, emit)
 
 
+class OwnFunction(types.Type):
+    """The address of a function of the kernel's module, by the name that it has in C."""
+
+    def __init__(self, name: str, declared: ir.FunctionType) -> None:
+        self.declared = declared
+        super().__init__(f"{name} *")
+
+
+@register_model(OwnFunction)
+class OwnFunctionModel(models.PrimitiveModel):
+    """A pointer."""
+
+    def __init__(self, manager: Any, function: OwnFunction) -> None:
+        super().__init__(manager, function, function.declared.as_pointer())
+
+
 def own_function(
     builder: ir.IRBuilder,
     name: str,
@@ -300,11 +353,24 @@ def own_function(
     return made
 
 
-class Product(types.Type):
-    """``fr_product_1`` to ``fr_product_4``: the address of one."""
+#: ``fr_product_1`` to ``fr_product_4``: sizes of the tile; where its sums come from; two factors; where its sums go to.
+PRODUCT = OwnFunction(
+    "fr_product",
+    ir.FunctionType(
+        ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
+    ),
+)
 
-    def __init__(self) -> None:
-        super().__init__("fr_product *")
+
+@cache
+def widened_product(weights: Weights) -> OwnFunction:
+    """``fr_product_f16_1`` and so on: as PRODUCT, with one factor."""
+    return OwnFunction(
+        f"fr_product_{weights.name}",
+        ir.FunctionType(
+            ir.VoidType(), [INT64, INT64, SUMS_FIELDS, factor_fields(weights), SUMS_FIELDS]
+        ),
+    )
 
 
 class OneRowProduct(types.Type):
@@ -314,18 +380,6 @@ class OneRowProduct(types.Type):
         self.isa = isa
         self.shapes = [shape for shape in tile_shapes(isa, gates) if shape.rows == 1]
         super().__init__(f"fr_product_tile(1, ., {gates}) {isa.name}")
-
-
-@register_model(Product)
-class ProductModel(models.PrimitiveModel):
-    """Sizes of the tile; where its sums come from; two factors; where its sums go to."""
-
-    declared = ir.FunctionType(
-        ir.VoidType(), [INT64, INT64, SUMS_FIELDS, FACTOR_FIELDS, FACTOR_FIELDS, SUMS_FIELDS]
-    )
-
-    def __init__(self, manager: Any, function: Product) -> None:
-        super().__init__(manager, function, self.declared.as_pointer())
 
 
 register_model(OneRowProduct)(models.OpaqueModel)
@@ -345,12 +399,12 @@ class Gates(NamedTuple):
 def product_of(isa: InstructionSet, gates: int) -> Any:
     """What a kernel calls to have the products compiled into it, as a function of their own."""
 
-    @operation(Product())
+    @operation(PRODUCT)
     def product(builder: ir.IRBuilder) -> ir.Value:
         def emit(inside: ir.IRBuilder, values: Any) -> None:
             emit_product(inside, isa, tile_shapes(isa, gates), values)
 
-        return own_function(builder, f"fr_product_{gates}_{isa.name}", ProductModel.declared, emit)
+        return own_function(builder, f"fr_product_{gates}_{isa.name}", PRODUCT.declared, emit)
 
     return product
 
@@ -361,6 +415,30 @@ def one_row_product_of(isa: InstructionSet, gates: int) -> Any:
     @operation(OneRowProduct(isa, gates))
     def product(builder: ir.IRBuilder) -> ir.Value:
         return ir.Constant(ir.IntType(8).as_pointer(), None)
+
+    return product
+
+
+def widened_product_of(isa: InstructionSet, weights: Weights, gates: int) -> Any:
+    """What a kernel calls to have the products with narrow weights compiled into it."""
+    function = widened_product(weights)
+
+    @operation(function)
+    def product(builder: ir.IRBuilder) -> ir.Value:
+        def emit(inside: ir.IRBuilder, values: Any) -> None:
+            rows, blocks, *structs = values
+            start, factor, to = (
+                made_of(*cgutils.unpack_tuple(inside, value))
+                for made_of, value in zip((Sums, Factor, Sums), structs, strict=True)
+            )
+
+            def emit_tile(shape: Shape) -> None:
+                emit_widened_tile(inside, isa, weights, shape, start, factor, to)
+
+            emit_shapes(inside, tile_shapes(isa, gates), rows, blocks, emit_tile)
+
+        name = f"fr_product_{weights.name}_{gates}_{isa.name}"
+        return own_function(builder, name, function.declared, emit)
 
     return product
 
@@ -389,3 +467,18 @@ def call_product(
 
     signature = types.void(product, types.int64, types.int64, SUMS, FACTOR, FACTOR, SUMS)
     return signature, generate
+
+
+@cache
+def widened_call(weights: Weights) -> Any:
+    """What calls the product of a tile with narrow weights: to = start + factor."""
+    arguments = types.int64, types.int64, SUMS, factor_type(weights), SUMS
+
+    @operation(types.void, widened_product(weights), *arguments)
+    def call(
+        builder: ir.IRBuilder, product: ir.Value, rows: ir.Value, blocks: ir.Value,
+        start: ir.Value, factor: ir.Value, to: ir.Value,
+    ) -> None:  # fmt: skip
+        builder.call(product, [rows, blocks, start, factor, to])
+
+    return call

@@ -23,10 +23,6 @@
 #ifndef FR_WEIGHTS_I8_H
 #define FR_WEIGHTS_I8_H
 
-#define FR_Q15 16382.0f         /* 16383 may be rounded to, in any rounding mode */
-#define FR_Q7 63.99f            /* as may 64 */
-#define FR_Q_ROUNDING 0x1.8p23f /* the lower half of the bits of v / step + this is q */
-#define FR_SMALLEST_ROW 0x1p-100f
 /* What is added to q. */
 #define FR_Q7_OFFSET (VI_UNSIGNED * 64)
 #define FR_Q15_OFFSET (VI_UNSIGNED * 16384)

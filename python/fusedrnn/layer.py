@@ -238,8 +238,6 @@ class Layer(Generic[StateT]):
         ------
         ValueError
             For an unknown type; or if a matrix has NaN or Inf, or a number that the type cannot hold.
-        UnsupportedError
-            If the backend has no narrow weights.
         """
         if checked_weight_dtype(weight_dtype) == "float32":
             raise ValueError("narrow: weight_dtype must be 'float16', 'bfloat16', 'int8' or 'w8a7'")

@@ -109,8 +109,11 @@ def test_a_backward_kernel_is_built_when_a_call_is_recorded(
     monkeypatch.setattr(compiled, "_built", {})
     layer, x = fr.RNN(3, 5, backend="numba"), draw(4, 2, 3)
     layer(x)
-    assert list(compiled._built) == [("forward", "rnn", BEST)]
+    assert list(compiled._built) == [("forward", "rnn", BEST, "float32")]
     layer.record(x)
-    assert list(compiled._built) == [("forward", "rnn", BEST), ("backward", "rnn", BEST)]
+    assert list(compiled._built) == [
+        ("forward", "rnn", BEST, "float32"),
+        ("backward", "rnn", BEST, "float32"),
+    ]
     monkeypatch.setattr(compiled, "_built", {})
     assert compiled.build("rnn", BEST, "backward").cached

@@ -27,6 +27,7 @@ from fusedrnn._native import ffi, lib
 from fusedrnn.cells import CELLS
 from fusedrnn.engines.native import isas
 from fusedrnn.kernels import activations, compiled, reference
+from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
 
 pytest.importorskip("numba")
 
@@ -34,7 +35,8 @@ import numba
 from numba import types
 
 from fusedrnn.engines.base import Call
-from fusedrnn.kernels import memory, policy, product, simd, tiles
+from fusedrnn.kernels import memory, policy, product, simd, tiles, weights
+from fusedrnn.kernels.llvm import operation
 from fusedrnn.kernels.memory import floats
 
 ISAS = list(isas())
@@ -142,6 +144,35 @@ def test_set1_and_shl23(isa: str) -> None:
     compile_c(function, "void (*)(float *)", floats)(y)
     np.testing.assert_array_equal(y[: vf.LANES], np.float32(1 / 3))
     np.testing.assert_array_equal(y[vf.LANES :], 2.0**5)
+
+
+@pytest.mark.parametrize("weight_dtype", ["float16", "bfloat16"])
+def test_every_number_of_16_bits_is_widened_exactly(isa: str, weight_dtype: str) -> None:
+    vf, of = simd.vocabulary(isa), weights.WEIGHTS[weight_dtype]
+
+    @operation(vf.vector, of.pointer)
+    def load(builder: Any, p: Any) -> Any:
+        return of.load(vf.ISA, builder, p)
+
+    def function(numbers, y, n):
+        for k in range(0, n, vf.LANES):
+            vf.store(y + k, load(numbers + k))
+
+    made = numba.cfunc(types.void(of.pointer, floats, types.int64), **policy.OPTIONS)(function)
+    numbers = np.arange(2**16, dtype=np.uint16)
+    expected, y = Narrow(weight_dtype, numbers[None]).widened()[0], np.empty(2**16, np.float32)
+    run = ffi.cast("void (*)(uint16_t *, float *, int64_t)", made.address)
+    run(ffi.from_buffer("uint16_t *", numbers), address(y), len(y))
+    # No float16 of a layer is subnormal, Inf or NaN.
+    ours = np.isfinite(expected) & (np.abs(expected) >= 2.0**-14) | (numbers % 2**15 == 0)
+    if weight_dtype == "bfloat16":
+        ours = ~np.isnan(expected)
+    np.testing.assert_array_equal(y[ours].view(np.uint32), expected[ours].view(np.uint32))
+
+
+def test_panels_of_int8_are_as_deep_as_in_c() -> None:
+    for depth in [*range(1, 40), *range(1020, 1030), 2047, 2048, 2049, 5000]:
+        assert weights.i8_depth(depth) == lib.fr_panel_weights(lib.FR_I8, depth)
 
 
 def test_part_of_a_vector(isa: str, draw: Any) -> None:
@@ -315,7 +346,7 @@ def test_a_struct_inside_a_struct() -> None:
 
 def tiles_of(isa: str, gates: int) -> Any:
     """A C function that writes the tiles of a sweep, one after the other."""
-    functions = product.functions(isa)
+    functions = product.functions(isa, "float32")
 
     def function(s, count, all_blocks, t, found):
         tiling = functions.tile_rows(count, gates)
@@ -358,10 +389,14 @@ def test_every_tile_has_a_product(isa: str, gates: int) -> None:
     assert max(rows for rows, _, _ in shapes) <= tiles.MAX_ROWS
 
 
+@pytest.mark.parametrize(
+    ("weight_dtype", "type_"),
+    [("float32", lib.FR_F32), ("float16", lib.FR_F16), ("int8", lib.FR_I8)],
+)
 @pytest.mark.parametrize("gates", tiles.GATES)
-def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
+def test_rows_are_cut_as_in_c(isa: str, gates: int, weight_dtype: str, type_: int) -> None:
     """The bits do not depend on the tiles, the speed does: no other test would notice a difference."""
-    functions = product.functions(isa)
+    functions = product.functions(isa, weight_dtype)
 
     def function(count, found):
         tiling = functions.tile_rows(count, gates) if count > 0 else functions.tile_one(gates)
@@ -373,7 +408,7 @@ def test_rows_are_cut_as_in_c(isa: str, gates: int) -> None:
     of_numba = ffi.cast("void (*)(int64_t, int64_t *)", made.address)
     expected, found = ffi.new("int64_t[4]"), ffi.new("int64_t[4]")
     for count in range(200):
-        lib.fr_find_tiling(isas()[isa], lib.FR_F32, gates, max(count, 1), expected)
+        lib.fr_find_tiling(isas()[isa], type_, gates, max(count, 1), expected)
         of_numba(count, found)
         assert list(found) == list(expected)
 
@@ -521,6 +556,11 @@ def test_one_kernel_for_everyone(isa: str) -> None:
     assert isa in repr(kernels[0])
 
 
+def test_every_type_of_weights_has_kernels() -> None:
+    assert tuple(compiled.WEIGHTS) == WEIGHT_DTYPES
+    assert set(compiled.WEIGHTS.values()) == set(weights.WEIGHTS)
+
+
 def test_unknown_names() -> None:
     with pytest.raises(
         ValueError, match="kernel must be one of rnn, lstm, lstm_coupled.*'nothing'"
@@ -532,6 +572,10 @@ def test_unknown_names() -> None:
         compiled.build("lstm", "nothing")
     with pytest.raises(ValueError, match="role must be one of forward, backward.*'sideways'"):
         compiled.build("lstm", "baseline", "sideways")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weight_dtype of a forward kernel .*float16.*'int4'"):
+        compiled.build("lstm", "baseline", weight_dtype="int4")
+    with pytest.raises(ValueError, match="weight_dtype of a backward kernel .*float32.*'int8'"):
+        compiled.build("lstm", "baseline", "backward", "int8")
     with pytest.raises(ValueError, match="activation must be one of sigmoid, .*tanh.*'nothing'"):
         compiled.activation("nothing", "baseline")
 

@@ -394,7 +394,5 @@ def test_weights_learn_through_a_narrow_layer(weight_dtype: str) -> None:
 @pytest.mark.parametrize("weight_dtype", NARROW)
 def test_what_narrow_layers_do_not_do(weight_dtype: str, draw: Draw) -> None:
     layer = fr.LSTM(3, 4, weight_dtype=weight_dtype)
-    with pytest.raises(fr.UnsupportedError, match=r"'numba'.*'c' or 'numpy'"):
-        fr.LSTM(3, 4, backend="numba", weight_dtype=weight_dtype)
     with pytest.raises(ValueError, match=r"weight_hh_l0\[0, 0\] = nan"):
         layer.with_weights({**layer.weights, "weight_hh_l0": np.full((16, 4), np.nan, "f4")})

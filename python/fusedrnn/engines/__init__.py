@@ -13,13 +13,11 @@ from fusedrnn.engines.compiled import Compiled
 from fusedrnn.engines.numpy import Reference
 from fusedrnn.engines.threads import Threads
 from fusedrnn.errors import UnsupportedError
-from fusedrnn.narrowing import Stored, weight_dtype_of
+from fusedrnn.narrowing import Stored
 
 __all__ = ["BACKENDS", "choose"]
 
 BACKENDS = ("c", "numba", "numpy")
-#: Those that have narrow weights.
-NARROW_BACKENDS = ("c", "numpy")
 
 
 def choose(
@@ -43,11 +41,5 @@ def choose(
     if dtype != FLOAT32:
         raise UnsupportedError(
             f"dtype must be float32 for backend {backend!r}, got {dtype}; float64 needs backend='numpy'"
-        )
-    weight_dtype = weight_dtype_of(weights)
-    if backend not in NARROW_BACKENDS and weight_dtype != "float32":
-        raise UnsupportedError(
-            f"weight_dtype must be 'float32' for backend {backend!r}, got {weight_dtype!r}; "
-            f"narrow weights need backend {' or '.join(map(repr, NARROW_BACKENDS))}"
         )
     return Compiled(architecture, weights, backend, threads)

@@ -91,8 +91,9 @@ class Compiled(Engine):
         self.isa = isa = active_isa()
         self._architecture = architecture
         self._lanes = lib.fr_isa_lanes(isas()[isa])
-        self._weight_type = WEIGHT_TYPES[weight_dtype_of(weights)]
-        kernel = find_kernel(backend, architecture.table.kernel, isa)
+        weight_dtype = weight_dtype_of(weights)
+        self._weight_type = WEIGHT_TYPES[weight_dtype]
+        kernel = find_kernel(backend, architecture.table.kernel, isa, weight_dtype=weight_dtype)
 
         panels = ffi.new("fr_panels[]", architecture.num_layers * architecture.directions)
         self._modules: list[Any] = []

@@ -117,7 +117,10 @@ def strided(array: Array) -> Any:
     return pointer(array) if array.flags.c_contiguous else ffi.cast("float *", array.ctypes.data)
 
 
-def find_kernel(backend: str, name: str, isa: str, role: Role = "forward") -> Any:
+def find_kernel(
+    backend: str, name: str, isa: str, role: Role = "forward", weight_dtype: str = "float32"
+) -> Any:
+    """The kernel of a row of the cell table. Numba has one for each type of weights, C has one for all."""
     find, declared = {
         "forward": (lib.fr_find_kernel, "fr_kernel"),
         "backward": (lib.fr_find_back_kernel, "fr_back_kernel"),
@@ -126,4 +129,4 @@ def find_kernel(backend: str, name: str, isa: str, role: Role = "forward") -> An
         return find(isas()[isa], name.encode())
     from fusedrnn.kernels.compiled import build
 
-    return ffi.cast(declared, build(name, isa, role).address)
+    return ffi.cast(declared, build(name, isa, role, weight_dtype).address)
