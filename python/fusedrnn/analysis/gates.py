@@ -80,7 +80,7 @@ def check_states(
 
 
 def recording(layer: Layer[Any]) -> Layer[Any]:
-    """The layer, on a backend that records."""
+    """The layer, in C instead of Numba, which takes seconds to compile what records."""
     if layer.backend != "numba":
         return layer
     saved = layer.__getstate__() | {"backend": "c"}
