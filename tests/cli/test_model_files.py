@@ -674,7 +674,7 @@ def test_the_page_shows_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for block in blocks
         for line, shown in re.findall(r"^\$ fusedrnn (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
     ]
-    assert [line.split()[0] for line, _ in commands] == ["inspect", "count", "run", "run", "run"]
+    assert [line.split()[0] for line, _ in commands] == ["inspect", "count", *["run"] * 4]
     for line, shown in commands:
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert cli.main(line.split()) == 0
