@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -219,6 +220,22 @@ def _quantised(model: Any, weight_bits: int) -> Any:
         logging.getLogger().disabled = quiet
 
 
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """A context in which PyTorch, where it is installed, computes with one thread."""
+    if missing("torch"):
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _torch_module(layer: Any) -> Any:
     import torch
 
@@ -309,7 +326,7 @@ def measure(case: Case, rounds: int) -> Shape:
     layer, x = case.make()
     wide = {name: array.astype(np.float64) for name, array in layer.weights.items()}
     exact = fr.LSTM.from_weights(wide, backend="numpy", dtype="float64")(x.astype(np.float64))[0]
-    with one_thread():
+    with one_thread(), _one_torch_thread():
         ways = _ways(layer, x)
         errors = {
             name: _array(way()).reshape(exact.shape) - exact for name, way in ways.timed.items()

@@ -118,7 +118,7 @@ typedef struct fr_panels {
     const float *h_panels;         /* R, [N][R][G][L]; [N][H][2][L] without R_n for a GRU that resets before */
     const float *dependent_panels; /* the matrix of a product that needs a result of all units first: a projection
                                       [ceil(R / L)][H][L], or R_n [N][H][L] of a GRU that resets before; else NULL */
-    const float *x_scales;         /* [N][G][L], of the rows of W; NULL unless weight_type is FR_I8 */
+    const float *x_scales;         /* [N][G][L], of the rows of W; NULL unless weight_type is one of int8 */
     const float *h_scales;         /* [N][G][L] or [N][2][L], of the rows of h_panels, likewise */
     const float *dependent_scales; /* [ceil(R / L)][L] or [N][L], of the rows of dependent_panels, likewise */
     const float *bias;             /* [N][G][L]: the sum of the biases that may be added up */
@@ -503,8 +503,8 @@ void fr_pack_transposed(const float *rows, int64_t stride, int64_t depth, int64_
                         float *panels);
 
 /*
- * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles: the four fields of fr_tiling in
- * csrc/cells/product.h. For tests: Numba has the same rules.
+ * How `count` rows of `gates` gate blocks, 1 to 4, are cut into tiles, and for 0 how the one row of a stream is: the
+ * four fields of fr_tiling in csrc/cells/product.h. For tests: Numba has the same rules.
  */
 void fr_find_tiling(int64_t isa, int64_t type, int64_t gates, int64_t count, int64_t *tiling);
 

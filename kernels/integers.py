@@ -22,7 +22,8 @@ def as_integers(rows: Array, weight_dtype: str) -> tuple[Array, npt.NDArray[np.f
 
     NaN is the step of a row with NaN or an infinity.
     """
-    v = rows.astype(np.float32)
+    with np.errstate(over="ignore"):  # beyond float32 is infinite, as in kernels
+        v = rows.astype(np.float32)
     most = np.float32(LARGEST_INTEGER[weight_dtype])
     largest = np.abs(v).max(axis=-1, keepdims=True)
     counts = (largest >= SMALLEST_ROW) & (largest < np.inf)
@@ -33,8 +34,8 @@ def as_integers(rows: Array, weight_dtype: str) -> tuple[Array, npt.NDArray[np.f
     return np.rint(v * per_step), step
 
 
-class Int8Matrix(np.ndarray):
-    """The numbers that a matrix of int8 stands for: a product with it is one of integers, of rows made integers, too."""
+class Transposed(np.ndarray):
+    """A transposed matrix of int8: a product with it is one of integers, of rows made integers, too."""
 
     weight_dtype = "int8"
 
@@ -43,11 +44,27 @@ class Int8Matrix(np.ndarray):
         return (q.astype(self.dtype) * step) @ self.view(np.ndarray)
 
 
-class W8A7Matrix(Int8Matrix):
+class TransposedW8A7(Transposed):
     """The same for integers of 7 bits."""
 
     weight_dtype = "w8a7"
 
 
+class Int8Matrix(np.ndarray):
+    """The numbers that a matrix of int8 stands for. Only products with its transpose, the forward ones, make integers."""
+
+    transposed: type[Transposed] = Transposed
+
+    @property
+    def T(self) -> Any:
+        return self.view(np.ndarray).T.view(self.transposed)
+
+
+class W8A7Matrix(Int8Matrix):
+    """The same for integers of 7 bits."""
+
+    transposed = TransposedW8A7
+
+
 #: By weight_dtype.
-INTEGER_MATRICES = {each.weight_dtype: each for each in (Int8Matrix, W8A7Matrix)}
+INTEGER_MATRICES = {each.transposed.weight_dtype: each for each in (Int8Matrix, W8A7Matrix)}

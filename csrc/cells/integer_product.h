@@ -1,6 +1,6 @@
 /*
  * The product of a tile with weights of int8 (weights/i8.h). Rows of v are made integers once for all columns of the
- * tile: such a tile is as wide and high as arrays are, not as registers. Beside its columns, a row is one in thirty
+ * tile. Its size is limited by its arrays, not by registers: to make the integers of a row is one of thirty
  * instructions.
  */
 #ifndef FR_INTEGER_PRODUCT_H

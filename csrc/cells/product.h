@@ -77,8 +77,10 @@ FR_INLINE fr_tiling fr_tile_rows(int64_t type, int64_t count, int gates)
 FR_INLINE fr_tiling fr_tile_one(int64_t type, int gates)
 {
     fr_tiling tiling = {1, 1, 0, 1};
-    if (fr_is_i8(type))
+    if (fr_is_i8(type)) {
         tiling.blocks = FR_MAX_BLOCKS;
+        return tiling;
+    }
     FR_UNROLL
     for (int blocks = 2; blocks <= FR_MAX_BLOCKS; blocks *= 2)
         if (FR_FITS(1, blocks, gates))
@@ -89,7 +91,7 @@ FR_INLINE fr_tiling fr_tile_one(int64_t type, int gates)
 /* For a test that these rules are Numba's. */
 static void fr_tiling_fields(int64_t type, int64_t gates, int64_t count, int64_t *fields)
 {
-    const fr_tiling tiling = fr_tile_rows(type, count, (int)gates);
+    const fr_tiling tiling = count ? fr_tile_rows(type, count, (int)gates) : fr_tile_one(type, (int)gates);
     memcpy(fields, &tiling, sizeof tiling);
 }
 
@@ -155,7 +157,7 @@ FR_INLINE bool fr_next_blocks(fr_tile *tile, fr_range *left, int64_t max_blocks,
 /* A matrix in panels, [N][K][G][L]. */
 typedef struct {
     const void *panels;
-    const float *scales; /* [N][G][L]; NULL unless the type is FR_I8 */
+    const float *scales; /* [N][G][L]; NULL unless the type is one of int8 */
     int64_t type;        /* an fr_weight_type */
 } fr_matrix;
 
@@ -174,7 +176,7 @@ FR_INLINE fr_matrix fr_float_matrix(const float *panels) { return (fr_matrix){pa
  */
 typedef struct {
     const void *panel;     /* the panel of the tile's first block, [depth][G][L]; those of the others follow */
-    const float *scales;   /* of the tile's first block, [G][L]; NULL unless the type is FR_I8 */
+    const float *scales;   /* of the tile's first block, [G][L]; NULL unless the type is one of int8 */
     int64_t type;          /* an fr_weight_type */
     const float *const *v; /* a pointer for each row of the tile, to `depth` values */
     int64_t depth;         /* K */

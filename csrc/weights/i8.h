@@ -2,7 +2,7 @@
  * int8: integers from -128 to 127, with a scale for each row of the matrix. Their product is one of integers, exact and
  * the same on every instruction set: a row of v is made integers, too, and only finished sums are floats.
  *
- *   q[k] = round(v[k] / step), step = max |v| / FR_Q15, or FR_Q7 where 7 bits of v are enough
+ *   q[k] = round(v[k] / step), step = max |v| / FR_Q15, or FR_Q7 for FR_W8A7
  *   to   = from + (step * scale) * sum w q
  *
  * Layout: a panel is [ceil(K / 4)][G][L] words of four weights, k to k + 3, with zeros for those that there are not.
@@ -13,7 +13,8 @@
  * infinity gives NaN. Sums of FR_I8_SLICE products fit an int32; those of slices are added up as floats, in order.
  *
  * There are several ways to the same integers. Where bytes of v are unsigned in the CPU's products, a constant is added
- * to q, so that it is not negative; what that adds to a sum, so often the sum of the weights, is subtracted in the end.
+ * to q, so that it is not negative. A sum is then too large by that constant times the sum of the weights, which is
+ * subtracted at the end.
  *
  *   FR_WIDE   weights are widened to 16 bits, half a vector at a time; a column has a sum for each half
  *   FR_BYTES  bytes of v, q + 64 <= 128: pairs of products stay within 16 bits

@@ -20,7 +20,7 @@ from fusedrnn.engines.base import Call, Engine
 from fusedrnn.engines.threads import Threads, checked_threads
 from fusedrnn.errors import ArchitectureError, UnsupportedError
 from fusedrnn.init import Initialiser
-from fusedrnn.narrowing import Stored, checked_weight_dtype, restored, stored, widened
+from fusedrnn.narrowing import Narrow, Stored, checked_weight_dtype, restored, stored, widened
 from fusedrnn.narrowing import saved as saved_weights
 from fusedrnn.narrowing import weight_dtype_of as kept_dtype
 from fusedrnn.signature import Sequences, Signature
@@ -313,6 +313,15 @@ class Layer(Generic[StateT]):
         for array in arrays.values():
             array.flags.writeable = False
         return MappingProxyType({name: array.view() for name, array in arrays.items()})
+
+    @property
+    def stored_weights(self) -> Stored:
+        """The weights as they are kept, by name: matrices of a narrow layer as :class:`Narrow`, the rest as :attr:`weights`.
+
+        ``from_weights`` and ``with_weights`` keep them to the bit.
+        """
+        arrays = {name: each for name, each in self._weights.items() if isinstance(each, Narrow)}
+        return MappingProxyType({**self.weights, **arrays})
 
     @property
     def batch_first(self) -> bool:

@@ -43,13 +43,6 @@ ELEMENTS: dict[str, np.dtype[Any]] = {
     **dict.fromkeys(INTEGERS, np.dtype(np.int8)),
 }
 
-#: The largest magnitudes that are not refused: the largest float16; what is still rounded to the largest bfloat16, not to
-#: Inf; and the largest float32.
-LARGEST = {
-    "float16": 65504.0,
-    "bfloat16": float(np.uint32(0x7F7F7FFF).view(np.float32)),
-    **dict.fromkeys(INTEGERS, float(np.finfo(np.float32).max)),
-}
 #: The bits of the smallest float16 that is not subnormal.
 FLOAT16_NORMAL = 0x0400
 #: The largest integer of a row that is rounded to int8: -128 is not used, so that a weight and its negative are equally
@@ -59,6 +52,13 @@ INT8_MAX = 127
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 #: The largest scale: 128 times it is a float32.
 LARGEST_SCALE = float(np.finfo(np.float32).max) / 128
+#: The largest magnitudes that are not refused: the largest float16; what is still rounded to the largest bfloat16, not to
+#: Inf; and what has the largest scale.
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": float(np.uint32(0x7F7F7FFF).view(np.float32)),
+    **dict.fromkeys(INTEGERS, INT8_MAX * LARGEST_SCALE),
+}
 #: The bits of a scale: 17 significant ones, so that its product with 7 bits of an integer is exact in float32.
 SCALE_BITS = np.uint32(0xFFFFFF80)
 
@@ -303,7 +303,8 @@ def _narrow(name: str, matrix: Array | Narrow, weight_dtype: str) -> Narrow:
     if weight_dtype == "bfloat16":
         word = weights.view(np.uint32)
         return Narrow("bfloat16", ((word + 0x7FFF + (word >> 16 & 1)) >> 16).astype(np.uint16))
-    scales = np.abs(weights).max(axis=1, initial=0) / np.float32(INT8_MAX)
+    with np.errstate(under="ignore"):
+        scales = np.abs(weights).max(axis=1, initial=0) / np.float32(INT8_MAX)
     scales = (scales.view(np.uint32) & SCALE_BITS).view(np.float32)
     empty = scales < SMALLEST_SCALE
     scales[empty] = 1

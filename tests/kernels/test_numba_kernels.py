@@ -408,7 +408,7 @@ def test_rows_are_cut_as_in_c(isa: str, gates: int, weight_dtype: str, type_: in
     of_numba = ffi.cast("void (*)(int64_t, int64_t *)", made.address)
     expected, found = ffi.new("int64_t[4]"), ffi.new("int64_t[4]")
     for count in range(200):
-        lib.fr_find_tiling(isas()[isa], type_, gates, max(count, 1), expected)
+        lib.fr_find_tiling(isas()[isa], type_, gates, count, expected)
         of_numba(count, found)
         assert list(found) == list(expected)
 

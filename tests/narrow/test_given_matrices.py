@@ -241,3 +241,17 @@ def test_only_matrices_may_be_narrow() -> None:
     full = Narrow("int8", values, np.ones(8, np.float32))
     with pytest.raises(ValueError, match="weight_hh_l0.*must be zero"):
         layer.with_weights({**layer.weights, "weight_hh_l0": full})
+
+
+@pytest.mark.parametrize("weight_dtype", NARROW)
+def test_stored_weights_make_the_same_layer(weight_dtype: str, draw: Draw) -> None:
+    plain = fr.LSTM(5, 6, seed=1)
+    layer = fr.LSTM.from_weights(given(plain, weight_dtype))
+    x = draw(7, 2, 5)
+    for again in (
+        fr.LSTM.from_weights(layer.stored_weights),
+        layer.with_weights(layer.stored_weights),
+    ):
+        same(again.stored_weights, dict(layer.stored_weights))
+    np.testing.assert_array_equal(fr.LSTM.from_weights(layer.stored_weights)(x)[0], layer(x)[0])
+    assert all(isinstance(each, np.ndarray) for each in plain.stored_weights.values())

@@ -352,7 +352,9 @@ def test_gradients_are_those_at_the_widened_weights(
 ) -> None:
     cell, chosen = member
     layer = make_c(7, 12, cell=cell, seed=1, weight_dtype=weight_dtype, **chosen)
-    x, dy = draw(9, 4, 7), draw(9, 4, layer.architecture.output_size)
+    # With one step x and h are the same integers in float32 and float64, and no sum is near a jump of a derivative.
+    steps = 1 if weight_dtype in INTEGERS else 9
+    x, dy = draw(steps, 4, 7), draw(steps, 4, layer.architecture.output_size)
     y, state, tape = layer.record(x)
     same((y, state), layer(x))
     found = tape.backward(dy)
@@ -364,7 +366,7 @@ def test_gradients_are_those_at_the_widened_weights(
             .record(x.astype(np.float64))[2]
             .backward(dy.astype(np.float64))
         )
-        near = 5 * NEAR[weight_dtype]
+        near = 1e-4 if layer.architecture.proj_size else 10 * TOLERANCE
     else:
         true = make_c.from_weights(layer.weights, cell=cell, **chosen).record(x)[2].backward(dy)
         near = 0 if make_c.target.isa != "baseline" else 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fusedrnn as fr
-from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow, narrowed, stored, weight_dtype_of
+from fusedrnn.narrowing import (
+    INTEGERS,
+    LARGEST,
+    WEIGHT_DTYPES,
+    Narrow,
+    narrowed,
+    stored,
+    weight_dtype_of,
+)
 
 NARROW = WEIGHT_DTYPES[1:]
 ARCHITECTURE = fr.Architecture("rnn", 4, 3)
@@ -120,6 +129,27 @@ def test_rows_too_small_for_a_scale_are_zero() -> None:
     tiny = narrow([1e-40, -1e-42, 0, 0, *range(8)], "int8")
     assert tiny.scales is not None and tiny.scales[0] == 1
     assert not tiny.values[0].any() and tiny.values[1].any()
+
+
+@pytest.mark.parametrize("weight_dtype", INTEGERS)
+def test_the_largest_row_of_integers_is_read_again(weight_dtype: str) -> None:
+    largest = np.float32(LARGEST[weight_dtype])
+    layer = fr.RNN.from_weights(
+        {"weight_ih_l0": np.float32([[largest, 1e-40]]), "weight_hh_l0": np.float32([[0]])},
+        weight_dtype=weight_dtype,
+    )
+    again = pickle.loads(pickle.dumps(layer))
+    np.testing.assert_array_equal(again.weights["weight_ih_l0"], layer.weights["weight_ih_l0"])
+    assert layer.weights["weight_ih_l0"][0, 0] == pytest.approx(largest, rel=1e-4)
+    beyond = np.nextafter(largest, np.float32(np.inf))
+    with pytest.raises(ValueError, match="is beyond"):
+        narrow(3 * [float(beyond), 0, 0, 0], weight_dtype)
+
+
+@pytest.mark.parametrize("weight_dtype", WEIGHT_DTYPES[1:])
+def test_numbers_too_small_raise_nothing(weight_dtype: str) -> None:
+    with np.errstate(all="raise"):
+        narrow(3 * [1e-39, 1e-44, 0, 1e-30], weight_dtype)
 
 
 @pytest.mark.parametrize("bad", ["float64", "int4", "fp16", None, 16, ["int8"]])

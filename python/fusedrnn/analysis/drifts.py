@@ -39,13 +39,13 @@ PIECE = 1024
 #: Steps over which the causes are looked for, at most.
 CAUSE_STEPS = 2000
 #: Fewer steps than this do not tell whether an error grows.
-FEW = 100
+FEW = 1000
 #: An error that fits t^p grows if p is above this, and the last part is above the first by this factor.
 GROWING, FACTOR = 0.25, 1.5
 #: Of the cause that is not a block of weights: x and h as integers, in all layers.
 ALL, INPUTS = "all layers", "x and h"
 #: The number of causes that a table has.
-SHOWN = 8
+SHOWN = 9
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Drift(Result):
         elif growing:
             first = max(growing, key=lambda curve: curve.exponent or 0)
             said.append(
-                f"The error grows: that of {first.name} as t^{first.exponent:.2f}. Some unit adds up without forgetting: reset "
+                f"Over {self.steps:,} steps the error grows: that of {first.name} as t^{first.exponent:.2f}. Some unit adds up without forgetting: reset "
                 "the state at times, or keep those weights wide."
             )
         else:

@@ -106,7 +106,7 @@ class Narrowings(Result):
             )
         smallest = min(near, key=lambda each: (each.weight_bytes or 0, each.relative or 0))
         return "float32", (
-            f"no type within {self.tolerance:.2g} of y is faster here: weights do not limit this layer at this batch. Where "
+            f"no type within {self.tolerance:.2g} of y is faster by a tenth here: weights do not limit this layer at this batch. Where "
             f"memory counts, {smallest.weight_dtype} takes {self._share(smallest)} of it"
         )
 
@@ -229,7 +229,7 @@ def narrowings(
     """
     if layer.dtype != FLOAT32 or layer.weight_dtype != "float32":
         raise UnsupportedError(
-            f"narrowings is of float32 layers, which the other types are made of: this one has {layer.weight_dtype} weights"
+            f"types of weights are compared on a float32 layer, which they are made of: this one has {layer.weight_dtype} weights"
         )
     call, _ = layer._signature.call(x, state, None, None)
     check_finite(x)

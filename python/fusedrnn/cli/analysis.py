@@ -476,7 +476,7 @@ def drift(
     """Say how far rounding takes a layer from float64 over time.
 
     The error of h, c and y against the specification in float64 with the same weights; whether it grows with the number of
-    steps; and, for narrow weights, which block of weights causes it.
+    steps; and, for narrow weights, which block of weights causes it, or x and h, where they are made integers.
     """
     if steps is not None and steps < 1:
         raise click.UsageError("--steps: must be at least 1", context)
@@ -521,7 +521,7 @@ def drift(
     metavar="E",
     type=Positive(),
     default=0.01,
-    help="largest error of y that is recommended, as a part of y (default: 0.01)",
+    help="a type with a larger error, as a part of y, is not recommended (default: 0.01)",
 )
 @layer_option
 @_batch_option

@@ -229,6 +229,8 @@ def _measured(models: Any, rounds: int) -> Any:
     """All cases of a module of pairs, as one result."""
     from fusedrnn.bench.pairs import each
 
+    if rounds < 1:
+        raise click.UsageError("--rounds: must be at least 1")
     return models.measured(models.measure(case, rounds) for case in each(models.CASES))
 
 

@@ -69,17 +69,13 @@ class Reference(Engine):
         self._dtype = dtype
         self._step = STEPS[architecture.cell, architecture.table.form]
         arrays = widened(weights, dtype)
-        self._plain = [
-            parameters(architecture, group) for group in by_direction(architecture, arrays)
-        ]
-        self._parameters = self._plain
         kind = INTEGER_MATRICES.get(weight_dtype_of(weights))
         if kind is not None:
             for name in matrices(architecture):
                 arrays[name] = arrays[name].view(kind)
-            self._parameters = [
-                parameters(architecture, group) for group in by_direction(architecture, arrays)
-            ]
+        self._parameters = [
+            parameters(architecture, group) for group in by_direction(architecture, arrays)
+        ]
 
     def with_weights(self, weights: Stored) -> Reference:
         """See :class:`Engine`."""
@@ -93,7 +89,7 @@ class Reference(Engine):
         """See :class:`Engine`. Segments are for kernels: every step's inputs and states are remembered either way."""
         steps: list[list[_Step]] = [[] for _ in self._parameters]
         self._run(call, steps)
-        return _Recorded(self._architecture, self._plain, steps, call)
+        return _Recorded(self._architecture, self._parameters, steps, call)
 
     def _run(self, call: Call, recorded: list[list[_Step]] | None) -> None:
         # Infinities make NaN and small numbers vanish: that is what they mean, and no news.

@@ -252,7 +252,7 @@ def _own(path: Path, text: str, tensors: Mapping[str, Tensor]) -> FoundLayer:
         raise ModelFormatError(f"{what}: {error}") from None
     if weight_dtype != "float32":
         stored = (*group.values(), *scales.values())
-        notes = (f"{weight_dtype} weights, kept by default",)
+        notes = (f"{weight_dtype} weights in the file",)
         found = replace(found, weight_dtype=weight_dtype, tensors=stored, notes=notes)
     if scales:
         found = replace(found, read=partial(_weights, str(path), group, scales))

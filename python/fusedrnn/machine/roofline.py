@@ -392,7 +392,9 @@ def roofline(
         model, steps=steps, batch=batch, rate=rate, backward=training, want_x=want_x, **sizes
     )
     if training and complexity.weight_dtype != "float32":
-        raise ValueError(f"training is of float32 weights, got {complexity.weight_dtype!r}")
+        raise ValueError(
+            f"the roofline of training is of float32 weights, got {complexity.weight_dtype!r}"
+        )
     if machine is None:
         machine = this_machine()
     elif not isinstance(machine, Machine):

@@ -242,7 +242,7 @@ def drift_page(found: Drift, name: str) -> Page:
         figures.append(
             _figure(
                 "causes",
-                "Error of y where one block of weights alone is rounded, the worst first.",
+                "Error of y where one block of weights alone is rounded, or x and h alone; the worst first.",
                 lambda axes: _causes(axes, found),
             )
         )
