@@ -73,7 +73,7 @@ FR_INLINE fr_row_step fr_row_step_of(int64_t type, const float *v, int64_t depth
 FR_INLINE void fr_make_integers(int way, const float *v, int64_t depth, float per_step, fr_integers *row)
 {
     vf scale = vf_set1(per_step);
-    vf rounding = vf_set1(FR_Q_ROUNDING + (way == FR_WIDE ? 0 : way == FR_DOT_2 ? FR_Q15_OFFSET : FR_Q7_OFFSET));
+    vf rounding = vf_set1(FR_Q_ROUNDING + (float)(way == FR_WIDE ? 0 : way == FR_DOT_2 ? FR_Q15_OFFSET : FR_Q7_OFFSET));
     vi low_7 = vi_set1(127);
     vf_keep(scale); /* constants in registers: else they are made anew for each vector */
     vf_keep(rounding);

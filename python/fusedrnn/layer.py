@@ -316,10 +316,7 @@ class Layer(Generic[StateT]):
 
     @property
     def stored_weights(self) -> Stored:
-        """The weights as they are kept, by name: matrices of a narrow layer as :class:`Narrow`, the rest as :attr:`weights`.
-
-        ``from_weights`` and ``with_weights`` keep them to the bit.
-        """
+        """The weights, with narrow matrices as :class:`Narrow`: ``from_weights`` and ``with_weights`` keep them to the bit."""
         arrays = {name: each for name, each in self._weights.items() if isinstance(each, Narrow)}
         return MappingProxyType({**self.weights, **arrays})
 

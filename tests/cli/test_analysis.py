@@ -97,15 +97,15 @@ def test_the_drift_of_a_file(dtype: str, folder: Path, capsys: Capture) -> None:
     assert found == json.loads(want.to_json())
     longer = json.loads(run(f"{line} --steps 400", capsys))
     assert longer["steps"] == 400  # a shorter input is begun again
-    out = run("drift lstm.safetensors --steps 300", capsys)
-    assert "bounded" in out and "over 300 steps" in out
+    out = run("drift lstm.safetensors --steps 1300", capsys)
+    assert "bounded" in out and "over 1,300 steps" in out
 
 
 def test_the_model_that_comes_with_the_package(folder: Path, capsys: Capture) -> None:
     out = run("trace demo --steps 3000", capsys)
     assert re.search(r"punctuation mark +[a-z] +6 ", out)
     assert "long memories" in run("horizon demo --steps 2000 --distance 5", capsys)
-    assert "bounded" in run("drift demo --steps 500", capsys)
+    assert "bounded" in run("drift demo --steps 1200", capsys)
     assert cli.main(["trace", "demo", "And he said, Go."]) == 0
     assert "over 16 steps" in capsys.readouterr().out
 
