@@ -127,7 +127,7 @@ def checked_weight_dtype(weight_dtype: object) -> str:
         raise ValueError(
             f"weight_dtype must be one of {', '.join(map(repr, WEIGHT_DTYPES))}, got {weight_dtype!r}"
         )
-    return weight_dtype
+    return str(weight_dtype)  # of NumPy's strings, too
 
 
 def matrices(architecture: Architecture) -> dict[str, tuple[int, ...]]:
