@@ -161,7 +161,7 @@ def narrowed(weights: Stored, architecture: Architecture, weight_dtype: str) -> 
         If a matrix has NaN or Inf, or a number that the type cannot hold; the message names the
         matrix and the first place. For an unknown type.
     """
-    checked_weight_dtype(weight_dtype)
+    weight_dtype = checked_weight_dtype(weight_dtype)
     if weight_dtype == "float32":
         raise ValueError("weight_dtype 'float32' is not a narrow type")
     return {name: _narrow(name, weights[name], weight_dtype) for name in matrices(architecture)}
