@@ -6,14 +6,28 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from conftest import options
+from conftest import FAMILY, options
 from hypothesis import strategies as st
 
 import fusedrnn as fr
+from fusedrnn.cells import CELLS
 from fusedrnn.kernels.reference import Function
 from fusedrnn.training.tape import Gradients
 
 Member = tuple[type[fr.Layer], dict[str, Any]]
+
+#: The kernels: one for each row of the cell table.
+ROWS = [row.kernel for rows in CELLS.values() for row in rows]
+
+
+def row_of(name: str) -> str:
+    """The kernel of a member of the family."""
+    cell, chosen = FAMILY[name]
+    return cell(3, 12, backend="numpy", **chosen).architecture.table.kernel
+
+
+#: The members of the family that each kernel computes.
+MEMBERS = {row: [name for name in FAMILY if row_of(name) == row] for row in ROWS}
 
 #: What a call may have beside its sizes. Resets need layers whose every direction runs forward.
 FORMS = st.fixed_dictionaries(

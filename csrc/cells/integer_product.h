@@ -93,7 +93,7 @@ static FR_ONE_COPY void fr_product_i8(int gates, int64_t rows, int64_t blocks, c
             fr_i8_rows(FR_WIDE, steps, rows, f->v, k, depth, q);
         else if (way == FR_DOT_2)
             fr_i8_rows(FR_DOT_2, steps, rows, f->v, k, depth, q);
-        else
+        else /* FR_BYTES has the same rows as FR_DOT */
             fr_i8_rows(FR_DOT, steps, rows, f->v, k, depth, q);
         for (int64_t block = 0, more; block < blocks; block += more) {
             more = blocks - block < many ? 1 : many;

@@ -8,31 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FAMILY, bits
-from drawn_calls import FORMS, DrawnCall, draw_call, gradients_by_name
+from drawn_calls import FORMS, MEMBERS, ROWS, DrawnCall, draw_call, gradients_by_name
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusedrnn as fr
-from fusedrnn.cells import CELLS
 from fusedrnn.engines.native import isas
 from fusedrnn.kernels import compiled
 
 pytest.importorskip("numba")
 
 BEST, *OTHERS = isas()
-ROWS = [row.kernel for rows in CELLS.values() for row in rows]
 #: Kernels take ten seconds each to compile. Beside the best instruction set: the smallest, with what all cells share.
 EVERYWHERE = ROWS if os.environ.get("FUSEDRNN_ALL_KERNELS") == "1" else ["rnn"]
 PLACES = [(row, BEST) for row in ROWS] + [(row, isa) for row in EVERYWHERE for isa in OTHERS]
 
 
-def row_of(name: str) -> str:
-    """The kernel of a member of the family."""
-    cell, chosen = FAMILY[name]
-    return cell(3, 12, backend="numpy", **chosen).architecture.table.kernel
-
-
-MEMBERS = {row: [name for name in FAMILY if row_of(name) == row] for row in ROWS}
 SIZES = st.fixed_dictionaries(
     {
         "steps": st.integers(1, 25) | st.sampled_from([1, 60]),  # 60 steps are several chunks

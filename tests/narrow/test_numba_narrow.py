@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import FAMILY, Draw, bits
-from drawn_calls import FORMS, DrawnCall, draw_call, gradients_by_name
+from drawn_calls import FORMS, MEMBERS, ROWS, DrawnCall, draw_call, gradients_by_name
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fusedrnn as fr
-from fusedrnn.cells import CELLS
 from fusedrnn.engines.native import isas
 from fusedrnn.kernels import compiled
 from fusedrnn.narrowing import WEIGHT_DTYPES, Narrow
@@ -22,7 +21,6 @@ pytest.importorskip("numba")
 
 BEST, *OTHERS = isas()
 NARROW = WEIGHT_DTYPES[1:]
-ROWS = [row.kernel for rows in CELLS.values() for row in rows]
 Place = tuple[str, str, str]
 
 #: Kernels take up to ten seconds each to compile; w8a7 has those of int8. Each way of a product and each matrix that is
@@ -37,13 +35,6 @@ EVERYWHERE: list[Place] = [(row, isa, each) for row in ROWS for isa in isas() fo
 PLACES = EVERYWHERE if os.environ.get("FUSEDRNN_ALL_KERNELS") == "1" else FEW
 
 
-def row_of(name: str) -> str:
-    """The kernel of a member of the family."""
-    cell, chosen = FAMILY[name]
-    return cell(3, 12, backend="numpy", **chosen).architecture.table.kernel
-
-
-MEMBERS = {row: [name for name in FAMILY if row_of(name) == row] for row in ROWS}
 SIZES = st.fixed_dictionaries(
     {
         "steps": st.integers(1, 25) | st.sampled_from([1, 60]),  # 60 steps are several chunks
