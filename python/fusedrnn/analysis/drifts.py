@@ -170,8 +170,8 @@ class Drift(Result):
         elif growing:
             first = max(growing, key=lambda curve: curve.exponent or 0)
             said.append(
-                f"Over {self.steps:,} steps the error grows: that of {first.name} as t^{first.exponent:.2f}. Some unit adds up without forgetting: reset "
-                "the state at times, or keep those weights wide."
+                f"Over {self.steps:,} steps the error grows: that of {first.name} as t^{first.exponent:.2f}. If it still does over ten "
+                "times as many, some unit adds up without forgetting: reset the state at times, or keep those weights wide."
             )
         else:
             said.append("The error is bounded: it does not grow with the number of steps.")
